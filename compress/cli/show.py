@@ -1,0 +1,241 @@
+"""Records of stages as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compress.plan import REASONS
+
+Record = dict[str, Any]
+
+
+def _console() -> Console:
+    # Where stdout is a file or a pipe, rich would fold tables at 80 columns; names must stay whole.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=180)
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _console().print(table)
+
+
+def millions(count: float) -> str:
+    """``4.092 M``."""
+    return f"{count / 1e6:.3f} M"
+
+
+def giga(count: float) -> str:
+    """``7.656 G``; small networks in millions."""
+    return f"{count / 1e9:.3f} G" if count >= 1e8 else f"{count / 1e6:.1f} M"
+
+
+def _share(before: float, after: float) -> str:
+    return f"{after / before:.3f}" if before else "-"
+
+
+def show_networks(record: Record) -> None:
+    """The table of networks."""
+    _table(
+        "Networks (MACs: executed multiply-adds of convolution and linear layers)",
+        ["name", "source", "params", "MACs", "input", "weights"],
+        [
+            (
+                row["name"],
+                f"{row['summary']} [{row['source']}]".replace("[", "(").replace("]", ")"),
+                millions(row["params"]),
+                giga(row["macs"]),
+                "x".join(map(str, row["input"])),
+                "shipped" if row["weights"] else "-",
+            )
+            for row in record["networks"]
+        ],
+        left=2,
+    )
+
+
+def show_init(record: Record) -> None:
+    """One line."""
+    _console().print(headline("init", record), markup=False)
+
+
+def show_inspect(record: Record) -> None:
+    """All layers."""
+    size = "x".join(map(str, record["input"]))
+    _table(
+        f"{record['network']} at {size}: {millions(record['params'])} parameters, {giga(record['macs'])}MACs",
+        ["layer", "kind", "why not factorized", "shape", "stride", "groups", "params", "MACs", "share", "VBMF r3, r4"],
+        [
+            (
+                row["name"],
+                row["kind"],
+                (row["why"] or "").removeprefix("kept: "),
+                "x".join(map(str, row["shape"])),
+                "x".join(map(str, row["stride"])),
+                row["groups"],
+                row["params"],
+                giga(row["macs"]),
+                f"{row['share']:.1%}",
+                ", ".join(map(str, row["vbmf_ranks"])) if row["vbmf_ranks"] else "-",
+            )
+            for row in record["layers"]
+        ],
+        left=3,
+    )
+
+
+def show_factorize(record: Record) -> None:
+    """Changed layers, the reasons of the others, totals."""
+    changed = [row for row in record["layers"] if row["method"] != "keep"]
+    kept: dict[str, int] = {}
+    for row in record["layers"]:
+        if row["method"] == "keep":
+            kept[row["reason"]] = kept.get(row["reason"], 0) + 1
+    _table(
+        "Factorized layers",
+        ["layer", "method", "ranks", "params", "MACs", "MACs kept", "kernel error"],
+        [
+            (
+                row["name"],
+                row["method"],
+                ", ".join(map(str, row["ranks"])),
+                f"{row['params'][0]} -> {row['params'][1]}",
+                f"{giga(row['macs'][0])} -> {giga(row['macs'][1])}",
+                _share(*row["macs"]),
+                "-" if row["error"] is None else f"{row['error']:.3f}",
+            )
+            for row in changed
+        ],
+        left=2,
+    )
+    out = _console()
+    for reason, count in sorted(kept.items(), key=lambda item: -item[1]):
+        out.print(f"{count} layer(s) {REASONS[reason]}", markup=False)
+    out.print(headline("factorize", record), markup=False)
+
+
+def show_train(record: Record) -> None:
+    """Loss and score, first and last."""
+    _console().print(headline("finetune", record), markup=False)
+
+
+def show_evaluate(record: Record) -> None:
+    """All metrics and the conditions they hold under."""
+    _table(
+        f"{record['model']} on {record['data']}: {record['images']} images at height {record['height']}, "
+        f"{record['runtime']} {record['device']} {record['precision']}, {record['seconds']:.1f} s",
+        list(record["metrics"]),
+        [[f"{value:.3f}" for value in record["metrics"].values()]],
+        left=0,
+    )
+
+
+def show_export(record: Record) -> None:
+    """Files and how far they are from the network."""
+    _table(
+        "Exported files, checked against torch",
+        ["file", "precision", "max map error", "keypoints compared", "max moved (px)", "bytes"],
+        [
+            (
+                row["file"],
+                row["precision"],
+                f"{row['max_error']:.2e}",
+                row["keypoints"],
+                f"{row['max_moved_px']:.3f}",
+                row["size_bytes"],
+            )
+            for row in record["parity"]
+        ],
+        left=2,
+    )
+
+
+def show_benchmark(record: Record) -> None:
+    """Latencies, with the ratio to the first model on the same runtime."""
+    machine = record["machine"]
+    _table(
+        f"{machine['cpu']}, {machine['cores']} cores, GPU: {machine['gpu']}",
+        ["model", "runtime", "device", "precision", "size", "batch", "threads", "median ms", "95 % interval", "p90 ms",
+         "fps", "speed-up"],
+        [
+            (
+                row["model"],
+                row["runtime"],
+                row["device"],
+                row["precision"],
+                f"{row['height']}x{row['width']}",
+                row["batch"],
+                row["threads"],
+                f"{row['latency_ms']:.2f}",
+                "{:.2f} to {:.2f}".format(*row["interval_ms"]),
+                f"{row['p90_ms']:.2f}",
+                f"{row['fps']:.1f}",
+                "-" if row["speedup"] is None else "{:.2f} ({:.2f} to {:.2f})".format(*row["speedup"]),
+            )
+            for row in record["rows"]
+        ],
+        left=4,
+    )  # fmt: skip
+    for absent in record["absent"]:
+        _console().print(f"not present: {absent}", markup=False)
+
+
+def show_report(record: Record) -> None:
+    """The files of the report."""
+    _console().print(headline("report", record), markup=False)
+
+
+_SHOW: dict[str, Callable[[Record], None]] = {
+    "networks": show_networks,
+    "init": show_init,
+    "inspect": show_inspect,
+    "factorize": show_factorize,
+    "train": show_train,
+    "finetune": show_train,
+    "evaluate": show_evaluate,
+    "export": show_export,
+    "benchmark": show_benchmark,
+    "report": show_report,
+}
+
+
+def show(stage: str, record: Record) -> None:
+    """Print the record of a stage."""
+    _SHOW[stage](record)
+
+
+def headline(stage: str, record: Record) -> str:
+    """A record in one line, for the log of a recipe and the end of a command."""
+    if stage == "init":
+        return f"{record['output']}: {record['network']}, {'trained' if record['trained'] else 'random'} weights"
+    if stage == "inspect":
+        return f"{record['network']}: {millions(record['params'])} parameters, {giga(record['macs'])}MACs"
+    if stage == "factorize":
+        output = record["output"] or "nothing written (--dry-run)"
+        return (
+            f"{output}: parameters {millions(record['params'][0])} -> {millions(record['params'][1])} "
+            f"({_share(*record['params'])}), MACs {giga(record['macs'][0])} -> {giga(record['macs'][1])} "
+            f"({_share(*record['macs'])})"
+        )
+    if stage in ("train", "finetune"):
+        text = f"{record['output']}: {record['steps']} steps, loss {record['loss'][0]:.4g} -> {record['loss'][1]:.4g}"
+        if record["score"] is not None:
+            text += f", AP {record['score'][0]:.3f} -> {record['score'][1]:.3f}"
+        return text
+    if stage == "evaluate":
+        return f"{record['model']}: AP {record['metrics']['AP']:.3f} on {record['data']}, {record['images']} images"
+    if stage == "export":
+        return ", ".join(record["files"])
+    if stage == "benchmark":
+        return f"{len(record['rows'])} measurements"
+    if stage == "report":
+        return f"report: {record['html']}"
+    return f"{len(record['networks'])} networks"

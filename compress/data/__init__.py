@@ -1,0 +1,1 @@
+"""Data sets as samples: COCO folders, plain images and drawn people."""

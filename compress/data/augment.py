@@ -1,0 +1,220 @@
+"""Random scale, rotation, crop, flip and colour of samples; pixels, people and mask move together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.sample import Image, Person, Sample
+from compress.errors import DataError
+from compress.pose.skeleton import get_skeleton
+
+Matrix = NDArray[np.float64]
+
+#: Weights of blue, green and red in the grey that saturation is measured against.
+_GREY = np.array([0.114, 0.587, 0.299])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly samples are varied.
+
+    Attributes
+    ----------
+    scale : (float, float)
+        Smallest and largest scale, drawn evenly on a log axis; at 1 the image's height fills the crop.
+    rotate : float
+        Largest rotation in degrees, either way.
+    flip : float
+        Probability of a mirror image.
+    shift : float
+        Largest displacement of the crop beyond the image, as a share of the crop.
+    colour : float
+        Strength of the changes of brightness, contrast, saturation and colour balance; 0 leaves colours alone.
+    crop : str
+        Where the crop lies if the scaled image is larger: at a random ``"person"``, anywhere (``"random"``; also
+        where there is nobody) or in the ``"centre"``.
+
+    Raises
+    ------
+    DataError
+        If a range, probability or strength has no meaning.
+    """
+
+    scale: tuple[float, float] = (0.7, 1.4)
+    rotate: float = 30.0
+    flip: float = 0.5
+    shift: float = 0.1
+    colour: float = 0.25
+    crop: Literal["person", "random", "centre"] = "person"
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("scale", 0 < self.scale[0] <= self.scale[1], "Give the smallest scale first; both above 0"),
+            ("rotate", 0 <= self.rotate <= 180, "Give degrees from 0 to 180"),
+            ("flip", 0 <= self.flip <= 1, "Give a probability from 0 to 1"),
+            ("shift", 0 <= self.shift < 1, "Give a share of the crop from 0 to below 1"),
+            ("colour", 0 <= self.colour < 1, "Give a strength from 0 to below 1"),
+            ("crop", self.crop in ("person", "random", "centre"), "Known: person, random, centre"),
+        )
+        for name, good, way_out in checks:
+            if not good:
+                raise DataError(f"the augmentation's {name} makes no sense", found=getattr(self, name), way_out=way_out)
+
+
+#: The image as it is: its height fills the crop, its centre is the crop's.
+PLAIN = Augmentation(scale=(1.0, 1.0), rotate=0.0, flip=0.0, shift=0.0, colour=0.0, crop="centre")
+
+
+def augment(
+    sample: Sample,
+    size: tuple[int, int],
+    options: Augmentation,
+    rng: np.random.Generator,
+    fill: tuple[float, float, float] = (128.0, 128.0, 128.0),
+) -> Sample:
+    """A random view of a sample.
+
+    Parameters
+    ----------
+    sample : Sample
+        Left as it is.
+    size : (int, int)
+        Height and width of the result in pixels.
+    options : Augmentation
+        What may vary and by how much.
+    rng : numpy Generator
+        The only source of chance: the same state gives the same view.
+    fill : (float, float, float)
+        Blue, green and red of what lies outside the image.
+
+    Returns
+    -------
+    Sample
+        Image and mask of ``size``; people in its pixels, without those that lie wholly outside. Keypoints outside
+        the crop are not labelled. Boxes are the bounds of the turned boxes, cut at the crop. What lies outside the
+        original image counts as trusted: nobody is there.
+    """
+    matrix, mirrored = view_matrix(sample, size, options, rng)
+    image = warp(sample.image, matrix, size, fill)
+    if options.colour > 0:
+        image = shift_colours(image, colour_matrix(options.colour, rng))
+    return replace(
+        sample,
+        image=image,
+        people=tuple(p for p in (_move(p, matrix, size, mirrored, sample.skeleton) for p in sample.people) if p),
+        mask=_warp_mask(sample.mask, matrix, size),
+    )
+
+
+def view_matrix(
+    sample: Sample, size: tuple[int, int], options: Augmentation, rng: np.random.Generator
+) -> tuple[Matrix, bool]:
+    """The affine map (2, 3) from the sample's pixels to a random crop's, and whether it mirrors."""
+    height, width = sample.image.shape[:2]
+    low, high = np.log(options.scale)
+    scale = size[0] / height * float(np.exp(rng.uniform(low, high)))
+    angle = np.deg2rad(rng.uniform(-options.rotate, options.rotate))
+    mirrored = bool(rng.random() < options.flip)
+    extent = np.array([width, height], dtype=np.float64)
+    crop = np.array([size[1], size[0]], dtype=np.float64)  # x, y like all points
+    half = crop / (2 * scale)
+    # The crop stays inside the image, or the image inside the crop where that is larger; then it may stray by `shift`.
+    nearest, farthest = np.minimum(half, extent - half), np.maximum(half, extent - half)
+    centre = np.clip(_target(sample, options.crop, rng) + 0.5, nearest, farthest) - 0.5
+    centre += rng.uniform(-options.shift, options.shift, 2) * crop / scale
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cosine, -sine], [sine, cosine]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    return np.column_stack([linear, (crop - 1) / 2 - linear @ centre]), mirrored
+
+
+def _target(sample: Sample, crop: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The point (x, y) that the crop is laid around."""
+    height, width = sample.image.shape[:2]
+    point = rng.random(2) * (width, height) - 0.5
+    people = [person for person in sample.people if not person.crowd]
+    if crop == "centre":
+        return np.array([width - 1, height - 1]) / 2
+    if crop == "person" and people:
+        box = people[int(rng.integers(len(people)))].box
+        return np.asarray(box[:2] + box[2:] / 2, dtype=np.float64)
+    return point
+
+
+def warp(image: Image, matrix: Matrix, size: tuple[int, int], fill: tuple[float, float, float]) -> Image:
+    """The image under an affine map of its pixels: bilinear, averaged first where it gets much smaller."""
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale <= 0.5:
+        # Bilinear sampling would skip pixels, so whole blocks are averaged before.
+        height, width = image.shape[:2]
+        block = 1 // scale
+        small = cv2.resize(image, None, fx=1 / block, fy=1 / block, interpolation=cv2.INTER_AREA)
+        ratio = np.array([width / small.shape[1], height / small.shape[0]])
+        to_large = np.column_stack([np.diag(ratio), (ratio - 1) / 2])
+        matrix = np.column_stack([matrix[:, :2] @ to_large[:, :2], matrix @ np.append(to_large[:, 2], 1.0)])
+        image = np.asarray(small, dtype=np.uint8)
+    return np.asarray(
+        cv2.warpAffine(
+            image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
+        )
+    )
+
+
+def _warp_mask(mask: NDArray[np.bool_], matrix: Matrix, size: tuple[int, int]) -> NDArray[np.bool_]:
+    if mask.all():
+        return np.ones(size, dtype=np.bool_)
+    moved = cv2.warpAffine(
+        mask.astype(np.uint8),
+        matrix,
+        (size[1], size[0]),
+        flags=cv2.INTER_NEAREST,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=1,
+    )
+    return np.asarray(moved, dtype=np.bool_)
+
+
+def _move(person: Person, matrix: Matrix, size: tuple[int, int], mirrored: bool, skeleton: str) -> Person | None:
+    """The person in the pixels of the crop, or None where nothing of the box lies inside."""
+    x, y, width, height = person.box
+    # A box's corners are pixel edges; points count from pixel centres.
+    corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]) - 0.5
+    moved = corners @ matrix[:, :2].T + matrix[:, 2] + 0.5  # (4, 2)
+    low = np.clip(moved.min(axis=0), 0, (size[1], size[0]))
+    high = np.clip(moved.max(axis=0), 0, (size[1], size[0]))
+    if np.any(high <= low):
+        return None
+    keypoints = person.keypoints.copy()
+    if len(keypoints):
+        points = keypoints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        inside = np.all((points >= -0.5) & (points < (size[1] - 0.5, size[0] - 0.5)), axis=1) & (keypoints[:, 2] > 0)
+        keypoints[:, :2] = points
+        keypoints[~inside] = 0
+        if mirrored:
+            keypoints = keypoints[list(get_skeleton(skeleton).flip_order)]
+    return Person(
+        keypoints=keypoints,
+        box=np.concatenate([low, high - low]).astype(np.float32),
+        area=person.area * float(abs(np.linalg.det(matrix[:, :2]))),
+        crowd=person.crowd,
+    )
+
+
+def colour_matrix(strength: float, rng: np.random.Generator) -> Matrix:
+    """A random affine map (3, 4) of blue, green and red: saturation, contrast, colour balance and brightness."""
+    saturation, contrast = 1 + rng.uniform(-strength, strength, 2)
+    balance = 1 + rng.uniform(-strength, strength, 3) / 3
+    brightness = 255 * rng.uniform(-strength, strength) / 2
+    mix = saturation * np.eye(3) + (1 - saturation) * np.tile(_GREY, (3, 1))
+    linear = contrast * balance[:, None] * mix
+    # Contrast turns about mid-grey, so that it does not change brightness.
+    return np.column_stack([linear, np.full(3, 128 * (1 - contrast) + brightness)])
+
+
+def shift_colours(image: Image, matrix: Matrix) -> Image:
+    """The image with an affine map (3, 4) applied to the colour of each pixel, rounded and cut at 0 and 255."""
+    return np.asarray(cv2.transform(image, matrix))

@@ -1,0 +1,91 @@
+"""An image and its people, whatever data set it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One annotated person.
+
+    Attributes
+    ----------
+    keypoints : array, shape (K, 3)
+        x, y in pixels (the centre of the top-left pixel is (0, 0)) and COCO visibility: 0 not labelled, 1 labelled
+        but hidden, 2 visible.
+    box : array, shape (4,)
+        x, y, width, height in pixels.
+    area : float
+        Area of the visible person in square pixels: the scale of OKS.
+    crowd : bool
+        A region with several people that are not annotated one by one; its keypoints are empty.
+    """
+
+    keypoints: NDArray[np.float32]
+    box: NDArray[np.float32]
+    area: float
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its people.
+
+    Attributes
+    ----------
+    image : array, shape (H, W, 3), uint8
+        Pixels in BGR order.
+    people : tuple of Person
+        Annotated people; empty for an image without annotations.
+    mask : array, shape (H, W), bool
+        True where the annotation can be trusted, false over crowds and people without keypoints, where a loss must
+        not punish a detection.
+    image_id : int
+        The id that scores and detections refer to.
+    name : str
+        File name or a name made up for it.
+    skeleton : str
+        Skeleton of the keypoints.
+    """
+
+    image: Image
+    people: tuple[Person, ...]
+    mask: NDArray[np.bool_]
+    image_id: int
+    name: str
+    skeleton: str = "coco17"
+
+
+class Dataset(Protocol):
+    """A finite, indexable, deterministic set of samples.
+
+    ``dataset[i]`` is the same sample each time, in any process. ``annotated`` says whether scores can be computed.
+    """
+
+    name: str
+    annotated: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Annotations of all images as a COCO keypoint record (``images``, ``annotations``, ``categories``).
+
+        Raises `DataError` where the data set has none.
+        """
+        ...
+
+
+def iterate(dataset: Dataset) -> Iterator[Sample]:
+    """All samples in order."""
+    for index in range(len(dataset)):
+        yield dataset[index]

@@ -1,0 +1,1 @@
+"""Decompositions of convolution kernels: tensors in, frozen records out."""

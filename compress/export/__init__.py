@@ -1,0 +1,1 @@
+"""Writing networks for other runtimes, and proving that they are the same."""

@@ -1,0 +1,1 @@
+"""Measuring latency and naming the machine."""

@@ -1,0 +1,1 @@
+"""Reading networks without changing them: layers and costs."""

@@ -1,0 +1,114 @@
+"""The blocks that several networks are built from.
+
+Activations are not in place: hooks that read the output of a layer (statistics, distillation) must see what the layer
+gave, not what the next one made of it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def conv(
+    inputs: int,
+    outputs: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = True,
+    norm: bool = False,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """A convolution that keeps the size (up to its stride), then batch normalisation and an activation if asked for.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    size, stride, dilation, groups : int
+        As of `torch.nn.Conv2d`; the padding is ``dilation * (size - 1) / 2``, so a map of h rows becomes one of
+        ``ceil(h / stride)`` rows.
+    bias, norm : bool
+        Whether the convolution has a bias, and whether batch normalisation follows it.
+    activation : module class or None
+        What comes last; None for a linear output.
+
+    Returns
+    -------
+    Sequential
+        The convolution is child 0; the normalisation, where there is one, child 1.
+    """
+    padding = dilation * (size - 1) // 2
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, size, stride, padding, dilation=dilation, groups=groups, bias=bias)
+    ]
+    if norm:
+        layers.append(nn.BatchNorm2d(outputs))
+    if activation is not None:
+        layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+def separable(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """A MobileNet block: depthwise 3x3, then 1x1, each with batch normalisation and ReLU and without a bias.
+
+    One flat sequence (children 0, 1, 2 and 3, 4, 5).
+    """
+    depthwise = conv(inputs, inputs, stride=stride, dilation=dilation, groups=inputs, bias=False, norm=True)
+    return nn.Sequential(*depthwise, *conv(inputs, outputs, 1, bias=False, norm=True))
+
+
+class RefinementBlock(nn.Module):
+    """A 1x1 convolution, and two 3x3 convolutions around which its output is added: ``i + trunk(i)``.
+
+    The second 3x3 convolution has dilation 2.
+
+    Parameters
+    ----------
+    inputs, width : int
+        Channels of the input and of everything after the 1x1 convolution.
+    norm : bool
+        Batch normalisation after the 3x3 convolutions.
+    norm_initial : bool
+        Batch normalisation after the 1x1 convolution.
+    """
+
+    def __init__(self, inputs: int, width: int, *, norm: bool, norm_initial: bool = False) -> None:
+        super().__init__()
+        self.initial = conv(inputs, width, 1, norm=norm_initial)
+        self.trunk = nn.Sequential(conv(width, width, norm=norm), conv(width, width, dilation=2, norm=norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, width, h, w)."""
+        initial = self.initial(x)
+        return initial + self.trunk(initial)
+
+
+def head(inputs: int, hidden: int, outputs: int, *, norm: bool = False) -> nn.Sequential:
+    """Two 1x1 convolutions that turn features into maps, linear at the end."""
+    return nn.Sequential(conv(inputs, hidden, 1, norm=norm), conv(hidden, outputs, 1, activation=None))
+
+
+def initialise(module: nn.Module, heads: tuple[nn.Sequential, ...]) -> None:
+    """Give a network fresh weights to train from.
+
+    Kaiming-normal convolutions keep the variance of features through networks without normalisation; the last layer
+    of each head starts near zero, so that the first maps are near their mostly empty targets.
+
+    Parameters
+    ----------
+    module : Module
+        The network, changed in place.
+    heads : tuple of Sequential
+        Its heads as `head` builds them.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for sequence in heads:
+        last = [layer for layer in sequence.modules() if isinstance(layer, nn.Conv2d)][-1]
+        nn.init.normal_(last.weight, std=0.01)

@@ -1,0 +1,1 @@
+"""Skeletons, targets, decoding and the description of a pose network that travels with its weights."""

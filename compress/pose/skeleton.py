@@ -1,0 +1,115 @@
+"""Which joints exist, which limbs connect them, and how one skeleton maps onto another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import DataError
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Joints and limbs of one annotation convention.
+
+    Attributes
+    ----------
+    name : str
+        The name it is registered under.
+    joints : tuple of str
+        Joint names; sides are spelt ``left_`` and ``right_``.
+    limbs : tuple of (int, int)
+        Joint index pairs. For a skeleton with part-affinity fields the order is that of grouping.
+    paf_channels : tuple of int
+        First PAF channel (x; y follows) of each limb; empty where the skeleton has no PAFs.
+    sigmas : tuple of float
+        OKS sigma of each joint, empty where OKS is not defined for it.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    paf_channels: tuple[int, ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """Index of each joint's mirror image: ``flipped[:, k] = keypoints[:, flip_order[k]]``."""
+        swap = {"left_": "right_", "right_": "left_"}
+        order = []
+        for joint in self.joints:
+            side = next((s for s in swap if joint.startswith(s)), None)
+            order.append(self.joints.index(swap[side] + joint[len(side) :] if side else joint))
+        return tuple(order)
+
+
+_COCO17_JOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+    "right_ankle",
+)  # fmt: skip
+
+#: The 17 joints of COCO with the sigmas of its OKS.
+COCO17 = Skeleton(
+    name="coco17",
+    joints=_COCO17_JOINTS,
+    limbs=((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
+           (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+    sigmas=(.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089),
+)  # fmt: skip
+
+#: The 18 joints of OpenPose's COCO model (COCO plus a neck), limbs in grouping order.
+OPENPOSE18 = Skeleton(
+    name="openpose18",
+    joints=("nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+            "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+            "right_ear", "left_ear"),
+    limbs=((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
+           (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17)),
+    paf_channels=(12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26),
+)  # fmt: skip
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18)}
+
+
+def get_skeleton(name: str) -> Skeleton:
+    """The registered skeleton of that name, or a `DataError` that lists the known ones."""
+    try:
+        return SKELETONS[name]
+    except KeyError:
+        raise DataError("unknown skeleton", found=name, way_out=f"Known: {', '.join(SKELETONS)}") from None
+
+
+def convert_keypoints(
+    keypoints: NDArray[np.float32], source: Skeleton, target: Skeleton
+) -> NDArray[np.float32]:
+    """Keypoints of one skeleton in the order of another, by joint name.
+
+    Parameters
+    ----------
+    keypoints : array, shape (..., K_source, 3)
+        x, y and visibility (or score); a joint with a third value of 0 is not there.
+    source, target : Skeleton
+        Conventions of the input and of the result.
+
+    Returns
+    -------
+    array, shape (..., K_target, 3)
+        Joints that the source lacks are zero, except a neck, which lies midway between two shoulders that are there
+        and takes the lower of their third values.
+    """
+    result = np.zeros((*keypoints.shape[:-2], len(target.joints), 3), dtype=keypoints.dtype)
+    for index, joint in enumerate(target.joints):
+        if joint in source.joints:
+            result[..., index, :] = keypoints[..., source.joints.index(joint), :]
+        elif joint == "neck":
+            left = keypoints[..., source.joints.index("left_shoulder"), :]
+            right = keypoints[..., source.joints.index("right_shoulder"), :]
+            both = ((left[..., 2] > 0) & (right[..., 2] > 0))[..., None]
+            middle = np.concatenate(
+                [(left[..., :2] + right[..., :2]) / 2, np.minimum(left[..., 2:], right[..., 2:])], axis=-1
+            )
+            result[..., index, :] = np.where(both, middle, 0)
+    return result

@@ -1,0 +1,90 @@
+"""What a pose network expects and gives: the record that travels inside checkpoints and exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from compress.errors import CheckpointError
+from compress.pose.skeleton import Skeleton, get_skeleton
+
+DECODERS = ("paf",)
+COLORS = ("bgr", "rgb")
+
+
+@dataclass(frozen=True)
+class PoseSpec:
+    """Everything that must be known to go from an image to people with a network's maps.
+
+    Attributes
+    ----------
+    skeleton : str
+        Name of the skeleton of the maps (`compress.pose.skeleton`).
+    decoder : str
+        How maps become people: ``"paf"`` groups peaks by part-affinity fields.
+    outputs : tuple of str
+        Names of the final maps in the order in which exported files give them.
+    height : int
+        Height in pixels to which images are scaled unless told otherwise.
+    stride : int
+        Input pixels per map cell.
+    color : str
+        Channel order of the input, ``"bgr"`` or ``"rgb"``.
+    mean, scale : tuple of float
+        An input channel is ``(pixel - mean) * scale`` with pixels in 0 to 255.
+    background : bool
+        Whether a background map follows the joints' heatmaps.
+    """
+
+    skeleton: str = "openpose18"
+    decoder: str = "paf"
+    outputs: tuple[str, ...] = ("heatmaps", "pafs")
+    height: int = 368
+    stride: int = 8
+    color: str = "bgr"
+    mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    scale: tuple[float, float, float] = (1 / 256, 1 / 256, 1 / 256)
+    background: bool = True
+
+    def __post_init__(self) -> None:
+        get_skeleton(self.skeleton)
+        for name, known in (("decoder", DECODERS), ("color", COLORS)):
+            if getattr(self, name) not in known:
+                raise CheckpointError(
+                    f"unknown {name} in a pose specification",
+                    found=getattr(self, name),
+                    way_out=f"Known: {', '.join(known)}",
+                )
+        if self.height <= 0 or self.stride <= 0:
+            raise CheckpointError("height and stride must be positive", found=(self.height, self.stride))
+
+    @property
+    def joints(self) -> Skeleton:
+        """The skeleton of the maps."""
+        return get_skeleton(self.skeleton)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> PoseSpec:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If a key is unknown or a value is of another kind.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = set(record) - known
+        if unknown:
+            raise CheckpointError(
+                "unknown key in a pose specification", found=sorted(unknown), way_out=f"Known: {', '.join(sorted(known))}"
+            )
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            return cls(**values)
+        except TypeError as error:
+            raise CheckpointError(f"a pose specification can't be read: {error}") from error

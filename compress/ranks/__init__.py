@@ -1,0 +1,1 @@
+"""Choosing ranks: from layers and a target to a plan."""

@@ -1,0 +1,1 @@
+"""Reports: original against compressed, as HTML, Markdown, CSV and JSON."""

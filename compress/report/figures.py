@@ -1,0 +1,148 @@
+"""Figures of a report: trade-offs, kernel errors, and poses drawn on images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.pose.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from compress.report.tables import ModelFacts
+
+Image = NDArray[np.uint8]
+
+# Left, right and middle limbs in colours that stay apart for colour-blind readers (Okabe and Ito), BGR.
+_LEFT, _RIGHT, _MIDDLE = (233, 180, 86), (0, 159, 230), (115, 158, 0)
+
+
+def _new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    # The object interface draws without pyplot's global state, and needs no display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | None:
+    """Accuracy against MACs and against latency on each runtime, as PNG; None without accuracies.
+
+    The line joins the models that no other beats in both quantities (the Pareto front).
+    """
+    scored = [model for model in models if "AP" in model.metrics]
+    if not scored:
+        return None
+    panels: list[tuple[str, list[float]]] = [("GMACs", [model.macs / 1e9 for model in scored])]
+    for runtime in runtimes:
+        if all(runtime in model.latency for model in scored):
+            panels.append((f"{runtime}, median ms", [model.latency[runtime]["latency_ms"] for model in scored]))
+    figure, axes = _new_figure(4.6 * len(panels), 3.9, len(panels))
+    accuracy = [model.metrics["AP"] for model in scored]
+    for panel, (axis, (name, cost)) in enumerate(zip(axes, panels, strict=True)):
+        front = pareto_front(cost, accuracy)
+        axis.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#999999", linewidth=1, zorder=1)
+        for index, model in enumerate(scored):
+            axis.scatter(cost[index], accuracy[index], s=46, zorder=2, color=f"C{index}", label=model.label)
+        axis.set_xlabel(name)
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=min(0.0, *accuracy), top=max(accuracy) * 1.1 + 0.01)
+        axis.grid(alpha=0.25)
+        if panel == 0:
+            axis.set_ylabel("AP (OKS)")
+            axis.legend(fontsize=7, loc="lower right")
+    return _png(figure)
+
+
+def pareto_front(cost: Sequence[float], accuracy: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats, by rising cost: each costs more and scores more than the last."""
+    order = sorted(range(len(cost)), key=lambda i: (cost[i], -accuracy[i]))
+    front: list[int] = []
+    for index in order:
+        if not front or accuracy[index] > accuracy[front[-1]]:
+            front.append(index)
+    return front
+
+
+def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
+    """Relative kernel error of each factorized layer, as PNG; None if nothing was factorized."""
+    shown = [(m, [x for x in m.layers if x["error"] is not None]) for m in models if not m.tuned]
+    shown = [(model, rows) for model, rows in shown if rows]
+    if not shown:
+        return None
+    names = list(dict.fromkeys(row["name"] for _, rows in shown for row in rows))
+    figure, (axis,) = _new_figure(8.5, 1.2 + 0.21 * len(names))
+    for model, rows in shown:
+        axis.scatter(
+            [row["error"] for row in rows], [names.index(row["name"]) for row in rows], s=26, label=model.label
+        )
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set_xlabel("relative kernel error |W - W~| / |W| before fine-tuning")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7)
+    return _png(figure)
+
+
+def draw_poses(image: Image, keypoints: Sequence[NDArray[np.float32]], skeleton: Skeleton) -> Image:
+    """A copy of the image with people drawn on it.
+
+    Parameters
+    ----------
+    image : array, shape (H, W, 3), uint8, BGR
+        The picture.
+    keypoints : sequence of arrays, shape (K, 3)
+        x, y and score or visibility of each person's joints; a joint with a third value of 0 is left out.
+    skeleton : Skeleton
+        Joints and limbs of the keypoints.
+    """
+    canvas = image.copy()
+    thickness = max(1, round(min(image.shape[:2]) / 150))
+    for person in keypoints:
+        for a, b in skeleton.limbs:
+            if person[a, 2] > 0 and person[b, 2] > 0:
+                ends = [tuple(int(v) for v in np.rint(person[j, :2])) for j in (a, b)]
+                cv2.line(canvas, ends[0], ends[1], _side(skeleton, a, b), thickness, cv2.LINE_AA)
+        for x, y, score in person:
+            if score > 0:
+                cv2.circle(canvas, (round(float(x)), round(float(y))), thickness + 1, (255, 255, 255), -1, cv2.LINE_AA)
+    return canvas
+
+
+def _side(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:
+    names = skeleton.joints[a] + skeleton.joints[b]
+    if "left" in names and "right" not in names:
+        return _LEFT
+    return _RIGHT if "right" in names and "left" not in names else _MIDDLE
+
+
+def side_by_side(pictures: Sequence[Image], labels: Sequence[str], height: int = 280) -> bytes:
+    """Pictures of one scene in a row under their labels, as PNG."""
+    tiles = []
+    for picture, label in zip(pictures, labels, strict=True):
+        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+        tile = np.full((height + 24, width, 3), 255, np.uint8)
+        tile[24:] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        cv2.putText(
+            tile, label[: max(4, width // 8)], (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (30, 30, 30), 1, cv2.LINE_AA
+        )
+        tiles += [tile, np.full((height + 24, 6, 3), 255, np.uint8)]
+    encoded, buffer = cv2.imencode(".png", np.hstack(tiles[:-1]))
+    if not encoded:
+        raise ValueError("the picture could not be encoded")
+    return buffer.tobytes()

@@ -1,0 +1,1 @@
+"""Running a network on arrays: torch, onnxruntime and OpenVINO behind one face."""

@@ -1,0 +1,75 @@
+"""Score a model in keypoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.evaluate import evaluate
+from compress.files import refuse_existing, write_text
+from compress.pose.paf import PafOptions
+from compress.runtime.runner import open_runner
+from compress.stages.base import Progress, StageOptions, StageResult, option
+from compress.stages.models import DataOptions, ModelOptions, open_dataset
+from compress.stages.registry import Stage
+
+
+class ScoreOptions(StageOptions):
+    """How images become people and a score."""
+
+    height: int | None = option(None, "Height that images are scaled to (default: the network's own)")
+    decoder: Literal["fast", "compat"] = option("fast", "fast, or compat: the public algorithm step by step")
+    assignment: Literal["greedy", "jv"] = option("greedy", "Assignment per limb: greedy or Jonker-Volgenant")
+
+    @property
+    def paf(self) -> PafOptions:
+        """Options of the PAF decoder."""
+        return PafOptions(mode=self.decoder, assignment=self.assignment)
+
+
+class RunnerOptions(StageOptions):
+    """Where a network runs."""
+
+    runtime: Literal["torch", "onnxruntime", "openvino"] | None = option(
+        None, "Runtime (default: by the file: torch, onnxruntime for .onnx, openvino for .xml)"
+    )
+    device: str = option("cpu", "cpu or cuda")
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Arithmetic of the runtime")
+    threads: int | None = option(None, "Threads (default: all cores)")
+
+
+class EvaluateOptions(ModelOptions, DataOptions, ScoreOptions, RunnerOptions):
+    """Options of `compress evaluate`."""
+
+    results: Path | None = option(None, "Write the detections in COCO results form", output=True)
+    force: bool = option(False, "Replace an existing output")
+
+
+def run(options: EvaluateOptions, progress: Progress) -> StageResult:
+    """Run the model on every image and score the people it finds."""
+    if options.results is not None:
+        refuse_existing(options.results, options.force)
+    dataset = open_dataset(options)
+    runner = open_runner(
+        options.model,
+        runtime=options.runtime,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+        network=options.network,
+    )
+    with progress.bar("evaluate", len(dataset)) as advance:
+        found = evaluate(
+            dataset, runner, height=options.height, options=options.paf, progress=lambda done, total: advance(1)
+        )
+    files: tuple[Path, ...] = ()
+    if options.results is not None:
+        write_text(options.results, json.dumps(found.detections), force=options.force)
+        files = (options.results,)
+    record: dict[str, Any] = {"model": str(options.model), **asdict(found.score)}
+    return StageResult(record, files)
+
+
+STAGE = Stage(EvaluateOptions, run, "compress evaluate model.pt --data synthetic:1:100")

@@ -1,0 +1,92 @@
+"""Options and steps that stages share: the checkpoint they read, the data they look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.data.source import open_data
+from compress.errors import UsageError
+from compress.networks.registry import get_entry
+from compress.stages.base import Size, StageOptions, option
+
+if TYPE_CHECKING:
+    from compress.data.sample import Dataset
+
+
+class ModelOptions(StageOptions):
+    """A checkpoint to read."""
+
+    model: Path = option(..., "Checkpoint: .pt, .safetensors, or a public state dict", positional=True)
+    network: str | None = option(
+        None, "Name of the network in a foreign checkpoint; your own as package.module:factory", flag="-n"
+    )
+
+
+class SizeOptions(StageOptions):
+    """The input size that costs are counted at."""
+
+    input: Size | None = option(None, "Input size HEIGHTxWIDTH for counting MACs (default: the network's own)")
+
+
+class DataOptions(StageOptions):
+    """A data set."""
+
+    data: str | None = option(None, "synthetic[:SEED[:COUNT]], coco:DIR, or images:DIR", flag="-d")
+    split: str = option("val2017", "Split of a COCO folder")
+    annotations: Path | None = option(None, "COCO keypoint annotations, together with --images")
+    images: Path | None = option(None, "Folder of the images of --annotations")
+    limit: int | None = option(None, "Use only the first so many images")
+
+    @property
+    def has_data(self) -> bool:
+        """Whether a data set was named at all."""
+        return self.data is not None or self.annotations is not None
+
+
+class Limited:
+    """The first images of a data set, in its order."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        if count < 1:
+            raise UsageError("--limit must be at least 1", found=count)
+        self._dataset, self._count = dataset, min(count, len(dataset))
+        self.name, self.annotated = f"{dataset.name} (first {self._count})", dataset.annotated
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> object:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._dataset[index]
+
+    def ground_truth(self) -> dict[str, object]:
+        """Annotations of the images that are left."""
+        truth = self._dataset.ground_truth()
+        kept = {self._dataset[i].image_id for i in range(self._count)}
+        return truth | {
+            "images": [x for x in truth["images"] if x["id"] in kept],
+            "annotations": [x for x in truth["annotations"] if x["image_id"] in kept],
+        }
+
+
+def open_dataset(options: DataOptions) -> Dataset:
+    """The data set that the options name."""
+    dataset = open_data(options.data, split=options.split, annotations=options.annotations, images=options.images)
+    return dataset if options.limit is None else Limited(dataset, options.limit)  # type: ignore[return-value]
+
+
+def load(options: ModelOptions) -> Checkpoint:
+    """The checkpoint that the options name."""
+    return load_checkpoint(options.model, options.network)
+
+
+def counting_size(checkpoint: Checkpoint, asked: tuple[int, int] | None) -> tuple[int, int]:
+    """The input size at which MACs are counted: the one asked for, else the network's own."""
+    if asked is not None:
+        return asked
+    if checkpoint.network.is_custom:
+        return (checkpoint.pose.height, checkpoint.pose.height)
+    return get_entry(checkpoint.network.name).input_size

@@ -1,0 +1,1 @@
+"""Changing networks: from a plan to a new network."""

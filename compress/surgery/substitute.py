@@ -1,0 +1,100 @@
+"""Putting other modules in the place of layers, with everything that was tied to them kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.errors import CheckpointError
+from compress.model.factors import clip_ranks
+from compress.model.layers import is_plain
+from compress.surgery.factorized import build_like
+
+#: Builds the factorized form of a layer: (layer, method, ranks) -> module.
+Build = Callable[[nn.Module, str, tuple[int, ...]], nn.Module]
+
+# What torch keeps of the hooks a user has put on a module; they see the same inputs and outputs as before.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def factorize_in_place(
+    module: nn.Module, layers: Mapping[str, tuple[str, tuple[int, ...]]], build: Build = build_like
+) -> nn.Module:
+    """Replace layers by their factorized form.
+
+    A module that is reached under several names is replaced under all of them. Layers that have one weight in common
+    get factors in common, so ``build`` is called for the first only. Hooks move to the replacement.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; it is changed.
+    layers : mapping
+        Layer name to (method, ranks).
+    build : callable
+        Makes the replacement of a layer.
+
+    Returns
+    -------
+    nn.Module
+        The network; another object only if the network itself is a layer that was replaced.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such layer, or it can't have that method or those ranks.
+    """
+    done: dict[Any, nn.Module] = {}
+    for name, (method, ranks) in layers.items():
+        layer = _layer(module, name, method, ranks)
+        key = (layer.weight, method, ranks)
+        if key in done:
+            new = build_like(layer, method, ranks, torch.device("meta"))  # has no weight of its own
+            for part, child in done[key].named_children():
+                new.get_submodule(part).register_parameter("weight", child.get_parameter("weight"))
+        else:
+            new = done[key] = build(layer, method, ranks)
+        # The very parameter, not a copy: another layer may have it too.
+        new.get_submodule("expand").register_parameter("bias", layer.bias)
+        for hooks in _HOOKS:
+            setattr(new, hooks, getattr(layer, hooks))
+        module = _replace(module, layer, new)
+    return module
+
+
+def _layer(module: nn.Module, name: str, method: str, ranks: tuple[int, ...]) -> Any:
+    """The layer of that name, if it can be factorized so."""
+    try:
+        layer: Any = module.get_submodule(name)
+    except AttributeError:
+        raise CheckpointError("an edit names a layer that the network does not have", found=name) from None
+    ordinary = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    if not ordinary or not is_plain(layer):
+        raise CheckpointError(f"the layer {name} can't be factorized", found=type(layer).__name__)
+    shape = layer.weight.shape
+    expected = 1 if shape[2:].numel() == 1 else 2
+    if len(ranks) != expected or (method == "svd") != (expected == 1) or clip_ranks(shape, ranks) != ranks:
+        raise CheckpointError(f"the layer {name} of shape {tuple(shape)} can't have these ranks", found=(method, ranks))
+    return layer
+
+
+def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    if module is old:
+        return new
+    for parent in module.modules():
+        # named_children would tell of a child once, even if its parent has it under two names.
+        for name in [name for name, child in parent._modules.items() if child is old]:
+            parent.register_module(name, new)
+    return module

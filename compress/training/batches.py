@@ -1,0 +1,226 @@
+"""Batches for training: the same sequence whatever the number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from compress.data.augment import Augmentation, augment
+from compress.data.sample import Dataset, Sample
+from compress.errors import CompressError, DataError
+from compress.pose.skeleton import convert_keypoints, get_skeleton
+from compress.pose.spec import PoseSpec
+from compress.pose.targets import heatmap_targets, paf_targets
+
+#: Where a training example comes from: (epoch, index in the data set).
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example: image (H, W, 3) uint8, targets (C, h, w) by name, mask (1, h, w)."""
+
+    image: np.ndarray
+    targets: dict[str, np.ndarray]
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples on top of each other.
+
+    Attributes
+    ----------
+    images : Tensor, shape (N, 3, H, W), uint8
+        Pixels in the network's channel order, not yet normalised; channels last in memory.
+    targets : dict of str to Tensor, shape (N, C, h, w)
+        Targets by map name; empty without labels.
+    mask : Tensor, shape (N, 1, h, w)
+        Share of each cell where the annotation can be trusted.
+    """
+
+    images: Tensor
+    targets: dict[str, Tensor]
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            {name: target.to(device, non_blocking=True) for name, target in self.targets.items()},
+            self.mask.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU can read by itself; the loader calls it."""
+        return Batch(
+            self.images.pin_memory(),
+            {name: target.pin_memory() for name, target in self.targets.items()},
+            self.mask.pin_memory(),
+        )
+
+
+def normalise(images: Tensor, pose: PoseSpec) -> Tensor:
+    """Pixels (N, 3, H, W) uint8 to what the network expects, ``(pixel - mean) * scale``; keeps the memory format."""
+    mean, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (pose.mean, pose.scale))
+    return images.float().sub_(mean).mul_(scale)
+
+
+def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Target maps of a sample in network-input pixels, and the mask at their size.
+
+    Parameters
+    ----------
+    sample : Sample
+        Of the network's input size, which is a multiple of the stride.
+    pose : PoseSpec
+        Skeleton, stride and background of the maps.
+
+    Returns
+    -------
+    targets : dict of str to array, shape (C, h, w), float32
+        ``heatmaps`` and ``pafs``.
+    mask : array, shape (1, h, w), float32
+        Share of each cell that the sample's mask trusts.
+    """
+    height, width = (n // pose.stride for n in sample.image.shape[:2])
+    source = get_skeleton(sample.skeleton)
+    people = [convert_keypoints(p.keypoints, source, pose.joints) for p in sample.people if not p.crowd]
+    targets = {
+        "heatmaps": heatmap_targets(people, (height, width), pose.stride),
+        "pafs": paf_targets(people, (height, width), pose.stride),
+    }
+    return targets, _shrink_mask(sample.mask, (height, width))
+
+
+def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.all():
+        return np.ones((1, *size), dtype=np.float32)
+    return np.asarray(cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA))[None]
+
+
+class Examples(TorchDataset[Example | CompressError]):
+    """A data set seen through augmentation: ``examples[epoch, index]`` depends on these two and the seed alone."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        pose: PoseSpec,
+        *,
+        size: tuple[int, int],
+        augmentation: Augmentation,
+        seed: int,
+        labels: bool,
+    ) -> None:
+        if labels and not data.annotated:
+            raise DataError(
+                "the data set has no annotations to train on",
+                found=data.name,
+                way_out="Give a teacher to learn from, or annotated data",
+            )
+        if len(data) == 0:
+            raise DataError("the data set is empty", found=data.name)
+        self.data, self.pose, self.size = data, pose, size
+        self.augmentation, self.seed, self.labels = augmentation, seed, labels
+        # The network's channel order is the mean's; OpenCV fills blue, green, red.
+        self._fill = pose.mean if pose.color == "bgr" else pose.mean[::-1]
+
+    def __getitem__(self, key: Key) -> Example | CompressError:
+        """The example, or the error that made it impossible: raised here, it would lose its parts on the way home."""
+        try:
+            return self._make(key)
+        except CompressError as error:
+            return error
+
+    def _make(self, key: Key) -> Example:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        sample = augment(self.data[index], self.size, self.augmentation, rng, self._fill)
+        image = sample.image if self.pose.color == "bgr" else sample.image[..., ::-1]
+        if self.labels:
+            return Example(image, *make_targets(sample, self.pose))
+        mask = _shrink_mask(sample.mask, (self.size[0] // self.pose.stride, self.size[1] // self.pose.stride))
+        return Example(image, {}, mask)
+
+
+class Steps(Sampler[list[Key]]):
+    """Keys of the batches ``start`` to ``steps``: epochs in random order, one after the other without a gap."""
+
+    def __init__(self, length: int, *, batch_size: int, start: int, steps: int, seed: int) -> None:
+        self.length, self.batch_size, self.start, self.steps, self.seed = length, batch_size, start, steps, seed
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.start, self.steps):
+            keys = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                keys.append((epoch, int(order[position % self.length])))
+            yield keys
+
+
+def collate(examples: Sequence[Example | CompressError]) -> Batch | CompressError:
+    """A batch of examples, or the first error among them."""
+    good: list[Example] = []
+    for example in examples:
+        if isinstance(example, CompressError):
+            return example
+        good.append(example)
+    # (N, H, W, 3) seen as (N, 3, H, W) is channels-last memory: nothing is copied to get there.
+    images = torch.from_numpy(np.stack([example.image for example in good])).permute(0, 3, 1, 2)
+    targets = {name: torch.from_numpy(np.stack([e.targets[name] for e in good])) for name in good[0].targets}
+    return Batch(images, targets, torch.from_numpy(np.stack([example.mask for example in good])))
+
+
+def load_batches(
+    examples: Examples, *, batch_size: int, start: int, steps: int, workers: int, pin: bool = False
+) -> Iterator[Batch]:
+    """Batches number ``start`` to ``steps`` of the sequence that the examples' seed stands for.
+
+    Parameters
+    ----------
+    examples : Examples
+        Where they come from.
+    batch_size, start, steps : int
+        Examples per batch, number of the first batch and number after the last one.
+    workers : int
+        Processes that load ahead; 0 loads in this one. The batches are the same.
+    pin : bool
+        Whether to put them into pinned memory.
+
+    Raises
+    ------
+    CompressError
+        Whatever the data set raised.
+    """
+    loader: DataLoader[Example | CompressError] = DataLoader(
+        examples,
+        batch_sampler=Steps(len(examples.data), batch_size=batch_size, start=start, steps=steps, seed=examples.seed),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        # A generator of its own: the loader draws from it, and torch's global one must not depend on loading.
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, CompressError):
+            raise batch
+        yield batch
+
+
+def _start_worker(number: int) -> None:
+    """One thread a worker: the processes are the parallelism."""
+    cv2.setNumThreads(0)

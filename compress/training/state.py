@@ -1,0 +1,126 @@
+"""The training state on disk: everything that a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.errors import CheckpointError, FileError, UsageError
+from compress.files import atomic_path, read_bytes
+from compress.training.options import EXECUTION_ONLY
+
+FORMAT, VERSION = "compress training state", 1
+
+_KEYS = {
+    "format", "version", "step", "conditions", "module", "optimizer", "scaler", "ema", "best", "scores", "log",
+    "random",
+}  # fmt: skip
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state in one step; a failure leaves the earlier file as it was.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    state : mapping
+        Plain containers and tensors under the keys of this format, without ``format`` and ``version``.
+
+    Raises
+    ------
+    FileError
+        If the file can't be written.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            torch.save({"format": FORMAT, "version": VERSION, **state}, temporary)
+    except (OSError, RuntimeError) as error:
+        raise FileError(
+            f"the training state can't be written: {error}",
+            found=str(path),
+            way_out="Free some space, or choose a path",
+        ) from error
+
+
+def read_state(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a training state that was made under the same conditions.
+
+    Parameters
+    ----------
+    path : Path
+        A file of `write_state`.
+    conditions : mapping
+        Options, data and teacher of the run that wants to go on.
+
+    Raises
+    ------
+    FileError
+        If there is no such file.
+    CheckpointError
+        If it is no training state.
+    UsageError
+        If an option, the data or the teacher is another; names which, and both values.
+    """
+    read_bytes(path, "training state")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            "the training state can't be read", found=str(path), way_out="Start again without --resume"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != _KEYS:
+        raise CheckpointError(
+            "the file is not a training state",
+            found=str(path),
+            way_out="Name the file that the run to go on with wrote",
+        )
+    if state["version"] != VERSION:
+        raise CheckpointError(
+            f"the training state is of another version than {VERSION}", found=state["version"], way_out="Start again"
+        )
+    _compare(state["conditions"], conditions)
+    return state
+
+
+def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [
+        f"{name} was {saved.get(name)!r} and is now {wanted.get(name)!r}"
+        for name in sorted(set(saved) | set(wanted))
+        if name not in EXECUTION_ONLY and saved.get(name) != wanted.get(name)
+    ]
+    if different:
+        raise UsageError(
+            f"a run can't go on under other conditions: {'; '.join(different)}",
+            way_out="Give the options that it was started with, or start again without --resume",
+        )
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of the generators that layers such as dropout draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put the generators back; a state written on another kind of device sets what it has."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
