@@ -10,6 +10,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from compress.errors import CheckpointError, FileError, NetworkError
+from compress.errors import CheckpointError, CompressError, FileError, NetworkError
 from compress.files import atomic_path, read_bytes, refuse_existing
 from compress.networks import foreign
 from compress.networks.registry import NetworkSpec, build, entries, get_entry, pose_spec, resolve
@@ -134,7 +135,7 @@ def initial_checkpoint(
     shipped = None if spec.is_custom else get_entry(name).weights
     if shipped is not None and trained is not False:
         found = load_checkpoint(shipped)
-        if found.network == spec:
+        if resolve(found.network) == spec:
             entry = {"command": "init", "network": name, "trained": True}
             return replace(found, history=(*found.history, entry))
     if trained:
@@ -206,10 +207,13 @@ def load_checkpoint(path: Path, network: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     content = read_bytes(path, "checkpoint")
-    raw = _read(content, path)
-    checkpoint = _ours(raw, path, network) if _is_ours(raw) else _foreign(raw, path, network)
-    module = _skeleton(checkpoint.network, checkpoint.edits)
-    return replace(checkpoint, state_dict=foreign.fit(checkpoint.state_dict, module, checkpoint.network.name))
+    try:
+        raw = _read(content, path.suffix.lower())
+        checkpoint = _ours(raw, network) if _is_ours(raw) else _foreign(raw, path.name, network)
+        module = _skeleton(checkpoint.network, checkpoint.edits)
+        return replace(checkpoint, state_dict=foreign.fit(checkpoint.state_dict, module, checkpoint.network.name))
+    except CompressError as error:
+        raise type(error)(f"{path}: {error.what}", found=error.found, way_out=error.way_out) from error
 
 
 def _skeleton(spec: NetworkSpec, edits: tuple[Edit, ...]) -> nn.Module:
@@ -225,20 +229,20 @@ def _is_ours(raw: object) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(raw, Mapping) and isinstance(raw.get("format"), str) and raw["format"] == FORMAT
 
 
-def _ours(raw: Mapping[str, Any], path: Path, network: str | None) -> Checkpoint:
+def _ours(raw: Mapping[str, Any], network: str | None) -> Checkpoint:
     """Read a record of `save_checkpoint`, trusting nothing in it."""
     version = raw.get("version")
-    if version != VERSION:
-        newer = isinstance(version, int) and version > VERSION
+    if type(version) is not int or version != VERSION:
+        newer = type(version) is int and VERSION < version < 1_000_000
         raise CheckpointError(
-            f"{path}: the checkpoint is of {'a newer' if newer else 'an unknown'} version",
-            found=version,
+            f"the checkpoint is of {'a newer' if newer else 'an unknown'} version",
+            found=version if newer else None,
             way_out=f"This program reads version {VERSION}" + ("; install a newer one" if newer else ""),
         )
     keys = {"format", "version", "network", "edits", "pose", "history", "state_dict"}
     if set(raw) != keys:
-        wrong = ", ".join(sorted(str(key)[:40] for key in set(raw) ^ keys))
-        raise CheckpointError(f"{path}: the checkpoint's record has missing or unknown keys: {wrong}")
+        wrong = ", ".join(sorted(key[:40] if isinstance(key, str) else type(key).__name__ for key in set(raw) ^ keys))
+        raise CheckpointError(f"the checkpoint's record has missing or unknown keys: {wrong}")
     try:
         # Through JSON, so that nothing but plain values comes in.
         record = json.loads(json.dumps({key: raw[key] for key in keys - {"state_dict"}}))
@@ -246,7 +250,7 @@ def _ours(raw: Mapping[str, Any], path: Path, network: str | None) -> Checkpoint
         spec = NetworkSpec(name, dict(options))
         if not isinstance(name, str) or not all(isinstance(entry, dict) for entry in record["history"]):
             raise TypeError("a name or a history entry is of another type")
-        _permit(spec, network, path)
+        _permit(spec, network)
         return Checkpoint(
             network=spec,
             pose=PoseSpec.from_dict(record["pose"]),
@@ -255,88 +259,89 @@ def _ours(raw: Mapping[str, Any], path: Path, network: str | None) -> Checkpoint
             history=tuple(record["history"]),
         )
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the checkpoint's record can't be read: {error}") from error
+        raise CheckpointError(f"the checkpoint's record can't be read: {error}") from error
 
 
-def _permit(spec: NetworkSpec, network: str | None, path: Path) -> None:
+def _permit(spec: NetworkSpec, network: str | None) -> None:
     """Refuse a file whose network is not the one that the user named, or that the user must name."""
     if network is not None and network != spec.name:
-        raise CheckpointError(f"{path}: the checkpoint holds another network than {network}", found=spec.name)
+        raise CheckpointError(f"the checkpoint holds another network than {network}", found=spec.name)
     if spec.is_custom and network is None:
         raise CheckpointError(
-            f"{path}: the checkpoint is of a network outside the package, and no file is trusted to import code",
+            "the checkpoint is of a network outside the package, and no file is trusted to import code",
             found=spec.name,
             way_out=f"If you know that network, pass --network {spec.name}",
         )
 
 
-def _foreign(raw: object, path: Path, network: str | None) -> Checkpoint:
+def _foreign(raw: object, file: str, network: str | None) -> Checkpoint:
     state = foreign.clean(raw)
     found = foreign.identify(state)
     if network is not None and (found is None or found.name != network):
         found = NetworkSpec(network)
     if found is None:
         raise CheckpointError(
-            f"{path}: the weights are of no known network",
+            "the weights are of no known network",
             found=", ".join(key[:60] for key in list(state)[:3]) + ", ...",
             way_out=f"Known: {', '.join(entry.name for entry in entries())}. "
             "Name your own by --network package.module:factory",
         )
     spec = resolve(found)
-    entry = {"command": "import", "file": path.name, "network": spec.name}
+    entry = {"command": "import", "file": file, "network": spec.name}
     return Checkpoint(network=spec, pose=pose_spec(spec.name), state_dict=state, history=(entry,))
 
 
-def _read(content: bytes, path: Path) -> object:
+def _read(content: bytes, suffix: str) -> object:
     """What a file holds, in the form of our record or as it is."""
-    if path.suffix.lower() in _EXPORTED:
+    if suffix in _EXPORTED:
         raise CheckpointError(
             "an exported model is no checkpoint",
-            found=str(path),
             way_out="Evaluate or benchmark it; for anything else take the checkpoint that it was made from",
         )
+    length = int.from_bytes(content[:8], "little")
+    if length < len(content) and content[8:9] == b"{":
+        return _read_safetensors(content, length)
     for start, kind in _OTHERS.items():
         if content.startswith(start):
-            raise CheckpointError(f"this is no checkpoint but {kind}", found=str(path), way_out="Check the path")
-    length = int.from_bytes(content[:8], "little")
-    if content[8:9] == b"{" and (path.suffix == ".safetensors" or length < len(content)):
-        return _read_safetensors(content, length, path)
-    return _read_pickle(content, path)
+            raise CheckpointError(f"this is no checkpoint but {kind}", way_out="Check the path")
+    return _read_pickle(content)
 
 
-def _read_safetensors(content: bytes, length: int, path: Path) -> object:
+def _read_safetensors(content: bytes, length: int) -> object:
     try:
         weights = safetensors.torch.load(content)
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
         record = json.loads(metadata[FORMAT]) if FORMAT in metadata else None
         return weights if record is None else {**record, "state_dict": weights}
     except Exception as error:  # a damaged file can fail in any way
-        raise _damaged(path, error) from error
+        raise _damaged(error) from error
 
 
-def _read_pickle(content: bytes, path: Path) -> object:
+def _read_pickle(content: bytes) -> object:
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what torch makes of other people's pickles is in the error
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
-            raise _damaged(path, error) from error
+            raise _damaged(error) from error
         raise CheckpointError(
-            f"{path}: the file wants to run code on loading, and no file is trusted with that",
+            "the file wants to run code on loading, and no file is trusted with that",
             found=wanted[1],
             way_out=_HOW_TO_SAVE,
         ) from None
     except Exception as error:  # a damaged file can fail in any way
         if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{path}: this is a TorchScript archive, which holds code", way_out=_HOW_TO_SAVE
-            ) from None
-        raise _damaged(path, error) from error
+            raise CheckpointError("this is a TorchScript archive, which holds code", way_out=_HOW_TO_SAVE) from None
+        raise _damaged(error) from error
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+def _damaged(error: Exception) -> CheckpointError:
+    # Of torch's long message only the cause: the rest advises to read the file unsafely.
+    text = str(error)
+    lines = (text.partition("WeightsUnpickler error:")[2] or text).strip().splitlines()
+    first = lines[0].split(". ")[0][:160] if lines and "weights_only" not in lines[0] else type(error).__name__
     return CheckpointError(
-        f"{path}: the file can't be read as a checkpoint; it is damaged, cut off, or of another kind ({first})",
+        f"the file can't be read as a checkpoint; it is damaged, cut off, or of another kind ({first})",
         way_out="Fetch or write it again",
     )

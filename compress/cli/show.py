@@ -149,7 +149,7 @@ def show_export(record: Record) -> None:
                 row["precision"],
                 f"{row['max_error']:.2e}",
                 row["keypoints"],
-                f"{row['max_moved_px']:.3f}",
+                f"{row['moved_px_max']:.3f}",
                 row["size_bytes"],
             )
             for row in record["parity"]

@@ -100,12 +100,12 @@ def augment(
         original image counts as trusted: nobody is there.
     """
     matrix, mirrored = view_matrix(sample, size, options, rng)
-    image = warp(sample.image, matrix, size, fill)
+    image = sample.image
     if options.colour > 0:
         image = shift_colours(image, colour_matrix(options.colour, rng))
     return replace(
         sample,
-        image=image,
+        image=warp(image, matrix, size, fill),
         people=tuple(p for p in (_move(p, matrix, size, mirrored, sample.skeleton) for p in sample.people) if p),
         mask=_warp_mask(sample.mask, matrix, size),
     )

@@ -16,6 +16,8 @@ from compress.errors import NetworkError
 from compress.model.duplicate import duplicate
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Reads the weights of its linear layers itself when it takes torch's fused path.
+_FUSED = nn.TransformerEncoderLayer
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -57,7 +59,7 @@ class LayerInfo:
         The first layer with the very same weight, where this one is a later one.
     plain : bool
         Whether it is torch's own layer with nothing but a weight and a bias that are ordinary parameters: no
-        parametrization, no derived weight, no other forward, no weight shared with a module of another kind.
+        parametrization, no derived weight, no other forward, no weight shared with or read by a module of another kind.
         Only such a layer can be replaced by another one.
     """
 
@@ -196,11 +198,14 @@ def _run(module: nn.Module, shape: tuple[int, ...], target: str | None) -> tuple
 
 def _describe(network: nn.Module, uses: dict[nn.Module, _Use]) -> tuple[LayerInfo, ...]:
     names: dict[nn.Module, list[str]] = defaultdict(list)
-    owners: dict[Tensor, list[nn.Module]] = defaultdict(list)
+    owners: dict[Tensor, list[nn.Module]] = defaultdict(list)  # every module that uses a parameter
     for name, part in network.named_modules(remove_duplicate=False):
         if part not in names:
             for tensor in part.parameters(recurse=False):
                 owners[tensor].append(part)
+            for child in part.children() if isinstance(part, _FUSED) else ():
+                for tensor in child.parameters(recurse=False):
+                    owners[tensor].append(part)
         names[part].append(name)
     counted: set[Tensor] = set()
     return tuple(_layer(part, names, owners, use, counted) for part, use in uses.items())
@@ -216,6 +221,7 @@ def _layer(
     kind = kind_of(part) or ""
     weight_shape = tuple(part.weight.shape)
     holders = owners.get(part.weight, [part])
+    first = next((holder for holder in holders if kind_of(holder)), part)
     new = [tensor for tensor in part.parameters() if tensor not in counted]
     counted.update(new)
     positions = use.input_positions if kind == "conv_transpose" else use.output_positions
@@ -237,6 +243,6 @@ def _layer(
         calls=use.calls,
         input_positions=use.input_positions,
         output_positions=use.output_positions,
-        tied_to=None if holders[0] is part or kind_of(holders[0]) is None else names[holders[0]][0],
+        tied_to=None if first is part else names[first][0],
         plain=is_plain(part) and all(kind_of(holder) == kind for holder in holders),
     )

@@ -86,7 +86,8 @@ def clean(raw: object) -> dict[str, Tensor]:
         raise CheckpointError("the file holds no state dict", found=type(state).__name__, way_out=_HOW_TO_SAVE)
     if not state:
         raise CheckpointError("the file's state dict is empty", way_out=_HOW_TO_SAVE)
-    odd = [str(key) for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    odd = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    odd = [key if isinstance(key, str) else f"a key of type {type(key).__name__}" for key in odd]
     if odd:
         raise CheckpointError(f"the file's state dict holds more than tensors: {_names(odd)}", way_out=_HOW_TO_SAVE)
     odd = [key for key, value in state.items() if not _is_ordinary(value)]
@@ -143,7 +144,10 @@ def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, 
             elif given.is_floating_point() != model.is_floating_point() or given.is_complex() != model.is_complex():
                 misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
             else:
-                fitted[key] = given.detach().to(dtype=model.dtype)
+                try:
+                    fitted[key] = given.detach().to(dtype=model.dtype)
+                except RuntimeError:  # packed formats of less than a byte have no conversion
+                    misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
         elif key.endswith("num_batches_tracked"):
             fitted[key] = torch.zeros(model.shape, dtype=model.dtype)
         else:

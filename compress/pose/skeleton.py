@@ -82,9 +82,7 @@ def get_skeleton(name: str) -> Skeleton:
         raise DataError("unknown skeleton", found=name, way_out=f"Known: {', '.join(SKELETONS)}") from None
 
 
-def convert_keypoints(
-    keypoints: NDArray[np.float32], source: Skeleton, target: Skeleton
-) -> NDArray[np.float32]:
+def convert_keypoints(keypoints: NDArray[np.float32], source: Skeleton, target: Skeleton) -> NDArray[np.float32]:
     """Keypoints of one skeleton in the order of another, by joint name.
 
     Parameters

@@ -81,7 +81,9 @@ class PoseSpec:
         unknown = set(record) - known
         if unknown:
             raise CheckpointError(
-                "unknown key in a pose specification", found=sorted(unknown), way_out=f"Known: {', '.join(sorted(known))}"
+                "unknown key in a pose specification",
+                found=sorted(unknown),
+                way_out=f"Known: {', '.join(sorted(known))}",
             )
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}

@@ -69,7 +69,9 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
         new = build_like(layer, method, ranks, torch.device("meta"))
         for part, values in factors.items():
             child: Any = new.get_submodule(part)
-            child.weight = nn.Parameter(values.reshape(child.weight.shape).clone(), layer.weight.requires_grad)
+            # Contiguous as in a network whose weights were loaded, so that both run the same kernels.
+            values = values.reshape(child.weight.shape).clone(memory_format=torch.contiguous_format)
+            child.weight = nn.Parameter(values, layer.weight.requires_grad)
         return new
 
     layers = {entry.name: (entry.method, entry.ranks) for entry in plan.changed}

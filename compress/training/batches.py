@@ -93,11 +93,12 @@ def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray],
     height, width = (n // pose.stride for n in sample.image.shape[:2])
     source = get_skeleton(sample.skeleton)
     people = [convert_keypoints(p.keypoints, source, pose.joints) for p in sample.people if not p.crowd]
+    size, joints = (height, width), pose.joints
     targets = {
-        "heatmaps": heatmap_targets(people, (height, width), pose.stride),
-        "pafs": paf_targets(people, (height, width), pose.stride),
+        "heatmaps": heatmap_targets(people, size, pose.stride, skeleton=joints, background=pose.background),
+        "pafs": paf_targets(people, size, pose.stride, skeleton=joints),
     }
-    return targets, _shrink_mask(sample.mask, (height, width))
+    return targets, _shrink_mask(sample.mask, size)
 
 
 def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

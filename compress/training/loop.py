@@ -6,9 +6,9 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.sample import Dataset
-from compress.errors import CheckpointError, CompressError, FileError, NetworkError, RuntimeAbsent, UsageError
+from compress.errors import CheckpointError, CompressError, FileError, RuntimeAbsent, UsageError
 from compress.pose.spec import PoseSpec
 from compress.training.batches import Batch, Examples, load_batches, normalise
 from compress.training.distil import Distiller, Taps
+from compress.training.freezing import find_frozen, parameter_groups, trained_parameters
 from compress.training.losses import Loss, add_losses, pose_loss
 from compress.training.options import FineTuneOptions, learning_rate
 from compress.training.state import fingerprint, random_state, read_state, set_random_state, write_state
@@ -159,11 +160,25 @@ def finetune(
     """
     if resume and state_path is None:
         raise FileError("there is no training state to resume from", way_out="Name the file, or start without --resume")
-    run = _Run(module, data, options, pose, teacher, torch.device(device))
-    if resume and state_path is not None:
-        run.restore(read_state(state_path, run.conditions))
-    elif evaluate is not None:
-        run.score(evaluate)
+    _check_device(torch.device(device))
+    with _own_randomness(torch.device(device), options.seed):
+        run = _Run(module, data, options, pose, teacher, torch.device(device))
+        if resume and state_path is not None:
+            run.restore(read_state(state_path, run.conditions))
+        elif evaluate is not None:
+            run.score(evaluate)
+        _train(run, evaluate, on_step, state_path)
+        return run.result()
+
+
+def _train(
+    run: _Run,
+    evaluate: Callable[[nn.Module], float] | None,
+    on_step: Callable[[StepLog], None] | None,
+    state_path: Path | None,
+) -> None:
+    """All steps that are left."""
+    options = run.options
     batches = load_batches(
         run.examples,
         batch_size=options.batch_size,
@@ -179,17 +194,26 @@ def finetune(
         loss, parts = run.train_step(batch.to(run.device), rate, state_path)
         speed.append(time.perf_counter() - began)
         last = run.step == options.steps
-        scored = last or _due(run.step, options.evaluate_every)
-        score: tuple[float | None, bool] = run.score(evaluate) if evaluate and scored else (None, False)
+        score: tuple[float | None, bool] = (None, False)
+        if evaluate is not None and (last or _due(run.step, options.evaluate_every)):
+            score = run.score(evaluate)
         per_second = options.batch_size * len(speed) / sum(speed)
         entry = StepLog(run.step, options.steps, loss, parts, rate, per_second, *score)
         run.log.append(entry)
         if state_path is not None and (last or _due(run.step, options.checkpoint_every)):
             write_state(state_path, run.state())
+            run.saved = run.step
         if on_step is not None:
             on_step(entry)
         began = time.perf_counter()
-    return run.result()
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's generators for the block and put them back after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _due(step: int, every: int | None) -> bool:
@@ -210,9 +234,13 @@ class _Run:
     ) -> None:
         if any(n % pose.stride for n in options.size):
             raise UsageError(f"the training crop must be a multiple of the stride {pose.stride}", found=options.size)
-        _check_device(device)
         self.options, self.pose, self.device = options, pose, device
         labels = options.label_weight > 0 and (data.annotated or teacher is None)
+        if not labels and teacher is None:
+            raise UsageError(
+                "there is nothing to learn from: annotations have no weight and there is no teacher",
+                way_out="Give a teacher, or a label_weight above 0",
+            )
         self.examples = Examples(
             data, pose, size=options.size, augmentation=options.augmentation, seed=options.seed, labels=labels
         )
@@ -224,21 +252,21 @@ class _Run:
         }
         layout = torch.channels_last
         self.module = copy.deepcopy(module).to(device=device, memory_format=layout)  # type: ignore[call-overload]
-        self.frozen = _find_frozen(self.module, options.freeze)
-        self.trained = _trained_parameters(self.module, self.frozen)
+        self.frozen = find_frozen(self.module, options.freeze)
+        self.trained = trained_parameters(self.module, self.frozen)
         self.distiller = None
         if teacher is not None:
             self.distiller = Distiller(self.module, teacher, options.distil).to(device, layout)
         self.average = None if options.ema is None else copy.deepcopy(self.module).requires_grad_(False)
         self.amp = _amp_type(options.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
-        self.optimizer = torch.optim.Adam(_parameter_groups(self.trained, options), fused=True)
+        self.optimizer = torch.optim.Adam(parameter_groups(self.trained, options), fused=True)
         self.step = 0
+        self.saved: int | None = None
         self.log: list[StepLog] = []
         self.scores: list[tuple[int, float]] = []
         self.best: Best | None = None
         self.best_weights: dict[str, Tensor] | None = None
-        torch.manual_seed(options.seed)
         self._set_modes()
 
     @property
@@ -293,8 +321,8 @@ class _Run:
 
     def _diverged(self, what: str, state_path: Path | None) -> CompressError:
         way_out = f"Lower the learning rate (it was {self.options.learning_rate:g})"
-        if state_path is not None and state_path.exists():
-            way_out += f"; the last good training state is kept in {state_path}"
+        if self.saved is not None:
+            way_out += f"; the training state of step {self.saved} is kept in {state_path}"
         return CompressError(f"training diverged at step {self.step + 1}: {what}", way_out=way_out)
 
     @torch.no_grad()
@@ -348,7 +376,7 @@ class _Run:
                 f"the training state is of another network: {error}", way_out="Start again without --resume"
             ) from error
         self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        self.step = self.saved = state["step"]
         self.log = [StepLog(**entry) for entry in state["log"]]
         self.scores = [(step, score) for step, score in state["scores"]]
         if state["best"] is not None:
@@ -378,42 +406,10 @@ def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
     """The type that the forward pass computes in, None for float32."""
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if amp == "auto":
+        # Without such instructions bfloat16 is emulated and slower than float32. Older torch can't tell.
+        known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") else None
     if amp == "fp16" and device.type == "cpu":
         raise UsageError("float16 training needs a GPU", found=amp, way_out="Use bf16 or off on the CPU")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
-
-
-def _find_frozen(module: nn.Module, patterns: tuple[str, ...]) -> tuple[nn.Module, ...]:
-    """The submodules that the patterns name, with everything inside them."""
-    names = [name for name, _ in module.named_modules() if name]
-    found: list[str] = []
-    for pattern in patterns:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
-        if not matches:
-            tops = ", ".join(name for name, _ in module.named_children())
-            raise NetworkError("no module to freeze has this name", found=pattern, way_out=f"Modules: {tops}")
-        found += matches
-    inside = [part for name in found for part in module.get_submodule(name).modules()]
-    return tuple(dict.fromkeys(inside))
-
-
-def _trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list[nn.Parameter]:
-    for part in frozen:
-        part.requires_grad_(False)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not trained:
-        raise NetworkError("every parameter is frozen, so there is nothing to train", way_out="Freeze less")
-    return trained
-
-
-def _parameter_groups(trained: list[nn.Parameter], options: FineTuneOptions) -> list[dict[str, Any]]:
-    """Matrices and kernels with weight decay; biases and normalisation, which are vectors, without."""
-    groups = (
-        ([p for p in trained if p.ndim > 1], options.weight_decay),
-        ([p for p in trained if p.ndim <= 1], 0.0),
-    )
-    return [
-        {"params": parameters, "weight_decay": decay, "lr": options.learning_rate}
-        for parameters, decay in groups
-        if parameters
-    ]

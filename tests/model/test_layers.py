@@ -243,6 +243,26 @@ def test_a_weight_held_by_another_kind_of_module_is_not_plain() -> None:
     assert not layer.plain
 
 
+def test_linear_layers_that_torch_reads_past_are_not_plain() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x.flatten(2)[..., :8]))
+
+    layers = named(list_layers(Tokens(), (8, 8)))
+    assert {name: layer.plain for name, layer in layers.items() if layer.calls} == {
+        "body.linear1": False,
+        "body.linear2": False,
+        "head": True,
+    }
+    assert layers["body.linear1"].macs == 3 * 8 * 16
+    assert all(layer.tied_to is None for layer in layers.values())
+
+
 def test_what_cannot_run_says_so() -> None:
     with pytest.raises(NetworkError, match="can't be run on an input of shape"):
         list_layers(nn.Sequential(nn.Conv2d(3, 4, 9)), (4, 4))

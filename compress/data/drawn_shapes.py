@@ -1,0 +1,253 @@
+"""Rounded shapes painted into a buffer of depth, light and texture coordinates.
+
+A person is a few dozen tubes and ellipsoids. Each is drawn into a small rectangle and wins where it is nearest, so that
+limbs hide one another pixel by pixel. Colours are looked up once at the end, for the whole person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, floor, hypot, pi, sqrt
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+#: Depth of a pixel that nothing covers.
+FAR = np.float32(1e6)
+_HALVES = np.arange(4096, dtype=np.float32) / 2
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Where in the texture a shape finds its colours.
+
+    Attributes
+    ----------
+    x, y, width, height : float
+        Rectangle of the atlas in texels.
+    wrap : bool
+        The rectangle goes once around the shape, its middle at the front; otherwise it is projected from the front,
+        one texel a pixel.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    wrap: bool = False
+
+
+class Buffer:
+    """What a camera sees of one person, pixel by pixel.
+
+    Parameters
+    ----------
+    box : (int, int, int, int)
+        Left, top, right, bottom of the region in image pixels, right and bottom not included.
+    light : array, shape (3,)
+        Unit vector to the light in camera axes (x right, y down, z away from the camera).
+    ambient : float
+        Brightness of a surface turned away from the light, 0 to 1.
+    """
+
+    def __init__(self, box: tuple[int, int, int, int], light: NDArray[np.float64], ambient: float) -> None:
+        self.left, self.top, right, bottom = box
+        self.height, self.width = bottom - self.top, right - self.left
+        self.light = [float(v) for v in light]
+        self.ambient = ambient
+        shape = (self.height, self.width)
+        self.depth: Array = np.full(shape, FAR, np.float32)
+        self.cover: Array = np.zeros(shape, np.float32)
+        self.shade: Array = np.zeros(shape, np.float32)
+        self.u: Array = np.zeros(shape, np.float32)
+        self.v: Array = np.zeros(shape, np.float32)
+        self.part: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+        self._xs = np.arange(self.left, right, dtype=np.float32)
+        self._ys = np.arange(self.top, bottom, dtype=np.float32)[:, None]
+
+    def tube(
+        self,
+        part: int,
+        start: NDArray[np.float64],
+        end: NDArray[np.float64],
+        radii: tuple[float, ...],
+        chart: Chart,
+        frame: NDArray[np.float64],
+        flat: float = 1.0,
+        caps: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """Draw a tube of elliptic section with rounded ends.
+
+        Parameters
+        ----------
+        part : int
+            Number written into ``part``.
+        start, end : array, shape (3,)
+            Ends of the axis, in pixels.
+        radii : tuple of float
+            Half widths at equal steps along the axis, in pixels.
+        chart : Chart
+            Texture.
+        frame : array, shape (3, 3)
+            Left, up and forward directions of the bone in camera axes, as columns.
+        flat : float
+            Thickness from front to back as a share of the width.
+        caps : (float, float)
+            Length of the rounded ends as a share of the radius there.
+        """
+        x0, y0, z0 = (float(value) for value in start)
+        ex, ey, ez = float(end[0]) - x0, float(end[1]) - y0, float(end[2]) - z0
+        length = max(hypot(ex, ey), 1e-3)
+        extent = hypot(length, ez)
+        ex, ey = (ex / length, ey / length) if length > 1e-3 else (0.0, 1.0)
+        # The section is the image of the unit circle under [[ln, fn], [lz, fz]] (across the axis; away).
+        (left_x, _, front_x), (left_y, _, front_y), (lz, _, fz) = frame.tolist()
+        ln, fn, fz = ex * left_y - ey * left_x, flat * (ex * front_y - ey * front_x), flat * fz
+        across = max(hypot(ln, fn), 0.35)
+        skew = (ln * lz + fn * fz) / across**2
+        deep = sqrt(max(lz * lz + fz * fz - (skew * across) ** 2, 0.15))
+        cap0, cap1 = max(caps[0] * radii[0], 0.5), max(caps[1] * radii[-1], 0.5)
+
+        widest = max(radii)
+        pad = widest * max(across, 1.0)
+        window = self._window(min(x0, x0 + ex * length) - pad, min(y0, y0 + ey * length) - pad,
+                              max(x0, x0 + ex * length) + pad, max(y0, y0 + ey * length) + pad)  # fmt: skip
+        if window is None:
+            return
+        rows, columns = window
+        dx, dy = self._xs[columns] - x0, self._ys[rows] - y0
+        along = ex * dx + (ey * dy + cap0)
+        aside = ex * dy - ey * dx
+
+        # Width and position along the axis, tabulated at half-pixel steps.
+        last = int(2 * (length + cap0 + cap1)) + 1
+        steps = _HALVES[: last + 1] - cap0 if last < len(_HALVES) else np.arange(last + 1, dtype=np.float32) / 2 - cap0
+        inside = np.minimum(np.maximum(steps / length, 0), 1)
+        over = np.maximum(np.maximum(steps / -cap0, (steps - length) / cap1), 0)
+        wide = np.interp(inside, _knots(len(radii)), radii) * np.sqrt(np.maximum(1 - over * over, 0))
+        index = (along + along).astype(np.int32)
+        np.minimum(np.maximum(index, 0, out=index), last, out=index)
+        width = (wide * across).astype(np.float32).take(index)
+        cover = width - np.abs(aside) + 0.5
+        side = np.minimum(np.maximum(aside / np.maximum(width, 0.3), -1), 1)
+        front = np.sqrt(1 - side * side)
+        depth = (z0 + ez * inside).take(index)
+        depth += skew * aside
+        depth -= (deep / across) * width * front
+        lx, ly, lz_light = self.light
+        shade = (ly * ex - lx * ey) * side - lz_light * front
+
+        determinant = ln * fz - fn * lz
+        if abs(determinant) < 0.05:
+            determinant = 0.05 if determinant >= 0 else -0.05
+        lateral = ((fz - fn * skew) * across / determinant) * side + (fn * deep / determinant) * front
+        if chart.wrap:
+            forward = ((ln * skew - lz) * across / determinant) * side - (ln * deep / determinant) * front
+            u = np.arctan2(lateral, forward) * (chart.width / (2 * pi)) + (chart.x + chart.width / 2)
+            high = chart.height - 1
+        else:
+            # Beyond the chart lie other colours.
+            u = lateral * min(widest, chart.width / 2 - 2)
+            u = np.minimum(np.maximum(u, 1 - chart.width / 2), chart.width / 2 - 1) + (chart.x + chart.width / 2)
+            high = min(chart.height - 1, extent)
+        v = (chart.y + high * inside).take(index)
+        self._write(rows, columns, part, depth, cover, shade, u, v)
+
+    def ellipsoid(self, part: int, centre: NDArray[np.float64], axes: NDArray[np.float64], chart: Chart) -> None:
+        """Draw an ellipsoid.
+
+        Parameters
+        ----------
+        part : int
+            Number written into ``part``.
+        centre : array, shape (3,)
+            Centre in pixels.
+        axes : array, shape (3, 3)
+            Half axes to the left, upwards and forward in camera axes, as columns, in pixels.
+        chart : Chart
+            Texture; a wrapped one holds longitude (middle at the front, left to the right) and height (top first).
+        """
+        x0, y0, z0 = (float(value) for value in centre)
+        (xx, xy, xz), (_, yy, yz), (_, _, zz) = (axes @ axes.T).tolist()
+        window = self._window(x0 - sqrt(xx), y0 - sqrt(yy), x0 + sqrt(xx), y0 + sqrt(yy))
+        if window is None:
+            return
+        rows, columns = window
+        dx, dy = self._xs[columns] - x0, self._ys[rows] - y0
+        xx, yy = xx + 0.05, yy + 0.05  # an outline thinner than a pixel has no inverse
+        area = xx * yy - xy * xy
+        # Squared distance from the centre, 1 on the outline.
+        square = (yy / area) * dx * dx + (xx / area) * dy * dy - ((2 * xy / area) * dx) * dy
+        cover = (1 - np.sqrt(square)) * sqrt(sqrt(area)) + 0.5
+        front = np.sqrt(np.maximum(1 - square, 0))
+        slope_x, slope_y = (yy * xz - xy * yz) / area, (xx * yz - xy * xz) / area
+        deep = sqrt(max(zz - slope_x * xz - slope_y * yz, 1e-6))
+        dz = (slope_x * dx + slope_y * dy) - deep * front
+        lengths = np.sqrt((axes * axes).sum(axis=0))
+        inverse = (axes / lengths**2).T
+
+        def linear(row: NDArray[np.float64]) -> Array:
+            a, b, c = row.tolist()
+            value: Array = (a * dx + b * dy) + c * dz
+            return value
+
+        left, up = linear(inverse[0]), linear(inverse[1])
+        # The direction in the ellipsoid's own axes stands for the normal.
+        shade = linear((np.asarray(self.light) @ (axes / lengths)) @ inverse)
+        if chart.wrap:
+            u = np.arctan2(left, linear(inverse[2])) * (chart.width / (2 * pi)) + (chart.x + chart.width / 2)
+            v = (chart.y + (chart.height - 1) / 2) - (chart.height - 1) / 2 * np.minimum(np.maximum(up, -1), 1)
+        else:
+            half = chart.width / 2 - 2
+            u = left * min(float(lengths[0]), half) + (chart.x + chart.width / 2)
+            v = up * -min(float(lengths[1]), half) + (chart.y + chart.height / 2)
+        self._write(rows, columns, part, dz + z0, cover, shade, u, v)
+
+    def colour(self, atlas: NDArray[np.uint8], reach: float) -> Array:
+        """Colours of all pixels, lit and with the soft shadows of what lies just in front, BGR 0 to 255.
+
+        Parameters
+        ----------
+        atlas : array, shape (h, w, 3), uint8
+            The texture.
+        reach : float
+            Size of the shadows in pixels.
+        """
+        colours = cv2.remap(atlas, self.u, self.v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        light = self.ambient + (1 - self.ambient) * np.maximum(self.shade, 0)
+        seen = np.minimum(self.depth, self.depth.min() + np.float32(6 * reach))
+        size = 2 * max(1, round(reach / 2)) + 1
+        gap = np.clip(seen - cv2.blur(seen, (size, size)), 0, reach)
+        light *= 1 - np.float32(0.45 / reach) * gap
+        return colours * light[:, :, None]
+
+    def _window(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice] | None:
+        left, right = max(floor(x0 - 1) - self.left, 0), min(ceil(x1 + 2) - self.left, self.width)
+        top, bottom = max(floor(y0 - 1) - self.top, 0), min(ceil(y1 + 2) - self.top, self.height)
+        if left >= right or top >= bottom:
+            return None
+        return slice(top, bottom), slice(left, right)
+
+    def _write(
+        self, rows: slice, columns: slice, part: int, depth: Array, cover: Array, shade: Array, u: Array, v: Array
+    ) -> None:
+        seen = self.depth[rows, columns]
+        # A pixel that is covered by less than half shows only where nothing else is.
+        depth += (cover < 0.5) * np.float32(1e4)
+        win = (depth < seen) & (cover > 0)
+        np.copyto(seen, depth, where=win)
+        np.copyto(self.shade[rows, columns], shade, where=win)
+        np.copyto(self.u[rows, columns], u, where=win)
+        np.copyto(self.v[rows, columns], v, where=win)
+        np.copyto(self.part[rows, columns], np.uint8(part), where=win)
+        cover_here = self.cover[rows, columns]
+        np.maximum(cover_here, np.minimum(cover, 1), out=cover_here)
+
+
+@lru_cache(maxsize=16)
+def _knots(count: int) -> NDArray[np.float64]:
+    return np.linspace(0, 1, count)

@@ -1,0 +1,310 @@
+"""Whether an exported file does what its network does, on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from compress.errors import ParityError, UsageError
+from compress.pose.paf import PafOptions, Pose, decode
+from compress.pose.prepare import Prepared, prepare
+
+if TYPE_CHECKING:
+    from compress.data.sample import Image
+    from compress.pose.spec import PoseSpec
+    from compress.runtime.runner import Runner
+
+Maps = Mapping[str, NDArray[np.float32]]
+
+#: Two keypoints of one joint that are farther apart than this share of the image's diagonal are not the same one.
+_FAR = 0.05
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much an exported file may differ.
+
+    Attributes
+    ----------
+    maps : float
+        Largest error of a map's cell, as a share of the largest absolute value of the reference's maps (which is
+        close to 1 for a trained network).
+    lost : float
+        Share of keypoints that may be found by one side alone: decoding compares with thresholds, and a value that
+        lies on one falls to either side by the last digit.
+    moved_px : float
+        Mean distance of the keypoints that both sides found, in pixels of the image.
+    """
+
+    maps: float
+    lost: float
+    moved_px: float
+
+
+#: By precision of the stored weights, arithmetic being float32 on both sides.
+#: float32: only the order of additions differs. The real network's maps then differ by some 1e-6, so 1e-4 leaves
+#: room for other processors and deeper networks and still sees a weight that is wrong in its third digit.
+#: float16: weights keep 11 bits, a relative error of up to 5e-4 each. The real network's maps then differ by some
+#: 1e-3, while computing in bfloat16 (8 bits) by mistake differs by more than 1e-2.
+TOLERANCES = {
+    "fp32": Tolerance(maps=1e-4, lost=0.01, moved_px=0.1),
+    "fp16": Tolerance(maps=1e-2, lost=0.05, moved_px=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """An exported file against its network.
+
+    Attributes
+    ----------
+    reference, exported : str
+        Runtimes of the two sides.
+    precision : str
+        Key of `TOLERANCES`.
+    images : int
+        Images compared.
+    sizes : tuple of (int, int)
+        Heights and widths of the inputs.
+    batches : tuple of int
+        Batch sizes.
+    max_error : float
+        Largest absolute difference of the maps; infinite where the exported maps are not finite numbers.
+    mean_error : float
+        Mean absolute difference, as a share of ``map_range``.
+    map_range : float
+        Largest absolute value of the reference's maps.
+    people : (int, int)
+        People found by the reference and by the exported file.
+    keypoints : int
+        Keypoints that both found.
+    lost : int
+        Keypoints that one of them alone found.
+    moved_px_max, moved_px_mean : float
+        Distance of the keypoints that both found, in pixels of the image; 0 if there are none.
+    tolerance : Tolerance
+        What was allowed.
+    """
+
+    reference: str
+    exported: str
+    precision: str
+    images: int
+    sizes: tuple[tuple[int, int], ...]
+    batches: tuple[int, ...]
+    max_error: float
+    mean_error: float
+    map_range: float
+    people: tuple[int, int]
+    keypoints: int
+    lost: int
+    moved_px_max: float
+    moved_px_mean: float
+    tolerance: Tolerance
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What exceeds the tolerance, each with its value."""
+        allowed = self.tolerance.maps * self.map_range
+        problems = []
+        if not self.max_error <= allowed:
+            problems.append(f"the maps differ by up to {self.max_error:.3g}, allowed are {allowed:.3g}")
+        if self.lost > self.tolerance.lost * (self.keypoints + self.lost):
+            problems.append(f"{self.lost} of {self.keypoints + self.lost} keypoints are found by one side alone")
+        if self.moved_px_mean > self.tolerance.moved_px:
+            problems.append(
+                f"keypoints move by {self.moved_px_mean:.3g} px on average, allowed are {self.tolerance.moved_px:g}"
+            )
+        return tuple(problems)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exported file may be called the same network."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        record = asdict(self)
+        return record | {
+            "sizes": [list(size) for size in self.sizes],
+            "batches": list(self.batches),
+            "people": list(self.people),
+            "ok": self.ok,
+        }
+
+
+def check(
+    reference: Runner,
+    exported: Runner,
+    images: Sequence[Image],
+    *,
+    pose: PoseSpec | None = None,
+    heights: Sequence[int] | None = None,
+    precision: str = "fp32",
+    options: PafOptions | None = None,
+) -> Parity:
+    """Compare two runners on images, at several sizes and with one and two images at a time.
+
+    The second image of a batch is the mirrored first one.
+
+    Parameters
+    ----------
+    reference, exported : Runner
+        The network and what was made of it.
+    images : sequence of array, shape (H, W, 3), uint8
+        BGR images with people, so that there are keypoints to compare.
+    pose : PoseSpec, optional
+        How images are prepared and maps decoded; by default the reference's.
+    heights : sequence of int, optional
+        Heights that images are scaled to; by default the pose specification's and 0.7 of it.
+    precision : {"fp32", "fp16"}
+        Of the stored weights: chooses the tolerance.
+    options : PafOptions, optional
+        Of the decoder.
+
+    Raises
+    ------
+    UsageError
+        If there is no image, or the precision is unknown.
+    ParityError
+        If the exported file lacks an output or gives maps of another shape.
+    """
+    if not images:
+        raise UsageError("parity needs at least one image", way_out="Name a data set with --data")
+    if precision not in TOLERANCES:
+        raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(TOLERANCES)}")
+    pose = pose or reference.pose
+    options = options or PafOptions()
+    heights = heights or (pose.height, pose.stride * max(1, round(0.7 * pose.height / pose.stride)))
+    errors = _MapErrors()
+    people = _PeopleErrors()
+    sizes: dict[tuple[int, int], None] = {}
+    for image in images:
+        for height in heights:
+            prepared = prepare(image, pose, height)
+            sizes[prepared.array.shape[1], prepared.array.shape[2]] = None
+            pair = np.ascontiguousarray(np.stack([prepared.array, prepared.array[..., ::-1]]))  # [2, 3, H, W]
+            wanted, found = reference.run(pair), exported.run(pair)
+            errors.add(wanted, found, pose.outputs)
+            alone = exported.run(pair[:1])
+            errors.add({name: maps[:1] for name, maps in wanted.items()}, alone, pose.outputs)
+            for index in range(len(pair)):
+                both = (_decode(maps, index, prepared, pose, options) for maps in (wanted, found))
+                people.add(*both, far=_FAR * float(np.hypot(*prepared.size)))
+    moved = np.asarray(people.moved or [0.0])
+    return Parity(
+        reference=reference.name,
+        exported=exported.name,
+        precision=precision,
+        images=len(images),
+        sizes=tuple(sizes),
+        batches=(1, 2),
+        max_error=errors.largest,
+        mean_error=errors.total / errors.cells / errors.range if errors.range else errors.total,
+        map_range=errors.range,
+        people=people.counts,
+        keypoints=len(people.moved),
+        lost=people.lost,
+        moved_px_max=float(moved.max()),
+        moved_px_mean=float(moved.mean()),
+        tolerance=TOLERANCES[precision],
+    )
+
+
+def require(parity: Parity) -> Parity:
+    """The same parity if it is good, else a `ParityError` with its values."""
+    if parity.ok:
+        return parity
+    raise ParityError(
+        f"the file for {parity.exported} ({parity.precision}) does not reproduce the network: "
+        + "; ".join(parity.problems),
+        way_out="The runtime may lack an operation, or compute in a lower precision than it was told to",
+    )
+
+
+class _MapErrors:
+    """Differences of maps, gathered over all runs."""
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+        self.total = 0.0
+        self.cells = 0
+        self.range = 0.0
+
+    def add(self, wanted: Maps, found: Maps, outputs: tuple[str, ...]) -> None:
+        for name in outputs:
+            if name not in found:
+                raise ParityError("the exported file lacks an output", found=sorted(found), way_out=f"Needed: {name}")
+            if found[name].shape != wanted[name].shape:
+                raise ParityError(
+                    f"the exported file's {name} have another shape than the network's",
+                    found=found[name].shape,
+                    way_out=f"Needed: {wanted[name].shape}",
+                )
+            difference = np.abs(found[name].astype(np.float64) - wanted[name])
+            # A NaN would compare as neither larger nor smaller and slip through.
+            self.largest = max(self.largest, float(difference.max()) if np.isfinite(difference).all() else np.inf)
+            self.total += float(difference.sum())
+            self.cells += difference.size
+            self.range = max(self.range, float(np.abs(wanted[name]).max()))
+
+
+class _PeopleErrors:
+    """Differences of decoded people, gathered over all images."""
+
+    def __init__(self) -> None:
+        self.moved: list[float] = []
+        self.lost = 0
+        self.counts = (0, 0)
+
+    def add(self, wanted: Sequence[Pose], found: Sequence[Pose], *, far: float) -> None:
+        moved, lost = compare_people(wanted, found, far=far)
+        self.moved += moved
+        self.lost += lost
+        self.counts = (self.counts[0] + len(wanted), self.counts[1] + len(found))
+
+
+def compare_people(wanted: Sequence[Pose], found: Sequence[Pose], *, far: float) -> tuple[list[float], int]:
+    """Pair people so that their joints lie closest, then compare joint by joint.
+
+    Parameters
+    ----------
+    wanted, found : sequence of Pose
+        People of one image.
+    far : float
+        Distance in pixels from which two points are not the same joint of the same person.
+
+    Returns
+    -------
+    (list of float, int)
+        Distance in pixels of each joint that both have, and the number of joints that one side alone has.
+    """
+    first, second = (_stack(people) for people in (wanted, found))  # [P, K, 3], [Q, K, 3]
+    distance = np.linalg.norm(first[:, None, :, :2] - second[None, :, :, :2], axis=-1)  # [P, Q, K]
+    there = (first[:, None, :, 2] > 0, second[None, :, :, 2] > 0)  # [P, 1, K], [1, Q, K]
+    same = there[0] & there[1] & (distance < far)  # [P, Q, K]
+    # Each joint that is the same gains at least a little, so the pairing prefers many joints, then close ones.
+    gain = np.where(same, 1 - 0.5 * distance / far, 0.0).sum(axis=-1)  # [P, Q]
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    kept = same[rows, columns]  # [min(P, Q), K]
+    moved = distance[rows, columns][kept]
+    lost = int(there[0].sum() + there[1].sum()) - 2 * len(moved)
+    return [float(d) for d in moved], lost
+
+
+def _stack(people: Sequence[Pose]) -> NDArray[np.float64]:
+    if not people:
+        return np.zeros((0, 1, 3))
+    return np.stack([pose.keypoints for pose in people]).astype(np.float64)
+
+
+def _decode(maps: Maps, index: int, prepared: Prepared, pose: PoseSpec, options: PafOptions) -> list[Pose]:
+    if not all(np.isfinite(maps[name][index]).all() for name in pose.outputs):
+        return []
+    heatmaps, pafs = (maps[name][index] for name in pose.outputs)
+    return decode(heatmaps, pafs, prepared, pose, options)

@@ -1,0 +1,103 @@
+"""An ONNX file of ours as OpenVINO IR: a pair of files, ``.xml`` for the graph and ``.bin`` for the weights."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.errors import FileError, UsageError
+from compress.export.to_onnx import read_metadata
+from compress.files import refuse_existing
+
+PRECISIONS = ("fp32", "fp16")
+
+#: Where our metadata lies in the IR's ``rt_info``; the keys below it are those of the ONNX file.
+SECTION = "compress"
+
+
+def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", force: bool = False) -> tuple[Path, Path]:
+    """Write an ONNX file as OpenVINO IR.
+
+    Parameters
+    ----------
+    onnx_path : Path
+        A file that `compress.export.to_onnx.export_onnx` wrote.
+    path : Path
+        The ``.xml`` file; the weights go beside it, with the suffix ``.bin``.
+    precision : {"fp32", "fp16"}
+        How weights are stored. Computation is not bound to it: a runtime computes in what it is told to.
+    force : bool
+        Replace existing files.
+
+    Returns
+    -------
+    (Path, Path)
+        The ``.xml`` and the ``.bin`` file.
+
+    Raises
+    ------
+    FileError
+        If one of the files exists already.
+    UsageError
+        If the suffix is not ``.xml`` or the precision is unknown.
+    """
+    with atomic_pair(path, force=force) as temporary:
+        write_ir(onnx_path, temporary, precision=precision)
+    return path, path.with_suffix(".bin")
+
+
+def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
+    """Convert without care for what stands at ``path``; `export_openvino` is the safe way."""
+    import openvino
+    from openvino import passes
+
+    if precision not in PRECISIONS:
+        raise UsageError("unknown precision of weights", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
+    # Not openvino.convert_model: it reports every use to a server unless the user has opted out. With constants
+    # folded, the graph is the same.
+    model = openvino.Core().read_model(onnx_path)
+    folding = passes.Manager()
+    folding.register_pass(passes.ConstantFolding())
+    folding.run_passes(model)
+    model.validate_nodes_and_infer_types()
+    for key, value in read_metadata(onnx_path).items():
+        model.set_rt_info(value, [SECTION, key])
+    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+
+
+@contextmanager
+def atomic_pair(path: Path, *, force: bool = True) -> Iterator[Path]:
+    """Give a temporary ``.xml`` name; it and the ``.bin`` beside it are put in place together.
+
+    The graph file vanishes first and comes back last, so a pair of old and new halves is never there to be read:
+    whatever interrupts, a reader finds a whole pair or no graph. After an error in the block nothing has changed.
+
+    Raises
+    ------
+    UsageError
+        If the suffix is not ``.xml``.
+    FileError
+        If ``path`` or its ``.bin`` exists and ``force`` is false, or the folder can't be made.
+    """
+    if path.suffix != ".xml":
+        raise UsageError("an OpenVINO file's name must end in .xml", found=str(path))
+    weights = path.with_suffix(".bin")
+    refuse_existing(path, force)
+    refuse_existing(weights, force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the folder can't be made: {error.strerror}", found=str(path.parent)) from error
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        new_weights = temporary.with_suffix(".bin")
+        for file in (temporary, new_weights):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        path.unlink(missing_ok=True)
+        new_weights.replace(weights)
+        temporary.replace(path)

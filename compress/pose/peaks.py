@@ -1,0 +1,135 @@
+"""Joints as peaks of heatmaps, between the cells of the map and without upsampling all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+#: Peaks this much lower than a neighbour still count: the same point, reached from two cells, differs by rounding.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Places where joints may be, joint by joint.
+
+    Attributes
+    ----------
+    points : array, shape (P, 2), float32
+        x and y; the unit is the finder's.
+    scores : array, shape (P,), float32
+        Heights of the peaks.
+    starts : array, shape (K + 1,), int
+        The peaks of joint k are ``starts[k]`` to ``starts[k + 1]``.
+    """
+
+    points: Floats
+    scores: Floats
+    starts: NDArray[np.int64]
+
+
+def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: float, limit: int) -> Peaks:
+    """Local maxima of heatmaps upsampled with cubic interpolation, refined by a parabola through each.
+
+    Only the surroundings of cells that can hold a peak are interpolated: cells of at least half the threshold and of
+    at least a third of their highest neighbour.
+
+    Parameters
+    ----------
+    heatmaps : array, shape (K, h, w), float32
+        One map a joint.
+    upsample : int
+        Interpolated points per cell along each axis; peaks are the highest of 3x3 such points.
+    threshold : float
+        Smallest height of a peak.
+    radius : float
+        Of peaks of one joint nearer to each other than this, in cells, the highest stays.
+    limit : int
+        Most peaks of one joint; the highest stay.
+
+    Returns
+    -------
+    Peaks
+        In cells, the centre of the first one at (0, 0); the highest of each joint first.
+    """
+    joint, row, column = _active_cells(heatmaps, threshold)
+    fine = _interpolate(heatmaps, joint, row, column, upsample)  # (u + 2, u + 2, N)
+    inner = fine[1:-1, 1:-1]
+    highest = np.maximum(np.maximum(fine[:-2], fine[1:-1]), fine[2:])
+    highest = np.maximum(np.maximum(highest[:, :-2], highest[:, 1:-1]), highest[:, 2:])
+    found = np.where((inner >= highest - _ROUNDING) & (inner >= threshold), inner, -np.inf).reshape(upsample**2, -1)
+    best = found.argmax(axis=0)  # a cell holds one peak
+    cells = np.flatnonzero(found[best, np.arange(found.shape[1])] >= threshold)
+    y, x = np.divmod(best[cells], upsample)
+    joint, row, column = joint[cells], row[cells], column[cells]
+    centre = fine[y + 1, x + 1, cells]
+    step_x, rise_x = _parabola(fine[y + 1, x, cells], centre, fine[y + 1, x + 2, cells])
+    step_y, rise_y = _parabola(fine[y, x + 1, cells], centre, fine[y + 2, x + 1, cells])
+    points = np.stack(
+        [column + (x + 0.5 + step_x) / upsample - 0.5, row + (y + 0.5 + step_y) / upsample - 0.5], axis=-1
+    )
+    return _thin_out(joint, points, centre + rise_x + rise_y, len(heatmaps), radius, limit)
+
+
+def _active_cells(heatmaps: Floats, threshold: float) -> tuple[NDArray[np.int64], ...]:
+    """Map, row and column of the cells that can hold a peak."""
+    padded = np.pad(heatmaps, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    highest = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    highest = np.maximum(np.maximum(highest[..., :-2], highest[..., 1:-1]), highest[..., 2:])
+    return np.nonzero(heatmaps >= np.maximum(highest / 3, threshold / 2))
+
+
+def _interpolate(
+    heatmaps: Floats, joint: NDArray[np.int64], row: NDArray[np.int64], column: NDArray[np.int64], upsample: int
+) -> Floats:
+    """The interpolated points in N cells and one more on each side: (u + 2, u + 2, N), N being last for speed."""
+    padded = np.pad(heatmaps, ((0, 0), (2, 2), (2, 2)), mode="edge")
+    _, height, width = padded.shape
+    window = (np.arange(5)[:, None] * width + np.arange(5)).reshape(25, 1)
+    taps = padded.ravel()[(joint * height + row) * width + column + window]  # (25, N)
+    weights = cubic_weights(upsample)
+    return (np.kron(weights, weights) @ taps).reshape(upsample + 2, upsample + 2, -1)
+
+
+def cubic_weights(upsample: int) -> Floats:
+    """Weights (u + 2, 5) of a cell and two more on each side in the points of the cell and one more on each side.
+
+    Keys' cubic convolution (1981) with a = -0.75, as in OpenCV.
+    """
+    position = (np.arange(-1, upsample + 1) + 0.5) / upsample - 0.5
+    distance = np.abs(position[:, None] - np.arange(-2, 3))
+    a = -0.75
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
+
+
+def _parabola(before: Floats, centre: Floats, after: Floats) -> tuple[Floats, Floats]:
+    """Where a parabola through three points has its top, in steps from the second, and how far above it."""
+    curvature = before - 2 * centre + after
+    step = np.where(curvature < 0, (before - after) / np.minimum(curvature, -1e-12) / 2, 0)
+    step = np.clip(step, -0.5, 0.5)
+    return step, step * (after - before + step * curvature) / 2
+
+
+def _thin_out(
+    joint: NDArray[np.int64], points: NDArray[np.floating], scores: Floats, joints: int, radius: float, limit: int
+) -> Peaks:
+    """Peaks sorted by joint and height, without those beside higher ones."""
+    order = np.lexsort((-scores, joint))
+    joint, points, scores = joint[order], points[order].astype(np.float32), scores[order]
+    starts = np.searchsorted(joint, np.arange(joints + 1))
+    kept = np.ones(len(joint), dtype=np.bool_)
+    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+        group = points[start:stop]
+        near = np.sum((group[:, None] - group) ** 2, axis=-1) < radius**2
+        for first, second in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+            if kept[start + first]:
+                kept[start + second] = False
+        kept[start + np.flatnonzero(kept[start:stop])[limit:]] = False
+    joint = joint[kept]
+    return Peaks(points[kept], scores[kept], np.searchsorted(joint, np.arange(joints + 1)))

@@ -1,0 +1,67 @@
+"""Which parameters are trained, and how strongly their size is punished."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from compress.errors import NetworkError
+from compress.training.options import FineTuneOptions
+
+
+def find_frozen(module: nn.Module, patterns: tuple[str, ...]) -> tuple[nn.Module, ...]:
+    """The submodules that the patterns name, with everything inside them.
+
+    Parameters
+    ----------
+    module : Module
+        The network.
+    patterns : tuple of str
+        Exact names or patterns with ``*``, ``?`` and ``[...]``.
+
+    Raises
+    ------
+    NetworkError
+        If a pattern matches no submodule.
+    """
+    names = [name for name, _ in module.named_modules() if name]
+    found: list[str] = []
+    for pattern in patterns:
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            tops = ", ".join(name for name, _ in module.named_children())
+            raise NetworkError("no module to freeze has this name", found=pattern, way_out=f"Modules: {tops}")
+        found += matches
+    inside = [part for name in found for part in module.get_submodule(name).modules()]
+    return tuple(dict.fromkeys(inside))
+
+
+def trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list[nn.Parameter]:
+    """What the optimizer may change; the parameters of the frozen submodules lose their gradient.
+
+    Raises
+    ------
+    NetworkError
+        If nothing is left.
+    """
+    for part in frozen:
+        part.requires_grad_(False)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
+        raise NetworkError("every parameter is frozen, so there is nothing to train", way_out="Freeze less")
+    return trained
+
+
+def parameter_groups(trained: list[nn.Parameter], options: FineTuneOptions) -> list[dict[str, Any]]:
+    """Matrices and kernels with weight decay; biases and normalisation, which are vectors, without."""
+    groups = (
+        ([p for p in trained if p.ndim > 1], options.weight_decay),
+        ([p for p in trained if p.ndim <= 1], 0.0),
+    )
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": options.learning_rate}
+        for parameters, decay in groups
+        if parameters
+    ]

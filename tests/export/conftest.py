@@ -1,0 +1,72 @@
+"""A small network with everything that exports trip over, and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.export.to_onnx import export_onnx
+from compress.networks.registry import NetworkSpec
+from compress.pose.spec import PoseSpec
+
+
+class Stub(nn.Module):
+    """Two stages at stride 8 with batch normalisation, dilation, groups and a resize to another map's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 8, 3, 2, 2, dilation=2, groups=8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16)
+        )
+        self.deep = nn.Conv2d(16, 16, 3, 2, 1)
+        self.heat = nn.ModuleList(nn.Conv2d(16, 19, 1) for _ in range(2))
+        self.fields = nn.ModuleList(nn.Conv2d(16, 38, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        first = self.body(self.stem(x))
+        small = torch.relu(self.deep(first))
+        # torch's bilinear resize and ONNX's agree in all runtimes; nearest does not at odd sizes.
+        second = first + functional.interpolate(small, size=first.shape[-2:], mode="bilinear", align_corners=False)
+        features = (first, second)
+        return [
+            {"pafs": fields(f), "heatmaps": heat(f)}
+            for f, heat, fields in zip(features, self.heat, self.fields, strict=True)
+        ]
+
+
+def make_stub() -> Stub:
+    torch.manual_seed(3)
+    stub = Stub()
+    for layer in stub.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+            layer.running_mean = torch.randn_like(layer.running_mean)
+            layer.running_var = torch.rand_like(layer.running_var) + 0.5
+    return stub
+
+
+POSE = PoseSpec(height=64, color="rgb", mean=(1.0, 2.0, 3.5))
+
+
+@pytest.fixture
+def stub() -> Stub:
+    return make_stub()
+
+
+@pytest.fixture(scope="session")
+def pose() -> PoseSpec:
+    return POSE
+
+
+@pytest.fixture(scope="session")
+def stub_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stub as ONNX; tests only read it."""
+    history = [{"stage": "factorize", "ratio": "1/3", "seconds": 1.5, "layers": ["long"], "text": "x" * 1000}]
+    path = tmp_path_factory.mktemp("stub") / "stub.onnx"
+    return export_onnx(make_stub(), POSE, path, network=NetworkSpec("stub", {"width": 8}), history=history)

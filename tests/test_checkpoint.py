@@ -1,0 +1,332 @@
+"""Checkpoints: round trips, building, starting weights, and state dicts from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from compress import checkpoint as checkpoint_room
+from compress.checkpoint import FORMAT, Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.errors import CheckpointError, NetworkError
+from compress.networks.registry import NetworkEntry, NetworkSpec, get_entry
+from compress.pose.spec import PoseSpec
+from compress.surgery.edits import FactorizeEdit, apply_edits
+
+SMALL = {"refinements": 1, "width": 8, "backbone_scale": 0.125, "blocks": 1, "head_width": 8}
+
+RESNET = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.more = stride, outputs - inputs
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(y + functional.pad(x[..., ::self.stride, ::self.stride], [0] * 5 + [self.more]))
+
+class ResNet(nn.Module):
+    def __init__(self, width=16, blocks=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        sizes = [width, width, 2 * width, 4 * width]
+        for index in range(3):
+            first = Block(sizes[index], sizes[index + 1], 2 if index else 1)
+            more = (Block(sizes[index + 1], sizes[index + 1], 1) for _ in range(blocks - 1))
+            setattr(self, f"layer{index + 1}", nn.Sequential(first, *more))
+        self.linear = nn.Linear(4 * width, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+def resnet20(width=16):
+    return ResNet(width)
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("grid", torch.arange(3.0), persistent=False)
+
+    def forward(self, x):
+        return self.second(self.first(x + self.grid))
+"""
+
+
+@pytest.fixture
+def mynetworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = "networks_of_another_user"
+    (tmp_path / f"{name}.py").write_text(RESNET)
+    monkeypatch.chdir(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def small() -> Checkpoint:
+    return initial_checkpoint("default", SMALL, seed=3, trained=False)
+
+
+@pytest.fixture(scope="module")
+def edited(small: Checkpoint) -> Checkpoint:
+    edit = FactorizeEdit({"initial_stage.trunk.1.0": ("tucker2", (3, 2)), "cpm.align.0": ("svd", (4,))})
+    module = apply_edits(small.build(), (edit,))
+    return snapshot(small, module, edits=(edit,), command="factorize", ratio="1/3", layers=[{"ranks": [3, 2]}])
+
+
+def same_weights(a: Any, b: Any) -> bool:
+    return list(a) == list(b) and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+def assert_same(a: Checkpoint, b: Checkpoint) -> None:
+    assert same_weights(a.state_dict, b.state_dict)
+    empty: dict[str, Tensor] = {}
+    assert replace(a, state_dict=empty) == replace(b, state_dict=empty)
+
+
+def module_prefixed(state: Any) -> dict[str, Any]:
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("which", ["small", "edited"])
+def test_a_checkpoint_comes_back_bit_for_bit(
+    which: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    before: Checkpoint = request.getfixturevalue(which)
+    path = tmp_path / f"model{suffix}"
+    save_checkpoint(before, path)
+    after = load_checkpoint(path)
+    assert_same(after, before)
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected, found = before.build()(image)[-1], after.build()(image)[-1]
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_both_formats_hold_the_same_record_and_nothing_but_plain_values(edited: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(edited, tmp_path / "model.pt")
+    save_checkpoint(edited, tmp_path / "model.safetensors")
+    record = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(record) == {"format", "version", "network", "edits", "pose", "history", "state_dict"}
+    assert (record.pop("format"), record["version"]) == ("compress-checkpoint", 1)
+    assert same_weights(record.pop("state_dict"), edited.state_dict)
+    with safetensors.safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        metadata = json.loads(file.metadata()[FORMAT])
+    assert metadata.pop("format") == FORMAT
+    assert metadata == record
+
+
+def test_networks_outlive_a_change_of_their_defaults(tmp_path: Path) -> None:
+    save_checkpoint(initial_checkpoint("lightweight-openpose", {"refinements": 0}), tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["network"]["options"] == {"refinements": 0}
+    assert initial_checkpoint("default", {"width": 8}, trained=False).network.options["blocks"] == 3
+
+
+def test_views_and_shared_tensors_are_saved_as_themselves(small: Checkpoint, tmp_path: Path) -> None:
+    large = torch.zeros(10_000_000)
+    state = dict(small.state_dict)
+    keys = [key for key in state if key.startswith("initial_stage.trunk") and key.endswith("0.0.weight")]
+    large[: state[keys[0]].numel()] = state[keys[0]].flatten()
+    state[keys[0]] = large[: state[keys[0]].numel()].view_as(state[keys[0]])
+    state["initial_stage.trunk.1.0.weight"] = state["initial_stage.trunk.2.0.weight"] = state[keys[0]]
+    shared = replace(small, state_dict=state)
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / f"model{suffix}"
+        save_checkpoint(shared, path)
+        assert path.stat().st_size < 1_000_000
+        assert same_weights(load_checkpoint(path).state_dict, state)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_half_precision_storage_gives_a_float32_network(small: Checkpoint, suffix: str, tmp_path: Path) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in small.state_dict.items()}
+    path = tmp_path / f"model{suffix}"
+    save_checkpoint(replace(small, state_dict=half), path)
+    loaded = load_checkpoint(path)
+    module = loaded.build()
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert all(torch.equal(value, half[key].to(value.dtype)) for key, value in module.state_dict().items())
+    assert all(p.requires_grad for p in module.parameters())
+
+
+# Building
+
+
+def test_building_gives_a_network_of_its_own_in_eval_mode(small: Checkpoint) -> None:
+    first, second = small.build(), small.build()
+    assert not any(part.training for part in first.modules())
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    assert same_weights(second.state_dict(), small.state_dict)
+    assert all(p.requires_grad and p.is_leaf and p.device.type == "cpu" for p in second.parameters())
+
+
+def test_building_and_loading_leave_the_random_state_alone(small: Checkpoint, tmp_path: Path) -> None:
+    save_checkpoint(small, tmp_path / "model.pt")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_checkpoint(tmp_path / "model.pt").build()
+    initial_checkpoint("default", SMALL, seed=9, trained=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_weights_that_do_not_fit_are_refused_at_building(small: Checkpoint) -> None:
+    state = dict(small.state_dict)
+    state.pop("cpm.conv.0.weight")
+    with pytest.raises(CheckpointError, match=r"default: 1 missing: cpm\.conv\.0\.weight"):
+        replace(small, state_dict=state).build()
+
+
+def test_a_snapshot_copies_weights_and_appends(small: Checkpoint) -> None:
+    module = small.build()
+    later = snapshot(small, module, command="finetune", steps=5)
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    assert same_weights(later.state_dict, small.state_dict)
+    assert later.history == (*small.history, {"command": "finetune", "steps": 5})
+    assert snapshot(small, module).history == small.history
+    assert not torch.equal(snapshot(small, module).state_dict["model.0.0.weight"], later.state_dict["model.0.0.weight"])
+
+
+# Starting
+
+
+def test_a_seed_gives_the_same_random_weights() -> None:
+    first, again, other = (initial_checkpoint("default", SMALL, seed=seed, trained=False) for seed in (1, 1, 2))
+    assert_same(first, again)
+    assert not torch.equal(first.state_dict["cpm.conv.0.weight"], other.state_dict["cpm.conv.0.weight"])
+    assert first.history[-1]["trained"] is False
+    assert first.pose == get_entry("default").pose
+
+
+def test_shipped_weights_are_taken_where_there_are_any(
+    small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "default.pt"
+    save_checkpoint(small, shipped)
+    entry = replace(get_entry("default"), weights=shipped)
+    assert isinstance(entry, NetworkEntry)
+    monkeypatch.setattr(checkpoint_room, "get_entry", lambda name: entry)
+    for trained in (None, True):
+        found = initial_checkpoint("default", SMALL, trained=trained)
+        assert same_weights(found.state_dict, small.state_dict)
+        assert found.history[-1]["trained"] is True
+    assert initial_checkpoint("default", SMALL, seed=4, trained=False).history[-1]["trained"] is False
+    assert initial_checkpoint("default", {**SMALL, "width": 16}).history[-1]["trained"] is False
+    with pytest.raises(NetworkError, match="no trained weights of the network default with these options"):
+        initial_checkpoint("default", {**SMALL, "width": 16}, trained=True)
+
+
+def test_networks_without_shipped_weights_start_random() -> None:
+    assert initial_checkpoint("human-pose-estimation-0001").history[-1]["trained"] is False
+    with pytest.raises(NetworkError, match="no trained weights"):
+        initial_checkpoint("human-pose-estimation-0001", trained=True)
+    with pytest.raises(NetworkError, match="unknown option"):
+        initial_checkpoint("human-pose-estimation-0001", {"width": 3})
+
+
+# Foreign state dicts
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dict,
+        module_prefixed,
+        lambda state: {"state_dict": module_prefixed(state), "iter": 370000, "optimizer": {"lr": 4e-5}},
+        lambda state: {"model": state, "epoch": 3},
+    ],
+)
+@pytest.mark.parametrize("name", [None, "lightweight-openpose"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_public_files_load_by_detection_and_by_name(
+    wrap: Callable[[Any], Any], name: str | None, legacy: bool, tmp_path: Path
+) -> None:
+    start = initial_checkpoint("lightweight-openpose", {"refinements": 2})
+    path = tmp_path / "checkpoint_iter_370000.pth"
+    torch.save(wrap(start.state_dict), path, _use_new_zipfile_serialization=not legacy)
+    loaded = load_checkpoint(path, name)
+    assert loaded.network == start.network
+    assert loaded.pose == start.pose
+    assert same_weights(loaded.state_dict, start.state_dict)
+    assert loaded.history == (
+        {"command": "import", "file": "checkpoint_iter_370000.pth", "network": "lightweight-openpose"},
+    )
+
+
+def test_a_plain_safetensors_file_is_a_foreign_state_dict(tmp_path: Path) -> None:
+    start = initial_checkpoint("human-pose-estimation-0001")
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(dict(start.state_dict), path, metadata={"format": "pt"})
+    assert load_checkpoint(path).network == NetworkSpec("human-pose-estimation-0001")
+    assert same_weights(load_checkpoint(path).build().state_dict(), start.state_dict)
+
+
+def test_the_wrong_name_is_refused_with_what_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(dict(initial_checkpoint("lightweight-openpose").state_dict), path)
+    with pytest.raises(CheckpointError, match=r"human-pose-estimation-0001: 11\d missing.*unexpected.*--network"):
+        load_checkpoint(path, "human-pose-estimation-0001")
+    with pytest.raises(NetworkError, match="unknown network"):
+        load_checkpoint(path, "openpose")
+
+
+@pytest.mark.real
+def test_open_model_zoo_weights_load_by_detection_and_by_name(assets: Path) -> None:
+    path = assets / "weights" / "human-pose-estimation-0001" / "human-pose-estimation-0001.pth"
+    raw = torch.load(path, weights_only=True)["state_dict"]
+    for name in (None, "human-pose-estimation-0001"):
+        loaded = load_checkpoint(path, name)
+        assert loaded.network == NetworkSpec("human-pose-estimation-0001")
+        assert loaded.pose == PoseSpec(height=368)
+        assert same_weights(loaded.build().state_dict(), raw)
+
+
+@pytest.mark.real
+def test_a_network_of_the_users_own_loads_by_its_factory(assets: Path, mynetworks: str, tmp_path: Path) -> None:
+    path = assets / "weights" / "cifar10_resnet" / "resnet20-12fca82f.th"
+    with pytest.raises(CheckpointError, match=r"no known network.*lightweight-openpose.*package\.module:factory"):
+        load_checkpoint(path)
+    loaded = load_checkpoint(path, f"{mynetworks}:resnet20")
+    assert loaded.network == NetworkSpec(f"{mynetworks}:resnet20")
+    raw = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    module = loaded.build()
+    # The file predates batch counters.
+    assert all(torch.equal(module.state_dict()[key.removeprefix("module.")], raw[key]) for key in raw)
+    assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    save_checkpoint(loaded, tmp_path / "ours.pt")
+    assert_same(load_checkpoint(tmp_path / "ours.pt", f"{mynetworks}:resnet20"), loaded)
+
+
+def test_ties_and_unsaved_buffers_of_a_users_network_stay(mynetworks: str) -> None:
+    start = initial_checkpoint(f"{mynetworks}:Tied")
+    module = start.build()
+    first, second = module.get_submodule("first"), module.get_submodule("second")
+    assert first.weight is second.weight
+    assert torch.equal(module.get_buffer("grid"), torch.arange(3.0))
+    assert same_weights(module.state_dict(), start.state_dict)

@@ -1,0 +1,145 @@
+"""Batches: what is in them, and that neither workers nor the starting point change it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compress.data.augment import PLAIN, Augmentation, augment
+from compress.errors import DataError
+from compress.pose.spec import PoseSpec
+from compress.training.batches import Batch, Examples, Steps, load_batches, normalise
+
+POSE = PoseSpec()
+
+
+def examples(data: Any, **changes: Any) -> Examples:
+    settings = {"size": (64, 64), "augmentation": Augmentation(), "seed": 5, "labels": True} | changes
+    return Examples(data, settings.pop("pose", POSE), **settings)
+
+
+def load(source: Examples, **changes: Any) -> list[Batch]:
+    return list(load_batches(source, **({"batch_size": 5, "start": 0, "steps": 6, "workers": 0} | changes)))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = [(a.images, b.images), (a.mask, b.mask), *((a.targets[name], b.targets[name]) for name in a.targets)]
+    return a.targets.keys() == b.targets.keys() and all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_workers_and_the_starting_step_do_not_change_a_batch(stickmen: Any) -> None:
+    source = examples(stickmen())
+    straight = load(source)
+    assert len(straight) == 6
+    for workers, start in ((2, 0), (1, 2), (0, 4)):
+        other = load(source, workers=workers, start=start)
+        assert len(other) == 6 - start
+        assert all(same(x, y) for x, y in zip(straight[start:], other, strict=True))
+
+
+def test_the_seed_and_the_epoch_change_the_views(stickmen: Any) -> None:
+    data = stickmen(1)
+    first, second = load(examples(data), batch_size=1, steps=2)
+    other = load(examples(data, seed=6), batch_size=1, steps=1)[0]
+    assert not same(first, second)
+    assert not same(first, other)
+
+
+def test_loading_leaves_the_global_generators_alone(stickmen: Any) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    load(examples(stickmen()), workers=1)
+    load(examples(stickmen()))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], legacy)  # noqa: NPY002
+
+
+def test_each_epoch_takes_every_image_once_whatever_the_batch_size() -> None:
+    keys = [key for batch in Steps(7, batch_size=3, start=0, steps=14, seed=1) for key in batch]
+    assert len(keys) == 42
+    for epoch in range(6):
+        chunk = keys[7 * epoch : 7 * epoch + 7]
+        assert [e for e, _ in chunk] == [epoch] * 7
+        assert sorted(i for _, i in chunk) == list(range(7))
+    assert [i for _, i in keys[:7]] != [i for _, i in keys[7:14]]
+
+
+def test_a_batch_holds_image_targets_and_mask_of_the_same_view(stickmen: Any) -> None:
+    data = stickmen()
+    source = examples(data, augmentation=PLAIN)
+    batch = load(source, batch_size=12, steps=1)[0]
+    order = [index for _, index in next(iter(Steps(12, batch_size=12, start=0, steps=1, seed=5)))]
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.targets["heatmaps"].shape == (12, 19, 8, 8)
+    assert batch.targets["pafs"].shape == (12, 38, 8, 8)
+    for position, index in enumerate(order):
+        sample = data[index]
+        assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), sample.image)
+        blocks = sample.mask.reshape(8, 8, 8, 8).mean(axis=(1, 3))
+        assert np.allclose(batch.mask[position, 0].numpy(), blocks)
+        nose = sample.people[0].keypoints[0, :2]
+        y, x = np.unravel_index(int(batch.targets["heatmaps"][position, 0].argmax()), (8, 8))
+        assert np.abs(np.array([8 * x + 3.5, 8 * y + 3.5]) - nose).max() <= 8
+
+
+def test_crowds_are_no_people(stickmen: Any) -> None:
+    data = stickmen(1)
+    sample = data[0]
+    crowd = replace(sample.people[0], crowd=True, keypoints=np.zeros((0, 3), np.float32))
+
+    class Crowded(stickmen):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            return replace(sample, people=(crowd,))
+
+    targets = load(examples(Crowded(1), augmentation=PLAIN), batch_size=1, steps=1)[0].targets
+    assert float(targets["heatmaps"][:, :18].max()) == 0
+    assert float(targets["pafs"].abs().max()) == 0
+
+
+def test_pixels_come_normalised_and_in_the_order_of_the_network(stickmen: Any) -> None:
+    pose = PoseSpec(color="rgb", mean=(10.0, 20.0, 30.0), scale=(1.0, 0.5, 0.25))
+    data = stickmen(1)
+    source = examples(data, pose=pose, augmentation=PLAIN)
+    batch = load(source, batch_size=1, steps=1)[0]
+    images = normalise(batch.images, pose)
+    expected = (data[0].image[..., ::-1].astype(np.float32) - pose.mean) * pose.scale
+    assert np.allclose(images[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    # Outside of the image lies the mean, so that the network reads zero there.
+    wide = load(examples(data, pose=pose, augmentation=PLAIN, size=(64, 128)), batch_size=1, steps=1)[0]
+    assert float(normalise(wide.images, pose)[..., :24].abs().max()) == 0
+
+
+def test_images_without_annotations_are_enough_where_labels_are_not_asked_for(stickmen: Any) -> None:
+    batch = load(examples(stickmen(annotated=False), labels=False), steps=1)[0]
+    assert batch.targets == {}
+    assert batch.images.shape == (5, 3, 64, 64)
+
+
+def test_data_that_can_not_be_trained_on_is_refused(stickmen: Any) -> None:
+    with pytest.raises(DataError, match=r"no annotations.*stickmen:12.*teacher"):
+        examples(stickmen(annotated=False))
+    with pytest.raises(DataError, match="empty"):
+        examples(stickmen(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_data_set_arrives_whole(stickmen: Any, workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        load(examples(stickmen(broken=3)), workers=workers)
+    assert caught.value.what == "the image does not decode"
+    assert caught.value.found == "3.jpg"
+    assert caught.value.way_out == "Fetch it again"
+
+
+def test_a_view_of_the_batch_is_the_augmented_sample(stickmen: Any) -> None:
+    data = stickmen(1)
+    batch = load(examples(data, seed=9), batch_size=1, steps=1)[0]
+    view = augment(data[0], (64, 64), Augmentation(), np.random.default_rng((9, 0, 0)))
+    assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), view.image)
