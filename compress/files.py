@@ -27,14 +27,17 @@ def atomic_path(path: Path, *, force: bool = True) -> Iterator[Path]:
     Raises
     ------
     FileError
-        If ``path`` exists and ``force`` is false, or its folder can't be made.
+        If ``path`` exists and ``force`` is false, or the disk refuses.
     """
     refuse_existing(path, force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"the folder can't be made: {error.strerror}", found=str(path.parent)) from error
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise FileError(f"nothing can be written there: {error.strerror}", found=str(path.parent)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -46,6 +49,10 @@ def atomic_path(path: Path, *, force: bool = True) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise FileError(
+            f"the file can't be written: {error.strerror}", found=str(path), way_out="Check space and permissions"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -62,7 +69,10 @@ def read_bytes(path: Path, kind: str) -> bytes:
         raise FileError(f"the {kind} does not exist", found=str(path), way_out="Check the path")
     if path.is_dir():
         raise FileError(f"the {kind} is a folder", found=str(path), way_out="Name a file")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"the {kind} can't be read: {error.strerror}", found=str(path)) from error
     if not content:
         raise FileError(f"the {kind} is empty", found=str(path), way_out="Fetch or write it again")
     return content

@@ -243,16 +243,14 @@ def pose_body(shape: Proportions, angles: Mapping[str, float]) -> Body:
     """
     a = clip_angles(angles)
     pelvis = np.eye(3)
-    chest = (
-        rotation("y", a["spine_turn"]) @ rotation("z", -a["spine_lean"]) @ rotation("x", a["spine_bend"])
-    )
+    chest = rotation("y", a["spine_turn"]) @ rotation("z", -a["spine_lean"]) @ rotation("x", a["spine_bend"])
     head = chest @ (rotation("y", a["head_turn"]) @ rotation("z", -a["head_tilt"]) @ rotation("x", a["head_nod"]))
     points = {"pelvis": np.zeros(3)}
     # The lower half of the spine takes part of the bend.
     points["waist"] = shape.belly * _unit(pelvis[:, 1] + 0.6 * chest[:, 1])
     points["neck"] = points["waist"] + shape.chest * chest[:, 1]
-    points["skull"] = points["neck"] + shape.neck * _unit(chest[:, 1] + head[:, 1]) + head @ np.array(
-        [0, 0.86 * shape.skull, 0.010]
+    points["skull"] = (
+        points["neck"] + shape.neck * _unit(chest[:, 1] + head[:, 1]) + head @ np.array([0, 0.86 * shape.skull, 0.010])
     )
     frames = {"pelvis": pelvis, "chest": chest, "head": head}
     half = shape.skull

@@ -5,6 +5,7 @@ Colours are BGR, 0 to 255.
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ _HAIRS: tuple[Colour, ...] = (
     (20, 18, 16), (24, 28, 36), (28, 40, 60), (40, 62, 95), (70, 120, 170), (110, 180, 215), (35, 70, 150),
     (140, 140, 140), (215, 220, 222),
 )  # fmt: skip
-_NOISE_SIZE = 512
+_NOISE_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,8 @@ def draw_colour(rng: np.random.Generator) -> Colour:
         grey = float(rng.choice([28, 50, 85, 130, 190, 228]))
         tint = rng.normal(0, 6, 3)
         return float(grey + tint[0]), float(grey + tint[1]), float(grey + tint[2])
-    hsv = np.array([[[rng.integers(0, 180), rng.integers(60, 230), rng.integers(60, 245)]]], np.uint8)
-    blue, green, red = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0]
-    return float(blue), float(green), float(red)
+    red, green, blue = hsv_to_rgb(rng.random(), rng.uniform(0.24, 0.9), rng.uniform(60, 245))
+    return blue, green, red
 
 
 def draw_outfit(rng: np.random.Generator) -> Outfit:
@@ -112,9 +112,7 @@ def draw_outfit(rng: np.random.Generator) -> Outfit:
         bottom_pattern="plain" if denim or rng.random() < 0.75 else choose(rng, PATTERNS),
         sleeves=choose(rng, {"none": 0.12, "short": 0.43, "long": 0.45}),
         legs=legs,
-        front=choose(
-            rng, {"plain": 0.24, "buttons": 0.2, "logo": 0.22, "tie": 0.06, "open": 0.14, "vneck": 0.14}
-        ),
+        front=choose(rng, {"plain": 0.24, "buttons": 0.2, "logo": 0.22, "tie": 0.06, "open": 0.14, "vneck": 0.14}),
         hair_style=style,
         beard=not long_hair and bool(rng.random() < 0.3),
         glasses=bool(rng.random() < 0.18),
@@ -133,58 +131,58 @@ def make_atlas(rng: np.random.Generator, outfit: Outfit, scale: float) -> tuple[
     outfit : Outfit
         Looks.
     scale : float
-        Pixels per stature: a texel is about a pixel.
+        Pixels per stature: a texel is about a pixel, or more in close views.
 
     Returns
     -------
     atlas : array, shape (h, w, 3), uint8
         The texture.
     charts : dict of str to Chart
-        Where in it ``skin, hair, shoe, top, bottom, second`` (projected) and ``chest, belly, hips, head`` (wrapped) lie.
+        Where in it ``skin, hair, shoe, top, bottom, second`` (projected) and ``chest, belly, hips, head`` (wrapped)
+        lie.
     """
-    cell = int(np.clip(0.30 * scale, 20, 400))
+    cell = int(min(max(0.30 * scale, 24), 80))
     atlas = np.empty((cell, 11 * cell, 3), np.float32)
     atlas[:, :cell] = outfit.skin
     atlas[:, cell : 2 * cell] = outfit.hair
     atlas[:, 2 * cell : 3 * cell] = outfit.shoe
     atlas[cell // 2 + max(cell // 30, 1) :, 2 * cell : 3 * cell] = outfit.second  # the sole
-    top = _cloth(rng, outfit.top_pattern, outfit.top, outfit.second, 3 * cell, cell, scale)
-    bottom = _cloth(rng, outfit.bottom_pattern, outfit.bottom, outfit.second, 3 * cell, cell, scale)
-    atlas[:, 3 * cell : 6 * cell] = top
-    atlas[:, 6 * cell : 8 * cell] = bottom[:, : 2 * cell]
+    atlas[:, 3 * cell : 6 * cell] = _cloth(rng, outfit.top_pattern, outfit.top, outfit.second, 3 * cell, cell, scale)
+    atlas[:, 6 * cell : 8 * cell] = _cloth(
+        rng, outfit.bottom_pattern, outfit.bottom, outfit.second, 2 * cell, cell, scale
+    )
     atlas[:, 8 * cell :] = outfit.second
     atlas *= 1 + 0.07 * noise(rng, cell, 11 * cell, 2)[:, :, None]
     atlas[:, cell : 2 * cell] *= 1 + 0.16 * noise(rng, cell, cell, 0)[:, :, None]
-    _trim(atlas[:, 4 * cell : 6 * cell], outfit)
     head = _head(rng, outfit, max(cell, 48))
     atlas[:, 8 * cell : 10 * cell] = head if len(head) == cell else cv2.resize(head, (2 * cell, cell))
 
-    charts = {
-        name: Chart(x * cell, 0, cell, cell) for name, x in (("skin", 0), ("hair", 1), ("shoe", 2), ("top", 3))
-    }
+    charts = {name: Chart(x * cell, 0, cell, cell) for name, x in (("skin", 0), ("hair", 1), ("shoe", 2), ("top", 3))}
     charts["second"] = Chart(10 * cell, 0, cell, cell)
     charts["bottom"] = Chart(6 * cell, 0, cell, cell)
     charts["chest"] = Chart(4 * cell, 0, 2 * cell - 1, 0.55 * cell, wrap=True)
     charts["belly"] = Chart(4 * cell, 0.55 * cell, 2 * cell - 1, 0.45 * cell, wrap=True)
     charts["hips"] = Chart(6 * cell, 0, 2 * cell - 1, cell, wrap=True)
     charts["head"] = Chart(8 * cell, 0, 2 * cell - 1, cell, wrap=True)
-    return np.clip(atlas, 0, 255).astype(np.uint8), charts
+    pixels = np.minimum(atlas, 255, out=atlas).astype(np.uint8)
+    _trim(pixels[:, 4 * cell : 6 * cell], outfit)
+    return pixels, charts
 
 
 def noise(rng: np.random.Generator, height: int, width: int, octave: int) -> Array:
     """A piece of stored noise of unit variance; its grain is about ``2 ** octave`` pixels (0 to 5)."""
     bank = _bank(octave)
-    y, x = rng.integers(0, _NOISE_SIZE, 2)
     if height <= _NOISE_SIZE and width <= _NOISE_SIZE:
+        y, x = int(rng.integers(_NOISE_SIZE - height + 1)), int(rng.integers(_NOISE_SIZE - width + 1))
         return bank[y : y + height, x : x + width]
+    y, x = int(rng.integers(_NOISE_SIZE)), int(rng.integers(_NOISE_SIZE))
     return np.take(np.take(bank, (y + np.arange(height)) % _NOISE_SIZE, 0), (x + np.arange(width)) % _NOISE_SIZE, 1)
 
 
 @lru_cache(maxsize=6)
 def _bank(octave: int) -> Array:
     # Fresh noise for each image would cost more than drawing its people.
-    values = np.random.default_rng(20 + octave).standard_normal((_NOISE_SIZE, _NOISE_SIZE)).astype(np.float32)
-    values = np.tile(values, (2, 2))
+    values: Array = np.random.default_rng(20 + octave).standard_normal((_NOISE_SIZE, _NOISE_SIZE)).astype(np.float32)
     if octave:
         values = cv2.GaussianBlur(values, (0, 0), 2.0**octave / 2, borderType=cv2.BORDER_REFLECT_101)
     values /= values.std()
@@ -203,6 +201,7 @@ def _cloth(
     period = max(scale * float(rng.uniform(0.018, 0.06)), 3.0)
     xs = np.arange(width, dtype=np.float32)[None, :]
     ys = np.arange(height, dtype=np.float32)[:, None]
+    amount: Array
     if pattern == "rows":
         amount = _wave(ys, period) + 0 * xs
     elif pattern == "columns":
@@ -219,11 +218,8 @@ def _cloth(
         octave = 1 + int(rng.integers(3))
         amount = np.clip(2.5 * noise(rng, height, width, octave), 0, 1)
     else:
-        amount = np.zeros((height, width), np.float32)
-    blend: Array = np.asarray(first, np.float32) + amount[:, :, None] * (
-        np.asarray(second, np.float32) - np.asarray(first, np.float32)
-    )
-    return blend
+        return np.full((height, width, 3), first, np.float32)
+    return cv2.merge([amount * (b - a) + a for a, b in zip(first, second, strict=True)])
 
 
 def _wave(positions: Array, period: float) -> Array:
@@ -231,7 +227,7 @@ def _wave(positions: Array, period: float) -> Array:
     return np.clip(np.minimum(phase, period - phase) - 0.25 * period + 0.5, 0, 1)
 
 
-def _trim(wrap: Array, outfit: Outfit) -> None:
+def _trim(wrap: NDArray[np.uint8], outfit: Outfit) -> None:
     """Collar, buttons and the like on the front of the shirt, whose middle is that of the texture."""
     height, width = wrap.shape[:2]
     middle, unit = width / 2, height / 16
@@ -239,7 +235,7 @@ def _trim(wrap: Array, outfit: Outfit) -> None:
 
     def polygon(points: list[tuple[float, float]], colour: Colour) -> None:
         corners = np.array([[(middle + x * unit) * 16, y * unit * 16] for x, y in points])
-        cv2.fillPoly(canvas, [corners.astype(np.int32)], colour, cv2.LINE_8, 4)
+        cv2.fillPoly(canvas, [corners.astype(np.int32)], colour, cv2.LINE_AA, 4)
 
     light = sum(outfit.top) > 380
     contrast: Colour = (40, 40, 40) if light else (225, 225, 225)
@@ -287,7 +283,10 @@ def _head(rng: np.random.Generator, outfit: Outfit, height: int) -> Array:
     def spot(x: float, y: float, half: tuple[float, float], colour: Colour, thick: float = 0, arc: int = 0) -> None:
         """An ellipse, filled or as an outline; ``arc`` leaves out that many degrees at the bottom."""
         line = max(round(thick * unit), 1) if thick else -1
-        centre, axes = (round(x * unit * 16), round(y * unit * 16)), (round(half[0] * unit * 16), round(half[1] * unit * 16))
+        centre, axes = (
+            (round(x * unit * 16), round(y * unit * 16)),
+            (round(half[0] * unit * 16), round(half[1] * unit * 16)),
+        )
         begin, end = (180 + arc // 2, 360 - arc // 2) if arc else (0, 360)
         cv2.ellipse(face, centre, axes, 0, begin, end, colour, line, cv2.LINE_AA, 4)
 
@@ -320,8 +319,9 @@ def _head(rng: np.random.Generator, outfit: Outfit, height: int) -> Array:
         _mix(face, (level - line) * 25 * unit, outfit.second)
     elif outfit.hair_style != "bald":
         fringe = float(rng.uniform(0.30, 0.62))
-        line = np.interp(longitude, [0, 35, 58, 74, 105, 180], [fringe, fringe - 0.05, 0.2, -0.1, -0.45, -0.62])
-        _mix(face, (level - line.astype(np.float32)) * 25 * unit, outfit.hair)
+        edges = [fringe, fringe - 0.05, 0.2, -0.1, -0.45, -0.62]
+        line = np.interp(longitude, [0, 35, 58, 74, 105, 180], edges).astype(np.float32)
+        _mix(face, (level - line) * 25 * unit, outfit.hair)
     return face.astype(np.float32)
 
 

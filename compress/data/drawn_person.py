@@ -189,6 +189,9 @@ class _Painter:
         self.frames = {name: camera.turn @ frame for name, frame in body.frames.items()}
         self.body_frames = body.frames
         # The yoke runs sideways: its axis is the chest's left.
+        # A skirt hangs from standing legs; raised thighs would pierce it.
+        hanging = min(body.frames[f"{side}_thigh"][1, 1] for side in ("left", "right")) > 0.6
+        self.legs = outfit.legs if hanging or outfit.legs == "trousers" else "shorts"
         self.frames["across"] = self.frames["chest"][:, [1, 0, 2]]
 
     def head(self) -> None:
@@ -233,7 +236,7 @@ class _Painter:
             self._rod("trunk", neck + 0.1 * (shoulder - neck), shoulder, (0.032 * girth, 0.036 * girth, 0.029 * girth),
                       "top", "across")  # fmt: skip
         hip_width = 0.096 * hips * (0.5 + 0.5 * girth)
-        dress = outfit.legs == "dress"
+        dress = self.legs == "dress"
         # The belly reaches under the belt, or hangs over it.
         hem = 0.045 if outfit.tucked and not dress else -0.022
         middle = waist - 0.30 * (waist - neck)
@@ -245,12 +248,10 @@ class _Painter:
         self._rod("trunk", 0.05 * pelvis[:, 1], -0.035 * pelvis[:, 1],
                   (max(0.087 * girth, 0.9 * hip_width), hip_width, hip_width * 0.92), "top" if dress else "hips",
                   "pelvis", flat=0.68, caps=(0.12, 0.6))  # fmt: skip
-        # A skirt hangs from standing legs; raised thighs would pierce it.
-        hanging = min(self.body_frames[f"{side}_thigh"][1, 1] for side in ("left", "right")) > 0.6
-        if outfit.legs in ("skirt", "dress") and hanging:
+        if self.legs in ("skirt", "dress"):
             knees = (self.points["left_knee"] + self.points["right_knee"]) / 2
             apart = float(np.linalg.norm(self.points["left_knee"] - self.points["right_knee"])) / 2
-            reach = 0.8 if outfit.legs == "skirt" else 0.92
+            reach = 0.8 if self.legs == "skirt" else 0.92
             flare = max(hip_width * 1.15, reach * apart + 0.055 * girth)
             self._rod("skirt", 0.05 * pelvis[:, 1], reach * knees, (hip_width * 0.92, hip_width * 1.06, flare),
                       "top" if outfit.legs == "dress" else "bottom", "pelvis", flat=0.8, caps=(0.3, 0.12))  # fmt: skip
@@ -277,13 +278,15 @@ class _Painter:
         sign = 1 if side == "left" else -1
         # A hanging palm faces the thigh: thin from left to right.
         self._blob(f"{side}_hand", palm, (0, 0, 0), (0.014, 0.56 * hand, 0.024), f"{side}_hand", "skin", 1.0)
+        if self.camera.scale < 130:
+            return  # a thumb is thinner than a pixel
         thumb = wrist + frame @ np.array([0.0, -0.32 * hand, 0.016])
         tip = wrist + frame @ np.array([-0.006 * sign, -0.66 * hand, 0.032])
         self._rod(f"{side}_hand", thumb, tip, (0.008, 0.006), "skin", f"{side}_hand")
 
     def leg(self, side: str) -> None:
         """Thigh, shin, foot and what covers them."""
-        girth, legs = self.shape.girth, self.outfit.legs
+        girth, legs = self.shape.girth, self.legs
         trousers = legs == "trousers"
         chart = "bottom" if trousers else "skin"
         hip, knee, ankle = (self.points[f"{side}_{name}"] for name in ("hip", "knee", "ankle"))

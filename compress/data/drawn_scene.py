@@ -13,7 +13,7 @@ from compress.data.drawn_clothes import Colour, choose, draw_colour, noise
 from compress.data.drawn_shapes import Array
 
 #: Kinds of background with how often they are drawn.
-BACKGROUNDS = {"room": 0.28, "street": 0.24, "field": 0.20, "clutter": 0.18, "blur": 0.10}
+BACKGROUNDS = {"room": 0.28, "street": 0.24, "field": 0.20, "clutter": 0.20, "blur": 0.08}
 
 
 class Scene:
@@ -38,12 +38,13 @@ class Scene:
     def background(self, kind: str) -> Array:
         """Paint a background of one of the `BACKGROUNDS` and return it as float32."""
         getattr(self, f"_{kind}")()
-        image = self.image.astype(np.float32)
-        for octave, strength in ((0, 3.0), (2, 5.0), (4, 7.0)):
-            image += (self.rng.uniform(0, strength) * noise(self.rng, self.height, self.width, octave))[:, :, None]
-        if self.rng.random() < 0.4:
-            image = cv2.GaussianBlur(image, (0, 0), float(self.rng.uniform(0.6, 2.5)) * self.height / 256)
-        return image
+        rng = self.rng
+        image: Array = self.image
+        if rng.random() < 0.4:
+            image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.6, 2.5)) * self.height / 256)
+        mottle = float(rng.uniform(0, 6)) * noise(rng, self.height, self.width, 2)
+        mottle += float(rng.uniform(0, 8)) * noise(rng, self.height, self.width, 4)
+        return cv2.add(image, cv2.merge([mottle, mottle, mottle]), dtype=cv2.CV_32F)
 
     def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
         """Fill a polygon."""
@@ -105,8 +106,8 @@ class Scene:
         if kind == 0:  # table
             for leg in (x + 0.03, x + w - 0.03):
                 self.line((leg, base - h), (leg, base), _scaled(colour, 0.6), 0.02)
-            self.polygon([(x, base - h), (x + w, base - h), (x + w - 0.03, base - h - 0.05), (x + 0.03, base - h - 0.05)],
-                         colour)  # fmt: skip
+            far = base - h - 0.05
+            self.polygon([(x, base - h), (x + w, base - h), (x + w - 0.03, far), (x + 0.03, far)], colour)
             self.box(x, base - h, x + w, base - h + 0.02, _scaled(colour, 0.75))
         elif kind == 1:  # shelf
             self.box(x, base - 1.8 * h, x + w, base, _scaled(colour, 0.5))
@@ -164,7 +165,7 @@ class Scene:
         self._slope(0, far + 0.02, sky, _scaled(sky, 1.1))
         self._slope(far, 1, _scaled(grass, 0.9), grass)
         ground = self.image[round(far * self.height) :]
-        mottle = 1 + 0.10 * noise(rng, *ground.shape[:2], int(rng.integers(1, 4)))
+        mottle = 1 + 0.10 * noise(rng, len(ground), self.width, int(rng.integers(1, 4)))
         ground[:] = np.clip(ground * mottle[:, :, None], 0, 255).astype(np.uint8)
         for _ in range(int(rng.integers(0, 9))):
             self._tree(float(rng.uniform(0, 1)), far + float(rng.uniform(0, 0.12)), float(rng.uniform(0.1, 0.55)))
@@ -194,7 +195,8 @@ class Scene:
         self._limbs(int(rng.integers(2, 9)))
 
     def _blur(self) -> None:
-        small = self.rng.uniform(20, 235, (int(self.rng.integers(3, 9)), int(self.rng.integers(3, 9)), 3))
+        shape = (int(self.rng.integers(3, 9)), int(self.rng.integers(3, 9)))
+        small = self.rng.uniform(40, 210, (*shape, 1)) + self.rng.normal(0, 35, (*shape, 3))
         big = cv2.resize(small.astype(np.float32), (self.width, self.height), interpolation=cv2.INTER_CUBIC)
         self.image[:] = np.clip(big, 0, 255).astype(np.uint8)
 
@@ -222,7 +224,9 @@ class Scene:
         at = (round(x * self.width), round(y * self.height))
         size = max(round(radius * self.height), 1)
         cv2.circle(self.image, at, size, _scaled(colour, 0.8), -1, cv2.LINE_AA)
-        cv2.circle(self.image, (at[0] - size // 5, at[1] - size // 5), max(round(0.7 * size), 1), colour, -1, cv2.LINE_AA)
+        cv2.circle(
+            self.image, (at[0] - size // 5, at[1] - size // 5), max(round(0.7 * size), 1), colour, -1, cv2.LINE_AA
+        )
 
     def _pole(self, x: float, base: float) -> None:
         colour, thick, top = self._tone(), float(self.rng.uniform(0.008, 0.05)), float(self.rng.uniform(-0.3, 0.4))
@@ -251,7 +255,7 @@ class Scene:
             self._ball(x + wheel * w, base - 0.05 * w, 0.08 * w, (35, 35, 35))
 
 
-def foreground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def foreground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Array, Array]:
     """Something before the people: a pole, a bar, a box or a ball.
 
     Parameters
@@ -274,7 +278,9 @@ def foreground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray
     x, y = float(rng.uniform(0, width)), float(rng.uniform(0.2, 1) * height)
     thick = float(rng.uniform(0.02, 0.06)) * height
     if kind == "pole":
-        cv2.line(cover, (round(x), -9), (round(x + rng.normal(0, 5)), height + 9), 255, max(round(thick), 2), cv2.LINE_AA)
+        cv2.line(
+            cover, (round(x), -9), (round(x + rng.normal(0, 5)), height + 9), 255, max(round(thick), 2), cv2.LINE_AA
+        )
     elif kind == "bar":
         tilt = float(rng.normal(0, 0.06)) * height
         cv2.line(cover, (-9, round(y)), (width + 9, round(y + tilt)), 255, max(round(thick), 2), cv2.LINE_AA)
@@ -307,25 +313,24 @@ def expose(rng: np.random.Generator, image: Array) -> NDArray[np.uint8]:
     """
     height, width = image.shape[:2]
     unit = height / 256
+    pixels = cv2.convertScaleAbs(image)
     if rng.random() < 0.06:  # the camera moved
         length = max(round(float(rng.uniform(3, 7)) * unit), 2)
         kernel = np.zeros((length, length), np.float32)
         cv2.line(kernel, (0, int(rng.integers(length))), (length - 1, int(rng.integers(length))), 1.0, 1)
-        image = cv2.filter2D(image, -1, kernel / kernel.sum())
+        pixels = cv2.filter2D(pixels, -1, kernel / kernel.sum())
     else:
-        image = cv2.GaussianBlur(image, (0, 0), max(float(rng.gamma(2.0, 0.22)), 0.35) * unit)
-    gain = np.exp(rng.normal(0, 0.16)) * np.exp(rng.normal(0, 0.05, 3))
-    contrast = float(rng.uniform(0.8, 1.15))
-    image = (image - 120) * (gain * contrast).astype(np.float32) + np.float32(120 + rng.normal(0, 12))
-    grain = float(rng.exponential(3.5))
-    if grain > 0.8:
-        image += grain * np.stack([noise(rng, height, width, 0) for _ in range(3)], axis=-1)
-    result = np.clip(image, 0, 255).astype(np.uint8)
+        pixels = cv2.GaussianBlur(pixels, (0, 0), max(float(rng.gamma(2.0, 0.22)), 0.35) * unit)
+    gain = np.exp(rng.normal(0, 0.16)) * np.exp(rng.normal(0, 0.05, 3)) * rng.uniform(0.8, 1.15)
+    curve = (np.arange(256)[:, None] - 120) * gain + rng.normal(120, 12)
+    exposed = cv2.LUT(pixels, curve.astype(np.float32)[:, None, :])
+    grain = noise(rng, height, 3 * width, 0).reshape(height, width, 3)
+    result = cv2.addWeighted(exposed, 1, grain, float(rng.exponential(3.5)), 0, dtype=cv2.CV_8U)
     if rng.random() < 0.12:
         done, code = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
         if done:
-            result = cv2.imdecode(code, cv2.IMREAD_COLOR)
-    return result
+            return np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(result, np.uint8)
 
 
 def _scaled(colour: Colour, factor: float) -> Colour:

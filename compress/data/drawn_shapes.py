@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, hypot, pi, sqrt
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+#: Pixels, float32 where nothing else is said. OpenCV's stubs promise no element type.
+Array = NDArray[Any]
 
 #: Depth of a pixel that nothing covers.
 FAR = np.float32(1e6)
@@ -129,7 +131,8 @@ class Buffer:
         inside = np.minimum(np.maximum(steps / length, 0), 1)
         over = np.maximum(np.maximum(steps / -cap0, (steps - length) / cap1), 0)
         wide = np.interp(inside, _knots(len(radii)), radii) * np.sqrt(np.maximum(1 - over * over, 0))
-        index = (along + along).astype(np.int32)
+        wide[over >= 1] = -1  # not even half a pixel beyond the caps
+        index = (along + along).astype(np.intp)
         np.minimum(np.maximum(index, 0, out=index), last, out=index)
         width = (wide * across).astype(np.float32).take(index)
         cover = width - np.abs(aside) + 0.5
@@ -218,12 +221,12 @@ class Buffer:
             Size of the shadows in pixels.
         """
         colours = cv2.remap(atlas, self.u, self.v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        light = self.ambient + (1 - self.ambient) * np.maximum(self.shade, 0)
+        light = np.maximum(self.shade, 0) * (1 - self.ambient) + self.ambient
         seen = np.minimum(self.depth, self.depth.min() + np.float32(6 * reach))
         size = 2 * max(1, round(reach / 2)) + 1
-        gap = np.clip(seen - cv2.blur(seen, (size, size)), 0, reach)
-        light *= 1 - np.float32(0.45 / reach) * gap
-        return colours * light[:, :, None]
+        gap = np.minimum(np.maximum(seen - cv2.blur(seen, (size, size)), 0), reach)
+        light *= 1 - (0.45 / reach) * gap
+        return cv2.multiply(colours, cv2.merge([light, light, light]), dtype=cv2.CV_32F)
 
     def _window(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice] | None:
         left, right = max(floor(x0 - 1) - self.left, 0), min(ceil(x1 + 2) - self.left, self.width)

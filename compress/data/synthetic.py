@@ -161,7 +161,7 @@ class DrawnPeople:
             painted.append((layer, painting))
             height, width = painting.cover.shape
             here = slice(painting.top, painting.top + height), slice(painting.left, painting.left + width)
-            image[here] += (painting.colours - image[here]) * painting.cover[:, :, None]
+            image[here] = cv2.blendLinear(painting.colours, image[here], painting.cover, 1 - painting.cover)
             owner[here][painting.cover >= 0.5] = layer
         if paint.random() < 0.22:
             _hide(paint, image, owner, [layer for layer, _ in painted], layer + 1)
@@ -213,7 +213,7 @@ def _cast(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> li
         x = float(rng.uniform(0.25, 0.75) if count == 1 else rng.uniform(0.06, 0.94)) * width
         ground = (horizon + eye * scale / height) * height if rng.random() < 0.8 else rng.uniform(0.75, 1.05) * height
         y = float(ground) - bottom + 0.06 * scale
-        if close:
+        if close and kind != "lie":
             y = float(rng.uniform(-0.03, 0.12)) * height - top
         best = np.inf
         limit = float(rng.uniform(0.0, 0.35))
@@ -262,7 +262,9 @@ def _shadows(image: Array, actors: list[_Actor], light: NDArray[np.float64]) -> 
             at = (round(x - 0.10 * radius * light[0]), round(y + 0.03 * radius))
             cv2.ellipse(dark, at, (max(round(0.17 * radius), 1), max(round(0.05 * radius), 1)), 0, 0, 360, 0.5, -1)
     dark = cv2.resize(cv2.blur(dark, (5, 5)), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
-    image *= (1 - dark)[:, :, None]
+    rows = np.flatnonzero(dark.any(axis=1))
+    if len(rows):
+        image[rows[0] :] *= (1 - dark[rows[0] :])[:, :, None]
 
 
 def _seat(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], layer: int, actor: _Actor) -> None:
@@ -283,11 +285,9 @@ def _seat(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], laye
     owner[top:low, left:right] = layer
 
 
-def _hide(
-    rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], people: list[int], layer: int
-) -> None:
+def _hide(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], people: list[int], layer: int) -> None:
     """Put something before the people, unless it would leave too little of one of them."""
-    colours, cover = foreground(rng, owner.shape)  # type: ignore[arg-type]
+    colours, cover = foreground(rng, owner.shape)
     solid = cover >= 0.5
     for person in people:
         seen = owner == person
@@ -307,7 +307,7 @@ def _annotate(owner: NDArray[np.uint8], layer: int, painting: Painting) -> Perso
         if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             keypoints[index] = 0
     hidden = []
-    for index in np.flatnonzero(keypoints[:, 2]):
+    for index in np.flatnonzero(keypoints[:, 2]).tolist():
         column, row = round(keypoints[index, 0]), round(keypoints[index, 1])
         here = owner[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
         if (here > layer).sum() > here.size / 2:

@@ -17,7 +17,6 @@ from compress.export.parity import Parity, check, require
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
-from compress.model.duplicate import duplicate
 from compress.networks.registry import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.runner import open_runner
@@ -144,7 +143,7 @@ def export_checked(
         ]
         onnx_path = export_onnx(module, pose, scratch / "model.onnx", network=network, history=history)
         clock.done("the network as ONNX")
-        reference = TorchRunner(duplicate(module), pose, device="cpu", threads=threads)
+        reference = TorchRunner(module, pose, device="cpu", threads=threads)
         results = []
         for target, temporary in zip(targets, reserved, strict=True):
             if target.path.suffix == ".onnx":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from compress.errors import ParityError, UsageError
+from compress.errors import CompressError, ParityError, UsageError
 from compress.pose.paf import PafOptions, Pose, decode
 from compress.pose.prepare import Prepared, prepare
 
@@ -74,7 +75,7 @@ class Parity:
     batches : tuple of int
         Batch sizes.
     max_error : float
-        Largest absolute difference of the maps; infinite where the exported maps are not finite numbers.
+        Largest absolute difference of the maps; infinite where maps are not finite numbers.
     mean_error : float
         Mean absolute difference, as a share of ``map_range``.
     map_range : float
@@ -112,7 +113,9 @@ class Parity:
         """What exceeds the tolerance, each with its value."""
         allowed = self.tolerance.maps * self.map_range
         problems = []
-        if not self.max_error <= allowed:
+        if not math.isfinite(self.max_error):
+            problems.append("the maps are not all finite numbers")
+        elif self.max_error > allowed:
             problems.append(f"the maps differ by up to {self.max_error:.3g}, allowed are {allowed:.3g}")
         if self.lost > self.tolerance.lost * (self.keypoints + self.lost):
             problems.append(f"{self.lost} of {self.keypoints + self.lost} keypoints are found by one side alone")
@@ -172,7 +175,7 @@ def check(
     UsageError
         If there is no image, or the precision is unknown.
     ParityError
-        If the exported file lacks an output or gives maps of another shape.
+        If the exported file can't be run on an input, lacks an output, or gives maps of another shape.
     """
     if not images:
         raise UsageError("parity needs at least one image", way_out="Name a data set with --data")
@@ -189,9 +192,9 @@ def check(
             prepared = prepare(image, pose, height)
             sizes[prepared.array.shape[1], prepared.array.shape[2]] = None
             pair = np.ascontiguousarray(np.stack([prepared.array, prepared.array[..., ::-1]]))  # [2, 3, H, W]
-            wanted, found = reference.run(pair), exported.run(pair)
+            wanted, found = reference.run(pair), _run(exported, pair)
             errors.add(wanted, found, pose.outputs)
-            alone = exported.run(pair[:1])
+            alone = _run(exported, pair[:1])
             errors.add({name: maps[:1] for name, maps in wanted.items()}, alone, pose.outputs)
             for index in range(len(pair)):
                 both = (_decode(maps, index, prepared, pose, options) for maps in (wanted, found))
@@ -225,6 +228,18 @@ def require(parity: Parity) -> Parity:
         + "; ".join(parity.problems),
         way_out="The runtime may lack an operation, or compute in a lower precision than it was told to",
     )
+
+
+def _run(exported: Runner, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    try:
+        return exported.run(images)
+    except CompressError:
+        raise
+    except Exception as error:  # each runtime has its own
+        raise ParityError(
+            f"{exported.name} can't run the exported file on an input of the shape {images.shape}",
+            found=next(iter(str(error).strip().splitlines()), type(error).__name__),
+        ) from error
 
 
 class _MapErrors:
@@ -306,5 +321,4 @@ def _stack(people: Sequence[Pose]) -> NDArray[np.float64]:
 def _decode(maps: Maps, index: int, prepared: Prepared, pose: PoseSpec, options: PafOptions) -> list[Pose]:
     if not all(np.isfinite(maps[name][index]).all() for name in pose.outputs):
         return []
-    heatmaps, pafs = (maps[name][index] for name in pose.outputs)
-    return decode(heatmaps, pafs, prepared, pose, options)
+    return decode(maps["heatmaps"][index], maps["pafs"][index], prepared, pose, options)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 import compress
 from compress.errors import NetworkError
@@ -146,11 +147,13 @@ def _check_outputs(module: nn.Module, outputs: tuple[str, ...], example: Tensor)
 
 
 def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: int) -> ModelProto:
+    free = dict.fromkeys(_AXES, Dim.DYNAMIC)
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (example,),
+            # Not left to torch.onnx.export: it retries with sizes fixed where the free ones fail, and says nothing.
+            program = torch.export.export(module, (example,), dynamic_shapes=(free,), strict=False)
+            converted = torch.onnx.export(
+                program,
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=list(outputs),
@@ -159,23 +162,23 @@ def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: 
                 external_data=False,
                 verbose=False,
             )
-    except torch.onnx.OnnxExporterError as error:
-        cause = error.__cause__ or error
+    except RuntimeError as error:
         raise NetworkError(
             "the network can't be exported to ONNX for every batch, height and width",
-            found=str(cause).strip().splitlines()[0],
-            way_out="Replace operations that need sizes known in advance",
+            found=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
+            way_out="Replace operations that need sizes or values known in advance",
         ) from error
-    if program is None:
+    if converted is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    return program.model_proto
+    return converted.model_proto
 
 
 def _check_sizes_are_free(model: ModelProto) -> None:
-    shape = model.graph.input[0].type.tensor_type.shape.dim
-    fixed = {name: shape[axis].dim_value for axis, name in _AXES.items() if not shape[axis].dim_param}
-    if fixed:
-        raise NetworkError("the network works at one size only", found=fixed)
+    for item in (*model.graph.input, *model.graph.output):
+        shape = item.type.tensor_type.shape.dim
+        fixed = {name: shape[axis].dim_value for axis, name in _AXES.items() if not shape[axis].dim_param}
+        if fixed:
+            raise NetworkError(f"the exported network's {item.name} have one size only", found=fixed)
 
 
 def _remove_traces(model: ModelProto) -> None:

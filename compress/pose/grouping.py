@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -52,7 +53,7 @@ class Entry:
 def candidate_pairs(peaks: Peaks, skeleton: Skeleton) -> tuple[Indices, Indices, Indices]:
     """Every pair of peaks that could be a limb: limb (N,), first peak (N,) and second peak (N,), in this order."""
     index = np.arange(len(peaks.scores))
-    groups = [index[start:stop] for start, stop in zip(peaks.starts[:-1], peaks.starts[1:], strict=True)]
+    groups = [index[start:stop] for start, stop in pairwise(peaks.starts)]
     ends = [(groups[a], groups[b]) for a, b in skeleton.limbs]
     limb = np.repeat(np.arange(len(ends)), [len(a) * len(b) for a, b in ends])
     first = np.concatenate([np.repeat(a, len(b)) for a, b in ends])
@@ -81,7 +82,7 @@ def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Co
     order = np.lexsort((-limbs.score, limbs.limb))
     starts = np.searchsorted(limbs.limb, np.arange(len(skeleton.limbs) + 1))
     taken = []
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in pairwise(starts):
         chosen = order[start:stop]
         first, second, score = limbs.first[chosen], limbs.second[chosen], limbs.score[chosen]
         if method == "jv":

@@ -9,15 +9,17 @@ from compress.pose.grouping import Limbs, candidate_pairs
 from compress.pose.peaks import Peaks
 from compress.pose.skeleton import Skeleton
 
+Floats = NDArray[np.float32]
+
 
 def score_limbs(
-    pafs: NDArray[np.float32], peaks: Peaks, skeleton: Skeleton, *, samples: int, threshold: float, share: float
+    pafs: Floats, peaks: Peaks, skeleton: Skeleton, *, samples: int, threshold: float, share: float
 ) -> Limbs:
     """The line integrals of OpenPose (Cao et al., 2017, eq. 11) over all pairs of peaks that could be limbs.
 
-    The field is interpolated linearly at points spread evenly from end to end. A point counts if the field's part
-    along the limb is above the threshold; the pair is a candidate if more than the share of its points count, and its
-    score is their mean.
+    The field is interpolated linearly at points spread evenly from end to end. A point counts if the field's
+    component along the limb is above the threshold there; the pair is a candidate if more than the share of its
+    points count and their mean is positive, and that mean is its score.
 
     Parameters
     ----------
@@ -28,21 +30,74 @@ def score_limbs(
     skeleton : Skeleton
         Limbs and their channels.
     samples : int
-        Points per limb, the ends among them.
+        Points per limb, both ends among them.
     threshold : float
-        What a point has to exceed.
+        What the component at a point has to exceed; 0 or more.
     share : float
         What the share of points that count has to exceed.
     """
     limb, first, second = candidate_pairs(peaks, skeleton)
-    field = _as_complex(pafs, skeleton)
-    points = peaks.points.astype(np.float32).view(np.complex64)[:, 0]
-    start = points[first]
-    whole = points[second] - start
-    length = np.abs(whole)
-    unit = whole / np.where(length > 0, length, 1)  # two peaks at one place agree with nothing
-    position = np.arange(samples, dtype=np.float32) / np.float32(samples - 1)
-    needed = next(n for n in range(samples + 2) if n / samples > share)
-    # A few points in the middle settle most pairs: those with as many failures there as a limb must not have at all.
-    allowed = samples - needed
-    ...
+    channels = np.array(skeleton.paf_channels)
+    # The last row and column are there twice, so that every point has four cells around it.
+    field = np.pad(np.stack([pafs[channels], pafs[channels + 1]]), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
+    position = np.linspace(0, 1, samples, dtype=np.float32)
+    needed = min_count(samples, share)
+    # Most pairs lead through empty fields. A limb has at most `samples - needed` points that fail, so pairs that fail
+    # for certain at one more, in the middle, are out before anything is interpolated.
+    spare = samples - needed + 1
+    middle = position[(samples - spare) // 2 :][:spare]
+    cell, _, _ = _locate(field, limb, peaks.points[first], peaks.points[second], middle)
+    alive = np.flatnonzero(np.any(_exceeds(field, threshold).ravel()[cell], axis=0))
+    limb, first, second = limb[alive], first[alive], second[alive]
+    component = _components(field, limb, peaks.points[first], peaks.points[second], position)  # (samples, N)
+    counts = component > threshold
+    number = counts.sum(axis=0)
+    score = np.sum(component, axis=0, where=counts) / np.maximum(number, 1)
+    good = (number >= needed) & (score > 0)
+    return Limbs(limb[good], first[good], second[good], score[good].astype(np.float32))
+
+
+def min_count(samples: int, share: float) -> int:
+    """The smallest number of samples that is more than the share of them."""
+    return next(count for count in range(samples + 1) if count / samples > share)
+
+
+def _exceeds(field: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Whether the field between a cell, its right, its lower and its lower right neighbour may exceed the threshold.
+
+    Interpolation makes no vector longer than the longest of the four.
+    """
+    long = np.zeros(field.shape[1:], dtype=np.bool_)
+    np.greater(field[0] ** 2 + field[1] ** 2, threshold**2, out=long)
+    long[:, :-1] |= long[:, 1:]
+    long[..., :-1] |= long[..., 1:]
+    return long
+
+
+def _locate(
+    field: Floats, limb: NDArray[np.int64], start: Floats, stop: Floats, position: Floats
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The cell left above each point on N limbs at S positions from 0 (start) to 1 (stop), and the steps from there.
+
+    All (S, N); cells count through all the limbs' fields.
+    """
+    height, width = field.shape[2:]
+    x, y = ((a + position[:, None] * (b - a)).clip(0, side - 2)
+            for a, b, side in zip(start.T, stop.T, (width, height), strict=True))  # fmt: skip
+    column, row = x.astype(np.int64), y.astype(np.int64)
+    return (limb * height + row) * width + column, x - column, y - row
+
+
+def _components(field: Floats, limb: NDArray[np.int64], start: Floats, stop: Floats, position: Floats) -> Floats:
+    """The fields' components along N limbs at S positions: (S, N)."""
+    width = field.shape[3]
+    cell, right, down = _locate(field, limb, start, stop, position)
+    along = stop - start
+    length = np.sqrt(np.sum(along**2, axis=1))
+    unit = along / np.where(length > 0, length, 1)[:, None]  # ends at one place have no direction and no component
+    total = np.zeros(cell.shape, dtype=np.float32)
+    for values, direction in zip(field.reshape(2, -1), unit.T, strict=True):
+        above = values[cell] * (1 - right) + values[cell + 1] * right
+        below = values[cell + width] * (1 - right) + values[cell + width + 1] * right
+        total += (above * (1 - down) + below * down) * direction
+    return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: flo
     radius : float
         Of peaks of one joint nearer to each other than this, in cells, the highest stays.
     limit : int
-        Most peaks of one joint; the highest stay.
+        Most peaks of one joint that are looked at; the highest are.
 
     Returns
     -------
@@ -77,10 +78,13 @@ def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: flo
 
 def _active_cells(heatmaps: Floats, threshold: float) -> tuple[NDArray[np.int64], ...]:
     """Map, row and column of the cells that can hold a peak."""
+    joint, row, column = np.nonzero(heatmaps >= threshold / 2)
     padded = np.pad(heatmaps, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    highest = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
-    highest = np.maximum(np.maximum(highest[..., :-2], highest[..., 1:-1]), highest[..., 2:])
-    return np.nonzero(heatmaps >= np.maximum(highest / 3, threshold / 2))
+    _, height, width = padded.shape
+    around = np.add.outer([-width, 0, width], [-1, 0, 1]).reshape(9, 1)
+    cells = padded.ravel()[(joint * height + row + 1) * width + column + 1 + around]  # (9, N)
+    active = 3 * cells[4] >= cells.max(axis=0)
+    return joint[active], row[active], column[active]
 
 
 def _interpolate(
@@ -121,15 +125,15 @@ def _thin_out(
 ) -> Peaks:
     """Peaks sorted by joint and height, without those beside higher ones."""
     order = np.lexsort((-scores, joint))
+    rank = np.arange(len(order)) - np.searchsorted(joint[order], joint[order])
+    order = order[rank < limit]
     joint, points, scores = joint[order], points[order].astype(np.float32), scores[order]
-    starts = np.searchsorted(joint, np.arange(joints + 1))
     kept = np.ones(len(joint), dtype=np.bool_)
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in pairwise(np.searchsorted(joint, np.arange(joints + 1))):
         group = points[start:stop]
         near = np.sum((group[:, None] - group) ** 2, axis=-1) < radius**2
-        for first, second in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+        for first, second in np.argwhere(np.triu(near, 1)):
             if kept[start + first]:
                 kept[start + second] = False
-        kept[start + np.flatnonzero(kept[start:stop])[limit:]] = False
     joint = joint[kept]
     return Peaks(points[kept], scores[kept], np.searchsorted(joint, np.arange(joints + 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -56,8 +57,18 @@ class PoseSpec:
                     found=getattr(self, name),
                     way_out=f"Known: {', '.join(known)}",
                 )
-        if self.height <= 0 or self.stride <= 0:
-            raise CheckpointError("height and stride must be positive", found=(self.height, self.stride))
+        for name in ("height", "stride"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise CheckpointError(
+                    f"the {name} of a pose specification must be a whole number from 1 on", found=value
+                )
+        for name in ("mean", "scale"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+                raise CheckpointError(f"the {name} of a pose specification must be three numbers", found=values)
+        if not self.outputs or not all(isinstance(name, str) and name for name in self.outputs):
+            raise CheckpointError("the outputs of a pose specification must be names", found=self.outputs)
 
     @property
     def joints(self) -> Skeleton:

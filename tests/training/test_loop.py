@@ -223,7 +223,9 @@ def test_a_diverging_run_stops_with_a_way_out_and_keeps_its_state(
 ) -> None:
     path = tmp_path / "state.pt"
     wild = replace(options, learning_rate=1e30, warmup=0.0, checkpoint_every=1)
-    with pytest.raises(CompressError, match=r"diverged at step \d+.*Lower the learning rate.*step \d+ is kept in .*state\.pt"):
+    with pytest.raises(
+        CompressError, match=r"diverged at step \d+.*Lower the learning rate.*step \d+ is kept in .*state\.pt"
+    ):
         train(network, stickmen(), wild, state_path=path)
     kept = torch.load(path, weights_only=True)
     assert kept["step"] >= 1

@@ -1,0 +1,233 @@
+"""People of COCO keypoint annotations with their images from disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.images import read_image
+from compress.data.sample import Person, Sample
+from compress.data.segmentation import region_mask
+from compress.errors import DataError, FileError
+from compress.files import read_bytes
+from compress.pose.skeleton import COCO17
+
+#: Keys of an annotation that scores depend on; a segmentation, of which there are megabytes, is not among them.
+_SCORED = ("image_id", "iscrowd", "num_keypoints", "keypoints", "bbox", "area")
+
+
+class CocoDataset:
+    """COCO keypoints and the images they belong to.
+
+    All images of the file are samples, those without people too, in the file's order. The mask is false over crowds
+    and over people without labelled keypoints.
+
+    Parameters
+    ----------
+    annotations : Path
+        A COCO keypoint file (``person_keypoints_*.json``).
+    images : Path
+        Folder of the images.
+
+    Raises
+    ------
+    DataError
+        If the file is no COCO keypoint file, or images are missing in the folder.
+    """
+
+    annotated = True
+
+    def __init__(self, annotations: Path, images: Path) -> None:
+        record = _read(annotations)
+        self.name = annotations.stem
+        self._category = _person_category(record, annotations)
+        self._images: list[dict[str, Any]] = _entries(record, "images", annotations)
+        self._folder = images
+        self._people: dict[int, list[dict[str, Any]]] = {}
+        for entry in self._images:
+            _check_image(entry, annotations)
+            if entry["id"] in self._people:
+                raise DataError(f"two images of {annotations.name} have the same id", found=entry["id"])
+            self._people[entry["id"]] = []
+        for annotation in _entries(record, "annotations", annotations):
+            if annotation.get("category_id") == self._category["id"]:
+                of_image = self._people.get(annotation.get("image_id", -1))
+                if of_image is None:
+                    raise DataError(
+                        f"an annotation of {annotations.name} is of an image that the file does not list",
+                        found=annotation.get("image_id"),
+                    )
+                of_image.append(_checked(annotation, annotations))
+        _check_there(self._images, images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        entry = self._images[index]
+        image = read_image(self._folder / entry["file_name"], upright=False)
+        size = image.shape[:2]
+        listed = (entry.get("height", size[0]), entry.get("width", size[1]))
+        if listed != size:
+            raise DataError(
+                f"the image {entry['file_name']} has another size than its annotations say",
+                found=size,
+                way_out=f"The annotations are of {listed[0]} rows and {listed[1]} columns; fetch the original image",
+            )
+        mask = np.ones(size, dtype=np.bool_)
+        annotations = self._people[entry["id"]]
+        for annotation in annotations:
+            if annotation["iscrowd"] or not annotation["num_keypoints"]:
+                mask &= ~region_mask(annotation, (size[0], size[1]))
+        return Sample(
+            image=image,
+            people=tuple(_person(annotation) for annotation in annotations),
+            mask=mask,
+            image_id=entry["id"],
+            name=entry["file_name"],
+            skeleton=COCO17.name,
+        )
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Annotations of all images as a COCO keypoint record without segmentations; people are category 1.
+
+        Annotations are numbered anew from 1: to COCO's evaluation an id of 0 means that there is no match.
+        """
+        people = [annotation for annotations in self._people.values() for annotation in annotations]
+        return {
+            "images": [{k: v for k, v in e.items() if k in ("id", "file_name", "height", "width")} for e in self._images],
+            "annotations": [
+                {key: person[key] for key in _SCORED} | {"id": number, "category_id": 1}
+                for number, person in enumerate(people, start=1)
+            ],
+            "categories": [self._category | {"id": 1}],
+        }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = read_bytes(path, "annotation file")
+    except FileError as error:
+        raise DataError(error.what, found=error.found, way_out=error.way_out) from error
+    try:
+        record = json.loads(content)
+    except (RecursionError, ValueError) as error:
+        raise DataError(
+            f"the annotation file is no JSON, or cut off ({error})",
+            found=str(path),
+            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json",
+        ) from error
+    if not isinstance(record, dict):
+        raise DataError(
+            "the annotation file has no images and annotations",
+            found=type(record).__name__,
+            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json, not results or boxes",
+        )
+    return record
+
+
+def _entries(record: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    found = record.get(key)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise DataError(
+            f"{path.name} has no list of {key}",
+            found=sorted(map(str, record))[:8],
+            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json",
+        )
+    return found
+
+
+def _person_category(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The category with the 17 joints of COCO, in plain terms."""
+    with_keypoints = [c for c in _entries(record, "categories", path) if c.get("keypoints")]
+    if not with_keypoints:
+        raise DataError(
+            f"{path.name} has no category with keypoints",
+            found=[str(c.get("name")) for c in record["categories"]][:8],
+            way_out="Give the keypoint annotations (person_keypoints_*.json), not those of boxes or captions",
+        )
+    for category in with_keypoints:
+        if tuple(category["keypoints"]) == COCO17.joints and "id" in category:
+            return {"id": category["id"], "name": str(category.get("name", "person")), "keypoints": [*COCO17.joints]}
+    raise DataError(
+        f"{path.name} has other joints than the 17 of COCO",
+        found=[str(joint) for joint in with_keypoints[0]["keypoints"]][:20],
+        way_out=f"In this order they are: {', '.join(COCO17.joints)}",
+    )
+
+
+def _check_image(entry: dict[str, Any], path: Path) -> None:
+    name = entry.get("file_name")
+    if not isinstance(entry.get("id"), int) or not isinstance(name, str) or not name:
+        raise DataError(f"an image of {path.name} lacks an id or a file_name", found=entry)
+    # A file from elsewhere must not make us open files outside the folder that the user named.
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"a file_name of {path.name} leads out of the folder of images", found=name)
+
+
+def _check_there(entries: Sequence[dict[str, Any]], folder: Path) -> None:
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+    # One listing of the folder is much faster than a hundred thousand questions about single files.
+    listed = {path.name for path in folder.iterdir()}
+    names = [entry["file_name"] for entry in entries]
+    missing = [name for name in names if name not in listed and not (folder / name).is_file()]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            f"{len(missing)} of {len(names)} images are not in {folder}",
+            found=first,
+            way_out="Fetch them, name the folder they lie in, or take annotations of the images that are there",
+        )
+
+
+def _checked(annotation: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The annotation with every key that is read later, in plain values."""
+    try:
+        return annotation | _values(annotation)
+    except KeyError as error:
+        reason = f"it has no {error.args[0]}"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise DataError(
+        f"an annotation of {path.name} can't be used: {reason}",
+        found=f"annotation {annotation.get('id')}",
+        way_out="Give COCO keypoint annotations with keypoints, bbox and area",
+    )
+
+
+def _values(annotation: dict[str, Any]) -> dict[str, Any]:
+    crowd = bool(annotation.get("iscrowd", 0))
+    keypoints = annotation.get("keypoints", [0] * 51) if crowd else annotation["keypoints"]
+    if len(keypoints) != 51 or not np.isfinite(np.array(keypoints, dtype=np.float64)).all():
+        raise ValueError(f"its keypoints are not x, y and visibility of 17 joints but {len(keypoints)} values")
+    box = [float(value) for value in annotation["bbox"]]
+    area = float(annotation["area"])
+    if len(box) != 4 or not all(map(math.isfinite, (*box, area))):
+        raise ValueError(f"its bbox {box} or area {area} is not made of numbers")
+    return {
+        "iscrowd": int(crowd),
+        "keypoints": keypoints,
+        "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
+        "bbox": box,
+        "area": area,
+    }
+
+
+def _person(annotation: dict[str, Any]) -> Person:
+    crowd = bool(annotation["iscrowd"])
+    keypoints: NDArray[np.float32] = np.array(annotation["keypoints"], dtype=np.float32).reshape(17, 3)
+    return Person(
+        keypoints=keypoints[:0] if crowd else keypoints,
+        box=np.array(annotation["bbox"], dtype=np.float32),
+        area=annotation["area"],
+        crowd=crowd,
+    )

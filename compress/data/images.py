@@ -1,0 +1,110 @@
+"""Image files, and a folder of them as samples without annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from compress.data.sample import Image, Sample
+from compress.errors import DataError, FileError
+from compress.files import read_bytes
+
+#: Suffixes that are taken for images.
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def read_image(path: Path, *, upright: bool = True) -> Image:
+    """The pixels of an image file.
+
+    Parameters
+    ----------
+    path : Path
+        A file of any kind that OpenCV reads.
+    upright : bool
+        Turn the image as its camera noted in the file. Annotated images are left as they lie in the file, because
+        that is what their annotations were drawn on.
+
+    Returns
+    -------
+    array, shape (H, W, 3), uint8
+        BGR; a grey image has three equal channels, transparency is dropped.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty, cut off, or no image.
+    """
+    try:
+        content = read_bytes(path, "image")
+    except FileError as error:
+        raise DataError(error.what, found=error.found, way_out=error.way_out) from error
+    except OSError as error:
+        raise DataError(f"the image can't be read: {error.strerror}", found=str(path)) from error
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(
+            "the image does not decode: it is damaged, cut off, or of an unknown kind",
+            found=str(path),
+            way_out="Fetch it again, or leave it out",
+        )
+    return np.asarray(image, dtype=np.uint8)
+
+
+class ImageFolder:
+    """The image files of a folder, sorted by name, without annotations.
+
+    Subfolders are not searched. Image ids are the index plus one.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the images lie.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or no image in it.
+    """
+
+    annotated = False
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+        self.name = f"images:{folder.name or folder}"
+        self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not self._paths:
+            raise DataError(
+                "the folder holds no images", found=str(folder), way_out=f"Files end in {', '.join(SUFFIXES)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        path = self._paths[index]
+        image = read_image(path)
+        return Sample(
+            image=image,
+            people=(),
+            mask=np.ones(image.shape[:2], dtype=np.bool_),
+            image_id=index + 1,
+            name=path.name,
+        )
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Always a `DataError`: a folder of images has no annotations."""
+        raise DataError(
+            "a folder of images has no annotations to score against",
+            found=self.name,
+            way_out="Use --data coco:DIR, --annotations FILE --images DIR, or --data synthetic",
+        )

@@ -1,0 +1,91 @@
+"""Data sets as they are named on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.data.coco import CocoDataset
+from compress.data.images import ImageFolder
+from compress.data.sample import Dataset
+from compress.data.synthetic import DrawnPeople
+from compress.errors import DataError, UsageError
+
+#: What `open_data` understands.
+FORMS = "synthetic[:SEED[:COUNT]], coco:DIR, images:DIR, or --annotations FILE with --images DIR"
+
+
+def open_data(
+    spec: str | None, *, split: str = "val2017", annotations: Path | None = None, images: Path | None = None
+) -> Dataset:
+    """The data set of a name.
+
+    Parameters
+    ----------
+    spec : str or None
+        ``synthetic[:SEED[:COUNT]]``: drawn people. ``coco:DIR``: a folder with
+        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``images:DIR``:
+        image files without annotations. None where ``annotations`` and ``images`` say it.
+    split : str
+        Split of a COCO folder.
+    annotations, images : Path, optional
+        A COCO keypoint file and the folder of its images, wherever they lie.
+
+    Raises
+    ------
+    DataError
+        If the form is unknown, or the data set can't be read.
+    UsageError
+        If no data set is named, or two are.
+    """
+    if annotations is not None or images is not None:
+        if annotations is None or images is None:
+            found = "--images alone" if annotations is None else "--annotations alone"
+            raise UsageError("--annotations and --images go together", found=found, way_out="Give both")
+        if spec is not None:
+            raise UsageError("two data sets are named", found=spec, way_out="Give --data, or the other two options")
+        return CocoDataset(annotations, images)
+    if spec is None:
+        raise UsageError("no data set is named", way_out=f"Give --data: {FORMS}")
+    kind, _, rest = spec.partition(":")
+    if kind == "synthetic":
+        return _drawn(spec)
+    if kind == "coco" and rest:
+        return _coco(Path(rest), split)
+    if kind == "images" and rest:
+        return ImageFolder(Path(rest))
+    raise DataError("this names no data set", found=spec, way_out=f"Known: {FORMS}")
+
+
+def _drawn(spec: str) -> DrawnPeople:
+    _, *numbers = spec.split(":")
+    try:
+        values = [int(number) for number in numbers]
+    except ValueError:
+        values = []
+    if len(values) != len(numbers) or len(values) > 2:
+        raise DataError(
+            "drawn people are named by a whole seed and a count", found=spec, way_out="For example synthetic:1:100"
+        )
+    return DrawnPeople(*values)
+
+
+def _coco(folder: Path, split: str) -> CocoDataset:
+    if not folder.is_dir():
+        raise DataError("there is no such COCO folder", found=str(folder), way_out="Check the path")
+    annotations = folder / "annotations" / f"person_keypoints_{split}.json"
+    if not annotations.is_file():
+        splits = sorted(p.stem.removeprefix("person_keypoints_") for p in annotations.parent.glob("person_keypoints_*"))
+        raise DataError(
+            f"the COCO folder has no keypoint annotations of the split {split}",
+            found=str(annotations),
+            way_out=f"Pass --split: {', '.join(splits)}" if splits else "Put person_keypoints_SPLIT.json there",
+        )
+    places = (folder / split, folder / "images" / split)
+    images = next((place for place in places if place.is_dir()), None)
+    if images is None:
+        raise DataError(
+            f"the COCO folder has no images of the split {split}",
+            found=str(folder),
+            way_out=f"Put them into {places[0]} or {places[1]}, or name them by --annotations and --images",
+        )
+    return CocoDataset(annotations, images)

@@ -1,0 +1,103 @@
+"""Peaks and limbs exactly as the public decoder of lightweight OpenPose finds them, at the size of the image.
+
+Slower than `compress.pose.peaks` and `compress.pose.limbs` by the cubic interpolation of all maps to the image.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.pose.grouping import Limbs, candidate_pairs
+from compress.pose.limbs import min_count
+from compress.pose.peaks import Peaks
+from compress.pose.prepare import Prepared
+from compress.pose.skeleton import Skeleton
+
+#: Pairs of peaks that are scored at once: maps full of noise have millions.
+_CHUNK = 65536
+
+
+def enlarge(maps: NDArray[np.float32], prepared: Prepared, stride: int) -> NDArray[np.float32]:
+    """Maps (C, h, w) at the size of the image, (H, W, C): cubic by the stride, padding cut off, cubic again."""
+    (left, top), (rows, columns) = prepared.pad, prepared.scaled_size
+    large = cv2.resize(
+        np.ascontiguousarray(maps.transpose(1, 2, 0)), (0, 0), fx=stride, fy=stride, interpolation=cv2.INTER_CUBIC
+    )
+    inner = large[top : top + rows, left : left + columns]
+    return np.asarray(cv2.resize(inner, prepared.size[::-1], interpolation=cv2.INTER_CUBIC))
+
+
+def find_public_peaks(maps: NDArray[np.float32], *, threshold: float, radius: float) -> Peaks:
+    """Strict maxima among four neighbours, thinned out from left to right.
+
+    Of peaks nearer to each other than the radius the leftmost stays, then the uppermost, whatever their heights.
+    Neighbouring pixels of equal height are no peak.
+
+    Parameters
+    ----------
+    maps : array, shape (H, W, K), float32
+        Heatmaps at the size of the image.
+    threshold : float
+        Smallest height of a peak.
+    radius : float
+        In pixels of the image.
+
+    Returns
+    -------
+    Peaks
+        In pixels of the image, whole numbers; those of a joint from left to right.
+    """
+    points, scores, starts = [], [], [0]
+    for joint in range(maps.shape[2]):
+        heat = np.pad(maps[..., joint], 1)
+        y, x = np.nonzero(heat >= np.float32(threshold))
+        centre = heat[y, x]
+        peak = centre > np.maximum.reduce([heat[y, x - 1], heat[y, x + 1], heat[y - 1, x], heat[y + 1, x]])
+        order = np.lexsort((y[peak], x[peak]))
+        found = np.stack([x[peak], y[peak]], axis=-1)[order] - 1
+        kept = _leftmost(found, radius)
+        points.append(found[kept])
+        scores.append(centre[peak][order][kept])
+        starts.append(starts[-1] + len(kept))
+    return Peaks(np.concatenate(points).astype(np.float32), np.concatenate(scores), np.array(starts))
+
+
+def _leftmost(points: NDArray[np.int64], radius: float) -> list[int]:
+    """Which points stay if each one drops those behind it within the radius."""
+    kept, dropped = [], np.zeros(len(points), dtype=np.bool_)
+    for index in range(len(points)):
+        if not dropped[index]:
+            kept.append(index)
+            dropped |= np.sum((points - points[index]) ** 2, axis=1) < radius**2
+    return kept
+
+
+def score_public_limbs(
+    pafs: NDArray[np.float32], peaks: Peaks, skeleton: Skeleton, *, samples: int, threshold: float, share: float
+) -> Limbs:
+    """As `compress.pose.limbs.score_limbs`, with fields (H, W, 2 * limbs) read at rounded points in the image."""
+    limb, first, second = candidate_pairs(peaks, skeleton)
+    channels = np.array(skeleton.paf_channels)
+    needed = min_count(samples, share)
+    parts = []
+    for begin in range(0, len(limb), _CHUNK):
+        chunk = slice(begin, begin + _CHUNK)
+        start, stop = peaks.points[first[chunk], None], peaks.points[second[chunk], None]  # (N, 1, 2)
+        along = stop - start
+        step = np.float32(1 / (samples - 1)) * along
+        place = np.round(start + step * np.arange(samples, dtype=np.float32)[:, None]).astype(np.int64)
+        channel = channels[limb[chunk], None]
+        x, y = place[..., 0], place[..., 1]  # (N, samples)
+        length = np.linalg.norm(along, axis=-1)
+        unit = along[:, 0] / np.where(length > 0, length, 1)
+        component = unit[:, :1] * pafs[y, x, channel] + unit[:, 1:] * pafs[y, x, channel + 1]
+        counts = component > np.float32(threshold)
+        number = counts.sum(axis=1)
+        score = np.sum(component * counts, axis=1) / np.maximum(number, 1)
+        good = np.flatnonzero((number >= needed) & (score > 0))
+        parts.append((begin + good, score[good]))
+    chosen = np.concatenate([index for index, _ in parts]) if parts else np.empty(0, dtype=np.int64)
+    score = np.concatenate([score for _, score in parts]) if parts else np.empty(0)
+    return Limbs(limb[chosen], first[chosen], second[chosen], score.astype(np.float32))

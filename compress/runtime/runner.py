@@ -1,0 +1,216 @@
+"""One face for all runtimes: arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.checkpoint import load_checkpoint
+from compress.errors import CheckpointError, CompressError, DataError, FileError, UsageError
+from compress.networks.registry import pose_spec
+from compress.pose.spec import PoseSpec
+
+Array = NDArray[np.float32]
+
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+#: Runtimes of exported files; every other file is taken for a checkpoint, which torch runs.
+_BY_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
+
+
+class Runner(Protocol):
+    """A network on a runtime, ready to run.
+
+    Attributes
+    ----------
+    name : str
+        ``"torch"``, ``"onnxruntime"`` or ``"openvino"``.
+    device : str
+        Where it runs: ``"cpu"``, ``"cuda"``, ...
+    precision : str
+        What it computes in: ``"fp32"``, ``"bf16"``, ``"fp16"``, or ``"int8"`` for a quantised file, whose other
+        layers run in what was asked for (``"int8+bf16"``).
+    threads : int
+        CPU threads.
+    pose : PoseSpec
+        What the network expects and gives.
+    """
+
+    name: str
+    device: str
+    precision: str
+    threads: int
+    pose: PoseSpec
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Maps of images.
+
+        Parameters
+        ----------
+        images : array, shape (N, 3, H, W), float32
+            Prepared as ``pose`` says; H and W are multiples of its stride.
+
+        Returns
+        -------
+        dict of str to array, shape (N, C, H / stride, W / stride), float32
+            One array for each name of ``pose.outputs``, in that order; the caller's own.
+
+        Raises
+        ------
+        DataError
+            If the input has another shape or type.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what the runtime holds; the runner can't be used any more."""
+        ...
+
+
+def open_runner(
+    path: Path,
+    *,
+    runtime: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    threads: int | None = None,
+    network: str | None = None,
+) -> Runner:
+    """A runner for a file.
+
+    Parameters
+    ----------
+    path : Path
+        A checkpoint (``.pt``, ``.safetensors``, a public state dict), an ONNX file or an OpenVINO IR (``.xml``).
+    runtime : {"torch", "onnxruntime", "openvino"}, optional
+        By default the runtime that the file is made for, which is the only one that runs it.
+    device : str
+        ``"cpu"``, ``"cuda"``, or another device of the runtime.
+    precision : {"fp32", "bf16", "fp16"}
+        What to compute in. The file's own precision decides how exact its weights are.
+    threads : int, optional
+        CPU threads; what the runtime takes by default.
+    network : str, optional
+        Name of the network in a foreign file that can't say what it is.
+
+    Raises
+    ------
+    UsageError
+        If the runtime or precision is unknown, the file belongs to another runtime, or there are no threads.
+    RuntimeAbsent
+        If this machine lacks the runtime, the device or the precision.
+    CompressError
+        If the file can't be read, or does not say what it expects and gives.
+    """
+    own = _BY_SUFFIX.get(path.suffix.lower(), "torch")
+    wanted = own if runtime is None else runtime
+    if wanted not in RUNTIMES:
+        raise UsageError("unknown runtime", found=runtime, way_out=f"Known: {', '.join(RUNTIMES)}")
+    if precision not in PRECISIONS:
+        raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise UsageError("a runner needs at least one thread", found=threads)
+    if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
+        raise UsageError(
+            "this is the weights of an OpenVINO model", found=str(path), way_out=f"Name {path.with_suffix('.xml').name}"
+        )
+    if wanted != own:
+        way_out = "Leave out the runtime" if own != "torch" else f"Export the checkpoint first: compress export {path}"
+        raise UsageError(f"{wanted} does not run a file that is for {own}", found=str(path), way_out=way_out)
+    if own == "onnxruntime":
+        from compress.runtime.onnx_runner import OnnxRunner
+
+        return OnnxRunner(path, device=device, precision=precision, threads=threads, network=network)
+    if own == "openvino":
+        from compress.runtime.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(path, device=device, precision=precision, threads=threads, network=network)
+    from compress.runtime.torch_runner import TorchRunner
+
+    checkpoint = load_checkpoint(path, network)
+    return TorchRunner(checkpoint.build(), checkpoint.pose, device=device, precision=precision, threads=threads)
+
+
+def check_input(images: Array, pose: PoseSpec) -> None:
+    """Refuse an input that no network of that specification can take."""
+    shape = np.shape(images)
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape or images.dtype != np.float32:
+        raise DataError(
+            "a network's input must be (images, 3, height, width) in float32", found=(shape, str(images.dtype))
+        )
+    if shape[2] % pose.stride or shape[3] % pose.stride:
+        raise DataError(
+            f"the input's height and width must be multiples of {pose.stride}", found=f"{shape[2]}x{shape[3]}"
+        )
+
+
+def read_pose(text: str, path: Path) -> PoseSpec:
+    """The pose specification in an exported file's metadata."""
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError("it is no JSON object")
+        return PoseSpec.from_dict(record)
+    except (CheckpointError, RecursionError, ValueError) as error:
+        raise FileError(
+            f"the pose specification in the file's metadata can't be read ({error})",
+            found=str(path),
+            way_out="Export the file again",
+        ) from error
+
+
+def foreign_pose(path: Path, network: str | None) -> PoseSpec:
+    """The pose specification of a file that does not bring one."""
+    if network is not None:
+        return pose_spec(network)
+    raise CompressError(
+        "the file does not say what its network expects and gives",
+        found=str(path),
+        way_out="Export it by compress export, which writes that into the file, or name the network it holds by "
+        "--network NAME (see compress networks)",
+    )
+
+
+def match_outputs(outputs: Sequence[tuple[set[str], int | None]], pose: PoseSpec, path: Path) -> list[int]:
+    """Which output of a file is which map.
+
+    Parameters
+    ----------
+    outputs : sequence of (set of str, int or None)
+        Names and number of channels (None if not fixed) of the file's outputs.
+    pose : PoseSpec
+        Names the maps.
+    path : Path
+        The file, for errors.
+
+    Returns
+    -------
+    list of int
+        For each of ``pose.outputs`` the index of the output of that name; else of the last output with its number of
+        channels, because a network with several stages gives its final maps last.
+
+    Raises
+    ------
+    FileError
+        If there is no such output.
+    """
+    joints = pose.joints
+    channels = {"heatmaps": len(joints.joints) + pose.background, "pafs": 2 * len(joints.limbs)}
+    found = []
+    for name in pose.outputs:
+        named = [index for index, (names, _) in enumerate(outputs) if name in names]
+        sized = [index for index, (_, count) in enumerate(outputs) if count is not None and count == channels.get(name)]
+        if not named and not sized:
+            raise FileError(
+                f"the model has no output {name}, nor one with {channels.get(name)} channels",
+                found=", ".join(f"{'/'.join(sorted(names))} ({count})" for names, count in outputs),
+                way_out=f"Is {path.name} a network of the kind {pose.decoder} with the skeleton {pose.skeleton}?",
+            )
+        found.append((named or sized)[-1])
+    return found

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import nn
+
+from compress.errors import FileError, ParityError, UsageError
+from compress.export import checked
+from compress.export.checked import Exported, Target, export_checked
+from compress.networks.registry import NetworkSpec, build, get_entry
+from compress.pose.spec import PoseSpec
+from compress.ranks.fixed import Ratio, Selection, make_plan, parse_ratio
+from compress.runtime.runner import open_runner
+from compress.surgery.factorize import factorize
+
+Image = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Image]:
+    return [np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)]
+
+
+@pytest.fixture
+def reuse(monkeypatch: pytest.MonkeyPatch, stub_onnx: Path) -> Callable[[Callable[[onnx.ModelProto], None]], None]:
+    """Let exports of the stub copy the file that is there already, after a change."""
+
+    def use(change: Callable[[onnx.ModelProto], None]) -> None:
+        def export(module: nn.Module, pose: PoseSpec, path: Path, **options: object) -> Path:
+            model = onnx.load(stub_onnx)
+            change(model)
+            onnx.save(model, path)
+            return path
+
+        monkeypatch.setattr(checked, "export_onnx", export)
+
+    return use
+
+
+def nothing(model: onnx.ModelProto) -> None:
+    """Leave the file as it is."""
+
+
+def one_weight_wrong(factor: float) -> Callable[[onnx.ModelProto], None]:
+    """Change the largest weight of the first convolution."""
+
+    def change(model: onnx.ModelProto) -> None:
+        first = next(x for x in model.graph.initializer if len(x.dims) == 4)
+        values = numpy_helper.to_array(first).copy()
+        values.flat[np.abs(values).argmax()] *= factor
+        first.CopyFrom(numpy_helper.from_array(values, first.name))
+
+    return change
+
+
+def all_targets(folder: Path) -> tuple[Target, ...]:
+    return Target(folder / "m.onnx"), Target(folder / "m.xml"), Target(folder / "m-fp16.xml", "fp16")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_all_files_agree_with_torch_and_are_there(
+    stub: nn.Module, pose: PoseSpec, images: list[Image], tmp_path: Path, reuse: Callable[..., None]
+) -> None:
+    reuse(nothing)
+    steps: list[str] = []
+    done = export_checked(
+        stub, pose, all_targets(tmp_path), images, threads=1, progress=lambda step, seconds: steps.append(step)
+    )
+    assert names(tmp_path) == ["m-fp16.bin", "m-fp16.xml", "m.bin", "m.onnx", "m.xml"]
+    assert [x.parity.exported for x in done] == ["onnxruntime", "openvino", "openvino"]
+    assert [x.parity.precision for x in done] == ["fp32", "fp32", "fp16"]
+    assert all(x.parity.ok for x in done)
+    assert len(done[0].parity.sizes) == 2
+    assert done[2].parity.max_error > done[1].parity.max_error, "weights in half precision must show"
+    assert len(steps) == 4
+    for exported in done:
+        runner = open_runner(exported.target.path, threads=1)
+        assert runner.pose == pose
+        runner.close()
+
+
+@pytest.mark.parametrize("factor", [1.01, -1.0, float("nan")])
+def test_a_wrong_weight_is_refused_and_nothing_is_written(
+    stub: nn.Module, pose: PoseSpec, images: list[Image], tmp_path: Path, reuse: Callable[..., None], factor: float
+) -> None:
+    reuse(one_weight_wrong(factor))
+    with pytest.raises(ParityError, match="does not reproduce the network"):
+        export_checked(stub, pose, all_targets(tmp_path), images, threads=1)
+    assert names(tmp_path) == []
+
+
+def test_one_wrong_file_keeps_all_others_back_and_old_ones_stay(
+    stub: nn.Module,
+    pose: PoseSpec,
+    images: list[Image],
+    tmp_path: Path,
+    reuse: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reuse(nothing)
+    original = checked.write_ir
+
+    def write_wrong(onnx_path: Path, path: Path, *, precision: str) -> None:
+        if precision == "fp16":
+            model = onnx.load(onnx_path)
+            one_weight_wrong(-3.0)(model)
+            onnx_path = path.with_name("wrong.onnx")
+            onnx.save(model, onnx_path)
+        original(onnx_path, path, precision=precision)
+
+    monkeypatch.setattr(checked, "write_ir", write_wrong)
+    for name in ("m.onnx", "m.xml", "m.bin"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(ParityError, match="fp16"):
+        export_checked(stub, pose, all_targets(tmp_path), images, threads=1, force=True)
+    assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == [
+        ("m.bin", "old"), ("m.onnx", "old"), ("m.xml", "old"),
+    ]  # fmt: skip
+
+
+def test_a_file_that_ignores_its_input_size_is_refused(
+    stub: nn.Module, pose: PoseSpec, images: list[Image], tmp_path: Path, reuse: Callable[..., None]
+) -> None:
+    def resize_to_one_size(model: onnx.ModelProto) -> None:
+        resize = next(node for node in model.graph.node if node.op_type == "Resize")
+        model.graph.initializer.append(numpy_helper.from_array(np.array([2, 16, 8, 11], np.int64), "fixed"))
+        resize.input[3] = "fixed"
+
+    reuse(resize_to_one_size)
+    with pytest.raises(ParityError, match=r"can't run|another shape"):
+        export_checked(stub, pose, [Target(tmp_path / "m.onnx")], images, threads=1)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("existing", ["m.onnx", "m.xml", "m.bin", "m-fp16.bin"])
+def test_existing_files_are_refused_before_any_work(
+    stub: nn.Module,
+    pose: PoseSpec,
+    images: list[Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    existing: str,
+) -> None:
+    monkeypatch.delattr(checked, "export_onnx")
+    (tmp_path / existing).write_text("mine")
+    with pytest.raises(FileError, match="exists"):
+        export_checked(stub, pose, all_targets(tmp_path), images)
+    assert names(tmp_path) == [existing]
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("m.onnx", "fp16"), ("m.pt", "fp32"), ("m.bin", "fp32"), ("m.xml", "int8"), ("m", "fp32")]
+)
+def test_targets_that_can_not_be_written_are_refused(name: str, precision: str) -> None:
+    with pytest.raises(UsageError):
+        Target(Path(name), precision)
+
+
+@pytest.mark.parametrize("targets", [(), (Target(Path("m.xml")), Target(Path("m.xml"), "fp16"))])
+def test_nothing_to_do_and_names_used_twice_are_refused(
+    stub: nn.Module, pose: PoseSpec, images: list[Image], targets: Sequence[Target]
+) -> None:
+    with pytest.raises(UsageError):
+        export_checked(stub, pose, targets, images)
+
+
+def export_network(network: nn.Module, name: str, folder: Path, images: list[Image]) -> tuple[Exported, ...]:
+    """Everything for real: no file is reused."""
+    pose = get_entry(name).pose
+    return export_checked(
+        network, pose, all_targets(folder), images, network=NetworkSpec(name), heights=(64, 96), threads=1
+    )
+
+
+def randomised(name: str) -> nn.Module:
+    """A network of the registry with weights and statistics that are all its own, giving maps of a size near 1."""
+    torch.manual_seed(5)
+    network = build(NetworkSpec(name))
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.8, 1.2)
+            nn.init.normal_(layer.bias, 0, 0.1)
+            layer.running_mean = 0.1 * torch.randn_like(layer.running_mean)
+            layer.running_var = torch.rand_like(layer.running_var) + 0.5
+    return network
+
+
+def factorized(network: nn.Module, name: str) -> nn.Module:
+    plan = make_plan(network, Ratio(parse_ratio("1/2")), Selection(), network=name, input_size=(64, 96))
+    assert plan.changed
+    return factorize(network, plan).module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["default", "lightweight-openpose"])
+def test_networks_and_their_factorized_versions(name: str, images: list[Image], tmp_path: Path) -> None:
+    network = randomised(name)
+    before = copy.deepcopy(network.state_dict())
+    versions = {"plain": network, "factorized": factorized(network, name)}
+    for version, module in versions.items():
+        folder = tmp_path / version
+        for exported in export_network(module, name, folder, images):
+            assert exported.parity.ok
+            assert exported.parity.map_range > 0.01
+            assert exported.parity.sizes == ((64, 88), (96, 128))
+        assert len(names(folder)) == 5
+    small, large = ((tmp_path / version / "m.onnx").stat().st_size for version in ("factorized", "plain"))
+    assert small < large
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.skipif("BF16" not in str(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+                    reason="this processor does not compute in bfloat16")  # fmt: skip
+def test_computing_in_bfloat16_is_no_parity(
+    stub: nn.Module,
+    pose: PoseSpec,
+    images: list[Image],
+    tmp_path: Path,
+    reuse: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reuse(nothing)
+    original = checked.open_runner
+    monkeypatch.setattr(
+        checked, "open_runner", lambda path, **options: original(path, **options | {"precision": "bf16"})
+    )
+    with pytest.raises(ParityError):
+        export_checked(stub, pose, [Target(tmp_path / "m.xml")], images, threads=1)
+    assert names(tmp_path) == []

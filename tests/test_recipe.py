@@ -1,0 +1,104 @@
+"""Recipes and the pipeline that runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress.errors import CompressError, FileError, UsageError
+from compress.pipeline import run_recipe
+from compress.recipe import load_recipe
+from compress.stages.base import Silent
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+SMALL = """
+title = "two stages"
+[variables]
+network = "default"
+[[stage]]
+run = "init"
+network = "${network}"
+output = "model.pt"
+untrained = true
+[[stage]]
+run = "factorize"
+model = "model.pt"
+ratio = "1/3"
+output = "small.pt"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(path: Path, tmp_path: Path) -> None:
+    values = {"assets": str(tmp_path)} if "${assets}" in path.read_text() else {}
+    recipe = load_recipe(path, folder=tmp_path, variables=values)
+    assert recipe.title
+    assert recipe.steps
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('ratio = "1/3"', 'ration = "1/3"', "ration is unknown"),
+        ('run = "factorize"', 'run = "factorise"', "unknown stage"),
+        ('run = "factorize"\n', "", "does not say what to run"),
+        ('model = "model.pt"', "", "model is missing"),
+        ('title = "two stages"', 'titel = "x"', "unknown key"),
+        ("${network}", "${net}", "variable net has no value"),
+        ("untrained = true", 'untrained = "perhaps"', "untrained"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_before_anything_runs(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(write(tmp_path, SMALL.replace(old, new)))
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("a = [", "not TOML")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(FileError, match=message):
+        load_recipe(write(tmp_path, text))
+    with pytest.raises(UsageError, match="no \\[\\[stage\\]\\]"):
+        load_recipe(write(tmp_path, 'title = "nothing"'))
+
+
+def test_unknown_variables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such variable"):
+        load_recipe(write(tmp_path, SMALL), variables={"nets": "x"})
+
+
+def test_finished_stages_are_skipped_until_something_they_depend_on_changes(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALL)
+
+    def run(force: bool = False) -> list[bool]:
+        recipe = load_recipe(path, folder=tmp_path / "out")
+        return [report.skipped for report in run_recipe(recipe, Silent(), force=force)]
+
+    assert run() == [False, False]
+    first = (tmp_path / "out" / "small.pt").read_bytes()
+    assert run() == [True, True]
+    assert (tmp_path / "out" / "small.pt").read_bytes() == first
+    path.write_text(SMALL.replace("1/3", "1/4"))
+    assert run() == [True, False]
+    assert (tmp_path / "out" / "small.pt").read_bytes() != first
+    (tmp_path / "out" / "small.pt").write_bytes(b"spoilt")
+    assert run() == [True, False]
+    (tmp_path / "out" / "model.pt").unlink()
+    assert run()[0] is False
+    assert run(force=True) == [False, False]
+
+
+def test_a_failing_stage_leaves_the_earlier_ones_finished(tmp_path: Path) -> None:
+    text = SMALL + '[[stage]]\nrun = "evaluate"\nmodel = "small.pt"\ndata = "coco:nowhere"\n'
+    recipe = load_recipe(write(tmp_path, text), folder=tmp_path / "out")
+    with pytest.raises(CompressError):
+        run_recipe(recipe, Silent())
+    good = load_recipe(write(tmp_path, SMALL), folder=tmp_path / "out")
+    assert [report.skipped for report in run_recipe(good, Silent())] == [True, True]
