@@ -18,6 +18,9 @@ from compress.errors import DataError, FileError
 from compress.files import read_bytes
 from compress.pose.skeleton import COCO17
 
+#: Keys of an image in the ground truth.
+_IMAGE = ("id", "file_name", "height", "width")
+
 #: Keys of an annotation that scores depend on; a segmentation, of which there are megabytes, is not among them.
 _SCORED = ("image_id", "iscrowd", "num_keypoints", "keypoints", "bbox", "area")
 
@@ -74,7 +77,7 @@ class CocoDataset:
             raise IndexError(index)
         entry = self._images[index]
         image = read_image(self._folder / entry["file_name"], upright=False)
-        size = image.shape[:2]
+        size = (image.shape[0], image.shape[1])
         listed = (entry.get("height", size[0]), entry.get("width", size[1]))
         if listed != size:
             raise DataError(
@@ -86,7 +89,7 @@ class CocoDataset:
         annotations = self._people[entry["id"]]
         for annotation in annotations:
             if annotation["iscrowd"] or not annotation["num_keypoints"]:
-                mask &= ~region_mask(annotation, (size[0], size[1]))
+                mask &= ~region_mask(annotation, size)
         return Sample(
             image=image,
             people=tuple(_person(annotation) for annotation in annotations),
@@ -103,7 +106,9 @@ class CocoDataset:
         """
         people = [annotation for annotations in self._people.values() for annotation in annotations]
         return {
-            "images": [{k: v for k, v in e.items() if k in ("id", "file_name", "height", "width")} for e in self._images],
+            "images": [
+                {k: v for k, v in e.items() if k in ("id", "file_name", "height", "width")} for e in self._images
+            ],
             "annotations": [
                 {key: person[key] for key in _SCORED} | {"id": number, "category_id": 1}
                 for number, person in enumerate(people, start=1)

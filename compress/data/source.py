@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from compress.data.coco import CocoDataset
 from compress.data.images import ImageFolder
@@ -58,15 +59,12 @@ def open_data(
 
 def _drawn(spec: str) -> DrawnPeople:
     _, *numbers = spec.split(":")
-    try:
-        values = [int(number) for number in numbers]
-    except ValueError:
-        values = []
-    if len(values) != len(numbers) or len(values) > 2:
+    if len(numbers) > 2 or not all(number.lstrip("-").isdecimal() for number in numbers):
         raise DataError(
             "drawn people are named by a whole seed and a count", found=spec, way_out="For example synthetic:1:100"
         )
-    return DrawnPeople(*values)
+    named: dict[str, Any] = dict(zip(("seed", "count"), map(int, numbers), strict=False))
+    return DrawnPeople(**named)
 
 
 def _coco(folder: Path, split: str) -> CocoDataset:

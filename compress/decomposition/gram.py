@@ -1,8 +1,8 @@
 """Singular values and leading singular subspaces by way of the small Gram matrix.
 
 An unfolded kernel is short and very wide. The full SVD of a 512x4608 one takes seconds and forms a 170 MB matrix that
-nobody needs; the eigenvectors of its 512x512 Gram matrix take a few hundredths of a second. The price is that singular
-values below about 1e-7 of the largest one drown in rounding, even in float64: they come out as exact zeros.
+nobody needs; the eigenvectors of its 512x512 Gram matrix take a few hundredths of a second. The price: squares are what
+rounding acts on, so singular values below about 1e-7 of the largest drown in it, even in float64.
 """
 
 from __future__ import annotations
@@ -13,82 +13,92 @@ from torch import Tensor
 from compress.errors import RankError
 
 
-def checked(values: Tensor, what: str, *, dims: int) -> Tensor:
-    """The tensor in float64 without gradient, once it is known to be decomposable.
+def normalised(weights: Tensor, what: str) -> tuple[Tensor, float]:
+    """The weights in float64, divided by their largest magnitude, and that magnitude.
+
+    Without the division the squares of very small or very large weights would leave the range of float64.
 
     Parameters
     ----------
-    values : Tensor, shape (T, S, *k)
-        Real floating-point weights.
+    weights : Tensor, shape (T, S, *k)
+        Real floating-point numbers.
     what : str
         Names the tensor in an error.
-    dims : int
-        The fewest dimensions it can have.
+
+    Returns
+    -------
+    Tensor, shape (T, S, *k)
+        Without gradient; entries from -1 to 1.
+    float
+        The divisor; 1 if all weights are zero.
 
     Raises
     ------
     RankError
-        If it has too few dimensions, no entries, another kind of number, or a NaN or infinity.
+        If it is no matrix or kernel, is empty, holds another kind of number, or a NaN or infinity.
     """
-    if values.ndim < dims or values.numel() == 0:
-        raise RankError(
-            f"{what} needs at least {dims} dimensions, none of them empty", found=tuple(values.shape)
-        )
-    if not values.dtype.is_floating_point:
-        raise RankError(f"{what} must hold real floating-point numbers", found=str(values.dtype))
-    if not bool(torch.isfinite(values).all()):
-        raise RankError(
-            f"{what} holds a NaN or an infinity", way_out="Its training diverged, or the file is damaged"
-        )
-    return values.detach().to(torch.float64)
+    if weights.ndim < 2 or weights.numel() == 0:
+        raise RankError(f"{what} has two or more dimensions, none of them empty", found=tuple(weights.shape))
+    if not weights.dtype.is_floating_point:
+        raise RankError(f"{what} holds real floating-point numbers", found=str(weights.dtype))
+    if not bool(torch.isfinite(weights).all()):
+        raise RankError(f"{what} has a NaN or infinity in it", way_out="Its training diverged or its file is damaged")
+    exact = weights.detach().to(torch.float64)
+    largest = exact.abs().amax().item() or 1.0
+    return exact / largest, largest
 
 
-def gram_null(size: int) -> float:
+def refuse_rank(rank: int, full: int, what: str) -> None:
+    """Raise `RankError` unless ``rank`` is a whole number from 1 to ``full``."""
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= full:
+        raise RankError(f"{what} must be a whole number from 1 to {full}", found=rank)
+
+
+def rounding(size: int) -> float:
     """Share of the largest eigenvalue of a ``size`` x ``size`` Gram matrix that is no more than rounding."""
     return size * torch.finfo(torch.float64).eps
 
 
 def singular_values(matrix: Tensor) -> Tensor:
-    """All singular values, descending, in float64.
+    """All singular values, descending; those that drown in rounding are exact zeros.
 
     Parameters
     ----------
     matrix : Tensor, shape (rows, cols), float64
-        A finite matrix.
+        Entries of moderate size, see `normalised`.
 
     Returns
     -------
     Tensor, shape (min(rows, cols),)
-        Values below the accuracy of a Gram matrix, about 1e-7 of the largest, are exactly zero.
     """
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    scale = small.abs().amax()
-    if scale == 0:
-        return small.new_zeros(small.shape[0])
-    small = small / scale  # squares of very small or large weights would leave the range of float64
     energies = torch.linalg.eigvalsh(small @ small.T).flip(0)
-    energies[energies <= gram_null(len(energies)) * energies[0]] = 0
-    return energies.sqrt() * scale
+    null = energies <= rounding(len(energies)) * energies[0]
+    return energies.masked_fill(null, 0.0).sqrt()
 
 
-def leading(gram: Tensor, rank: int) -> Tensor:
-    """Orthonormal eigenvectors of the ``rank`` largest eigenvalues, the largest first.
-
-    Of the two signs of an eigenvector the one is taken whose largest entry is positive, so equal input gives equal
-    factors whatever the LAPACK.
+def leading(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The ``rank`` largest eigenvalues, descending, with orthonormal eigenvectors.
 
     Parameters
     ----------
-    gram : Tensor, shape (n, n), float64
-        A symmetric positive semi-definite matrix.
+    gram : Tensor, shape (n, n)
+        Symmetric and positive semi-definite.
     rank : int
         From 1 to n.
 
     Returns
     -------
+    Tensor, shape (rank,)
+        Eigenvalues.
     Tensor, shape (n, rank)
         Eigenvectors as columns.
     """
-    vectors = torch.linalg.eigh(gram).eigenvectors[:, -rank:].flip(1)  # [n, rank]
-    peaks = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))  # [1, rank]
-    return vectors * torch.where(peaks < 0, -1.0, 1.0)
+    values, vectors = torch.linalg.eigh(gram)
+    return values[-rank:].flip(0), vectors[:, -rank:].flip(1)
+
+
+def oriented(vectors: Tensor) -> Tensor:
+    """Columns turned so that the largest entry of each is positive: the sign no longer depends on the LAPACK."""
+    peaks = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    return torch.where(peaks < 0, -vectors, vectors)

@@ -35,27 +35,33 @@ class Tolerance:
     maps : float
         Largest error of a map's cell, as a share of the largest absolute value of the reference's maps (which is
         close to 1 for a trained network).
-    lost : float
-        Share of keypoints that may be found by one side alone: decoding compares with thresholds, and a value that
-        lies on one falls to either side by the last digit.
-    moved_px : float
-        Mean distance of the keypoints that both sides found, in pixels of the image.
+    lost : float or None
+        Share of keypoints that may be found by one side alone; None where that is told but not judged.
+    moved_px : float or None
+        Mean distance of the keypoints that both sides found, in pixels of the image; None as for ``lost``.
     """
 
     maps: float
-    lost: float
-    moved_px: float
+    lost: float | None
+    moved_px: float | None
 
 
 #: By precision of the stored weights, arithmetic being float32 on both sides.
-#: float32: only the order of additions differs. The real network's maps then differ by some 1e-6, so 1e-4 leaves
-#: room for other processors and deeper networks and still sees a weight that is wrong in its third digit.
-#: float16: weights keep 11 bits, a relative error of up to 5e-4 each. The real network's maps then differ by some
-#: 1e-3, while computing in bfloat16 (8 bits) by mistake differs by more than 1e-2.
+#: float32: only the order of additions differs. The maps of human-pose-estimation-0001 on COCO images then differ by
+#: 3e-6; 1e-4 leaves room for other processors and deeper networks, and a change of 1 % in a single weight of its
+#: backbone (0.03) is far beyond it.
+#: float16: weights keep 11 bits. The maps of the same network, its weights made arbitrary in their last bits, then
+#: differ by 0.009 to 0.011 and keypoints move by 0.03 to 0.06 px on average; weights in bfloat16 give 0.045, computing
+#: in bfloat16 by mistake 0.12. Keypoints are not judged: a network that was compressed and not yet fine-tuned sees
+#: people in noise, and a small change of noise makes others of them.
 TOLERANCES = {
     "fp32": Tolerance(maps=1e-4, lost=0.01, moved_px=0.1),
-    "fp16": Tolerance(maps=1e-2, lost=0.05, moved_px=1.0),
+    "fp16": Tolerance(maps=2e-2, lost=None, moved_px=None),
 }
+
+#: Decoding compares with thresholds, so a person whose score lies on one is there or not by the last digit of a map
+#: (1 keypoint of 1025 in the float32 comparison above). One such person may be lost in any comparison.
+_ALWAYS_SPARED = 18
 
 
 @dataclass(frozen=True)
@@ -111,18 +117,19 @@ class Parity:
     @property
     def problems(self) -> tuple[str, ...]:
         """What exceeds the tolerance, each with its value."""
-        allowed = self.tolerance.maps * self.map_range
         problems = []
+        limit = self.tolerance.maps * self.map_range
         if not math.isfinite(self.max_error):
             problems.append("the maps are not all finite numbers")
-        elif self.max_error > allowed:
-            problems.append(f"the maps differ by up to {self.max_error:.3g}, allowed are {allowed:.3g}")
-        if self.lost > self.tolerance.lost * (self.keypoints + self.lost):
-            problems.append(f"{self.lost} of {self.keypoints + self.lost} keypoints are found by one side alone")
-        if self.moved_px_mean > self.tolerance.moved_px:
-            problems.append(
-                f"keypoints move by {self.moved_px_mean:.3g} px on average, allowed are {self.tolerance.moved_px:g}"
-            )
+        elif self.max_error > limit:
+            problems.append(f"the maps differ by up to {self.max_error:.3g}, allowed are {limit:.3g}")
+        allowed = self.tolerance.lost
+        every = self.keypoints + self.lost
+        if allowed is not None and self.lost > max(_ALWAYS_SPARED, allowed * every):
+            problems.append(f"{self.lost} of {every} keypoints are found by one side alone")
+        allowed = self.tolerance.moved_px
+        if allowed is not None and self.moved_px_mean > allowed:
+            problems.append(f"keypoints move by {self.moved_px_mean:.3g} px on average, allowed are {allowed:g}")
         return tuple(problems)
 
     @property

@@ -22,8 +22,8 @@ Connection = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
-class Limbs:
-    """Possible limbs: pairs of peaks with their scores.
+class Pairs:
+    """Pairs of peaks that could be limbs.
 
     Attributes
     ----------
@@ -31,14 +31,31 @@ class Limbs:
         Index in the skeleton's limbs, ascending.
     first, second : array, shape (N,), int
         Peaks at the two ends.
-    score : array, shape (N,), float32
-        Mean agreement with the part-affinity field, above 0.
     """
 
     limb: Indices
     first: Indices
     second: Indices
-    score: NDArray[np.float32]
+
+    def keep(self, chosen: NDArray[np.bool_] | Indices | slice) -> Pairs:
+        """Those that a mask, indices or a slice choose."""
+        return Pairs(self.limb[chosen], self.first[chosen], self.second[chosen])
+
+
+@dataclass(frozen=True)
+class Limbs:
+    """Possible limbs.
+
+    Attributes
+    ----------
+    pairs : Pairs
+        Their ends.
+    score : array, shape (N,), float
+        Mean agreement with the part-affinity field, above 0.
+    """
+
+    pairs: Pairs
+    score: NDArray[np.floating]
 
 
 @dataclass(eq=False)
@@ -50,15 +67,16 @@ class Entry:
     total: float = 0.0
 
 
-def candidate_pairs(peaks: Peaks, skeleton: Skeleton) -> tuple[Indices, Indices, Indices]:
-    """Every pair of peaks that could be a limb: limb (N,), first peak (N,) and second peak (N,), in this order."""
+def candidate_pairs(peaks: Peaks, skeleton: Skeleton) -> Pairs:
+    """Every pair of peaks that could be a limb, sorted by limb, first and second peak."""
     index = np.arange(len(peaks.scores))
     groups = [index[start:stop] for start, stop in pairwise(peaks.starts)]
     ends = [(groups[a], groups[b]) for a, b in skeleton.limbs]
-    limb = np.repeat(np.arange(len(ends)), [len(a) * len(b) for a, b in ends])
-    first = np.concatenate([np.repeat(a, len(b)) for a, b in ends])
-    second = np.concatenate([np.tile(b, len(a)) for a, b in ends])
-    return limb, first, second
+    return Pairs(
+        np.repeat(np.arange(len(ends)), [len(a) * len(b) for a, b in ends]),
+        np.concatenate([np.repeat(a, len(b)) for a, b in ends]),
+        np.concatenate([np.tile(b, len(a)) for a, b in ends]),
+    )
 
 
 def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Connection]]:
@@ -79,13 +97,14 @@ def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Co
     list of list of (int, int, float)
         For each kind of limb the first peaks, second peaks and scores, best first.
     """
-    order = np.lexsort((-limbs.score, limbs.limb))
-    starts = np.searchsorted(limbs.limb, np.arange(len(skeleton.limbs) + 1))
+    pairs = limbs.pairs
+    order = np.lexsort((-limbs.score, pairs.limb))
+    starts = np.searchsorted(pairs.limb, np.arange(len(skeleton.limbs) + 1))
     taken = []
     for start, stop in pairwise(starts):
         chosen = order[start:stop]
-        first, second, score = limbs.first[chosen], limbs.second[chosen], limbs.score[chosen]
-        if method == "jv":
+        first, second, score = pairs.first[chosen], pairs.second[chosen], limbs.score[chosen]
+        if method == "jv" and len(score):
             best = _best_sum(first, second, score)
             first, second, score = first[best], second[best], score[best]
         taken.append(list(_one_to_one(first.tolist(), second.tolist(), score.tolist())))
@@ -101,7 +120,7 @@ def _one_to_one(first: list[int], second: list[int], score: list[float]) -> Iter
             yield connection
 
 
-def _best_sum(first: Indices, second: Indices, score: NDArray[np.float32]) -> Indices:
+def _best_sum(first: Indices, second: Indices, score: NDArray[np.floating]) -> Indices:
     """Which candidates make the largest sum; ascending."""
     rows, row = np.unique(first, return_inverse=True)
     columns, column = np.unique(second, return_inverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.pose.grouping import Limbs, candidate_pairs
+from compress.pose.grouping import Limbs, Pairs, candidate_pairs
 from compress.pose.peaks import Peaks
 from compress.pose.skeleton import Skeleton
 
@@ -36,25 +36,25 @@ def score_limbs(
     share : float
         What the share of points that count has to exceed.
     """
-    limb, first, second = candidate_pairs(peaks, skeleton)
     channels = np.array(skeleton.paf_channels)
     # The last row and column are there twice, so that every point has four cells around it.
     field = np.pad(np.stack([pafs[channels], pafs[channels + 1]]), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
     position = np.linspace(0, 1, samples, dtype=np.float32)
     needed = min_count(samples, share)
-    # Most pairs lead through empty fields. A limb has at most `samples - needed` points that fail, so pairs that fail
-    # for certain at one more, in the middle, are out before anything is interpolated.
+    # A limb has at most `samples - needed` points that fail. Pairs that fail at one more, in the middle, are most of
+    # them, and most of those lead through empty fields, which shows before anything is interpolated.
     spare = samples - needed + 1
     middle = position[(samples - spare) // 2 :][:spare]
-    cell, _, _ = _locate(field, limb, peaks.points[first], peaks.points[second], middle)
-    alive = np.flatnonzero(np.any(_exceeds(field, threshold).ravel()[cell], axis=0))
-    limb, first, second = limb[alive], first[alive], second[alive]
-    component = _components(field, limb, peaks.points[first], peaks.points[second], position)  # (samples, N)
+    pairs = candidate_pairs(peaks, skeleton)
+    cell, _, _ = _locate(field, peaks, pairs, middle)
+    pairs = pairs.keep(np.any(_may_exceed(field, threshold).ravel()[cell], axis=0))
+    pairs = pairs.keep(np.any(_components(field, peaks, pairs, middle) > threshold, axis=0))
+    component = _components(field, peaks, pairs, position)  # (samples, N)
     counts = component > threshold
     number = counts.sum(axis=0)
     score = np.sum(component, axis=0, where=counts) / np.maximum(number, 1)
     good = (number >= needed) & (score > 0)
-    return Limbs(limb[good], first[good], second[good], score[good].astype(np.float32))
+    return Limbs(pairs.keep(good), score[good].astype(np.float32))
 
 
 def min_count(samples: int, share: float) -> int:
@@ -62,37 +62,34 @@ def min_count(samples: int, share: float) -> int:
     return next(count for count in range(samples + 1) if count / samples > share)
 
 
-def _exceeds(field: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Whether the field between a cell, its right, its lower and its lower right neighbour may exceed the threshold.
+def _may_exceed(field: Floats, threshold: float) -> NDArray[np.bool_]:
+    """Whether the field between a cell, its right, its lower and its lower right neighbour can exceed the threshold.
 
     Interpolation makes no vector longer than the longest of the four.
     """
-    long = np.zeros(field.shape[1:], dtype=np.bool_)
-    np.greater(field[0] ** 2 + field[1] ** 2, threshold**2, out=long)
+    long = field[0] ** 2 + field[1] ** 2 > threshold**2
     long[:, :-1] |= long[:, 1:]
     long[..., :-1] |= long[..., 1:]
-    return long
+    return np.asarray(long, dtype=np.bool_)
 
 
-def _locate(
-    field: Floats, limb: NDArray[np.int64], start: Floats, stop: Floats, position: Floats
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """The cell left above each point on N limbs at S positions from 0 (start) to 1 (stop), and the steps from there.
+def _locate(field: Floats, peaks: Peaks, pairs: Pairs, position: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The cell left above each point of N pairs at S positions from 0 to 1, and the steps from its centre: (S, N).
 
-    All (S, N); cells count through all the limbs' fields.
+    Peaks beyond the centres of the outermost cells are read there. Cells count through all the limbs' fields.
     """
-    height, width = field.shape[2:]
-    x, y = ((a + position[:, None] * (b - a)).clip(0, side - 2)
-            for a, b, side in zip(start.T, stop.T, (width, height), strict=True))  # fmt: skip
+    _, _, height, width = field.shape
+    x, y = (np.clip(values, 0, side - 2) for values, side in zip(peaks.points.T, (width, height), strict=True))
+    x, y = (v[pairs.first] + position[:, None] * (v[pairs.second] - v[pairs.first]) for v in (x, y))
     column, row = x.astype(np.int64), y.astype(np.int64)
-    return (limb * height + row) * width + column, x - column, y - row
+    return (pairs.limb * height + row) * width + column, x - column, y - row
 
 
-def _components(field: Floats, limb: NDArray[np.int64], start: Floats, stop: Floats, position: Floats) -> Floats:
-    """The fields' components along N limbs at S positions: (S, N)."""
+def _components(field: Floats, peaks: Peaks, pairs: Pairs, position: Floats) -> Floats:
+    """The fields' components along N pairs at S positions from 0 to 1: (S, N)."""
     width = field.shape[3]
-    cell, right, down = _locate(field, limb, start, stop, position)
-    along = stop - start
+    cell, right, down = _locate(field, peaks, pairs, position)
+    along = peaks.points[pairs.second] - peaks.points[pairs.first]
     length = np.sqrt(np.sum(along**2, axis=1))
     unit = along / np.where(length > 0, length, 1)[:, None]  # ends at one place have no direction and no component
     total = np.zeros(cell.shape, dtype=np.float32)

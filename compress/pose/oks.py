@@ -49,14 +49,14 @@ def oks(
     points = np.asarray(found, dtype=np.float64)[..., :2].reshape(-1, 1, joints, 2)  # [N, 1, K, 2]
     people = np.asarray(truth, dtype=np.float64).reshape(-1, joints, 3)  # [M, K, 3]
     corner, extent = np.split(np.asarray(boxes, dtype=np.float64).reshape(-1, 1, 4), 2, axis=-1)  # [M, 1, 2] each
-    labelled = people[..., 2] > 0  # [M, K]
-    unlabelled = ~labelled.any(axis=1)  # [M]
+    labelled = np.asarray(people[..., 2] > 0)  # [M, K]
+    unlabelled = ~np.any(labelled, axis=1, keepdims=True)  # [M, 1]
     beyond = np.maximum(0, corner - extent - points) + np.maximum(0, points - corner - 2 * extent)  # [N, M, K, 2]
-    offset = np.where(unlabelled[:, None, None], beyond, points - people[..., :2])  # [N, M, K, 2]
+    offset = np.where(np.expand_dims(unlabelled, -1), beyond, points - people[..., :2])  # [N, M, K, 2]
     variance = (2 * np.asarray(sigmas)) ** 2  # [K]
     area = np.asarray(areas, dtype=np.float64).reshape(-1, 1) + np.spacing(1)  # [M, 1]
     similarity = np.exp(-(offset**2).sum(axis=-1) / variance / area / 2)  # [N, M, K]
-    weight = labelled | unlabelled[:, None]  # [M, K]
+    weight = labelled | unlabelled  # [M, K]
     return np.asarray((similarity * weight).sum(axis=-1) / weight.sum(axis=-1))
 
 

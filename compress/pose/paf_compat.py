@@ -78,26 +78,23 @@ def score_public_limbs(
     pafs: NDArray[np.float32], peaks: Peaks, skeleton: Skeleton, *, samples: int, threshold: float, share: float
 ) -> Limbs:
     """As `compress.pose.limbs.score_limbs`, with fields (H, W, 2 * limbs) read at rounded points in the image."""
-    limb, first, second = candidate_pairs(peaks, skeleton)
-    channels = np.array(skeleton.paf_channels)
+    pairs = candidate_pairs(peaks, skeleton)
     needed = min_count(samples, share)
-    parts = []
-    for begin in range(0, len(limb), _CHUNK):
-        chunk = slice(begin, begin + _CHUNK)
-        start, stop = peaks.points[first[chunk], None], peaks.points[second[chunk], None]  # (N, 1, 2)
+    scores = np.zeros(len(pairs.limb))
+    for begin in range(0, len(scores), _CHUNK):
+        chunk = pairs.keep(slice(begin, begin + _CHUNK))
+        start, stop = peaks.points[chunk.first, None], peaks.points[chunk.second, None]  # (N, 1, 2)
         along = stop - start
         step = np.float32(1 / (samples - 1)) * along
         place = np.round(start + step * np.arange(samples, dtype=np.float32)[:, None]).astype(np.int64)
-        channel = channels[limb[chunk], None]
         x, y = place[..., 0], place[..., 1]  # (N, samples)
+        channel = np.array(skeleton.paf_channels)[chunk.limb, None]
         length = np.linalg.norm(along, axis=-1)
         unit = along[:, 0] / np.where(length > 0, length, 1)
         component = unit[:, :1] * pafs[y, x, channel] + unit[:, 1:] * pafs[y, x, channel + 1]
         counts = component > np.float32(threshold)
         number = counts.sum(axis=1)
-        score = np.sum(component * counts, axis=1) / np.maximum(number, 1)
-        good = np.flatnonzero((number >= needed) & (score > 0))
-        parts.append((begin + good, score[good]))
-    chosen = np.concatenate([index for index, _ in parts]) if parts else np.empty(0, dtype=np.int64)
-    score = np.concatenate([score for _, score in parts]) if parts else np.empty(0)
-    return Limbs(limb[chosen], first[chosen], second[chosen], score.astype(np.float32))
+        mean = np.sum(component * counts, axis=1) / np.maximum(number, 1)
+        scores[begin : begin + _CHUNK] = np.where(number >= needed, mean, 0)
+    good = scores > 0
+    return Limbs(pairs.keep(good), scores[good])

@@ -130,8 +130,8 @@ def _thin_out(
     joint, points, scores = joint[order], points[order].astype(np.float32), scores[order]
     kept = np.ones(len(joint), dtype=np.bool_)
     for start, stop in pairwise(np.searchsorted(joint, np.arange(joints + 1))):
-        group = points[start:stop]
-        near = np.sum((group[:, None] - group) ** 2, axis=-1) < radius**2
+        x, y = points[start:stop].T
+        near = np.subtract.outer(x, x) ** 2 + np.subtract.outer(y, y) ** 2 < radius**2
         for first, second in np.argwhere(np.triu(near, 1)):
             if kept[start + first]:
                 kept[start + second] = False

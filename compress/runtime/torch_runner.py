@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
-from compress.errors import RuntimeAbsent
+from compress.errors import NetworkError, RuntimeAbsent
 from compress.model.duplicate import duplicate
 from compress.pose.spec import PoseSpec
 from compress.runtime.runner import Array, check_input
@@ -36,7 +37,7 @@ class TorchRunner:
     Raises
     ------
     RuntimeAbsent
-        If this machine lacks the device.
+        If this machine lacks the device, or the device the precision.
     """
 
     name = "torch"
@@ -55,22 +56,26 @@ class TorchRunner:
         self.pose = pose
         self.threads = torch.get_num_threads() if threads is None else threads
         self._device = _find_device(device)
-        # Convolutions read channels side by side faster than planes, on CPUs and GPUs alike.
-        self._module = (
-            duplicate(module)
-            .to(self._device, _DTYPES[precision], memory_format=torch.channels_last)
-            .eval()
-            .requires_grad_(False)
-        )
+        if self._device.type == "cpu" and precision == "fp16":
+            # It would run, tens of times slower than float32.
+            raise RuntimeAbsent(
+                "torch has no fp16 arithmetic on CPUs", found=device, way_out="Use --precision bf16, or --device cuda"
+            )
+        module = duplicate(module).to(self._device, _DTYPES[precision]).eval().requires_grad_(False)
+        # Convolutions read channels that lie side by side faster than whole planes, on CPUs and GPUs alike.
+        self._module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(self, images: Array) -> dict[str, Array]:
         """Final maps of images; see `compress.runtime.runner.Runner.run`."""
         check_input(images, self.pose)
-        batch = torch.from_numpy(images).to(
-            self._device, _DTYPES[self.precision], memory_format=torch.channels_last, copy=False
+        batch = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(
+            self._device, _DTYPES[self.precision], memory_format=torch.channels_last
         )
         with torch.inference_mode(), _threads(self.threads), _exact(self._device):
             maps = self._module(batch)[-1]
+            missing = [name for name in self.pose.outputs if name not in maps]
+            if missing:
+                raise NetworkError(f"the network's last stage has no {', '.join(missing)}", found=sorted(maps))
             return {name: maps[name].float().cpu().contiguous().numpy() for name in self.pose.outputs}
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from compress.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from compress.data.augment import Augmentation
+from compress.data.cache import Cached
 from compress.data.source import open_data
 from compress.errors import UsageError
 from compress.evaluate import evaluate
@@ -51,6 +51,7 @@ class TuneOptions(ModelOptions, DataOptions, ScoreOptions):
     evaluate_every: int | None = option(None, "Steps between scores on --validation (default: start and end)")
     checkpoint_every: int = option(200, "Steps between writings of the training state")
     resume: bool = option(False, "Go on from the training state beside the output")
+    cache: Path | None = option(None, "Folder that keeps the images of --data once they are drawn or read", output=True)
     force: bool = option(False, "Replace an existing output")
 
     @property
@@ -114,6 +115,8 @@ def tune(options: TuneOptions, progress: Progress, command: str, teacher_path: P
     refuse_existing(options.output, options.force or options.resume)
     checkpoint = load(options)
     dataset = open_dataset(options)
+    if options.cache is not None:
+        dataset = Cached(dataset, options.cache)
     teacher = None if teacher_path is None else load_checkpoint(teacher_path).build()
     began = time.perf_counter()
     with progress.bar(command, options.steps) as advance:
@@ -136,20 +139,18 @@ def tune(options: TuneOptions, progress: Progress, command: str, teacher_path: P
             resume=options.resume,
             device=options.device,
         )
-    steps = [log for log in done.log if log.step]
-    scores = [log.score for log in done.log if log.score is not None]
-    smooth = max(1, len(steps) // 20)
-    losses = [log.loss for log in steps if math.isfinite(log.loss)]
+    smooth = max(1, len(done.log) // 20)
+    losses = [log.loss for log in done.log]
     record = {
         "output": str(options.output),
         "steps": options.steps,
         "seconds": time.perf_counter() - began,
         "loss": [sum(losses[:smooth]) / smooth, sum(losses[-smooth:]) / smooth],
-        "score": [scores[0], done.best.score] if done.best and scores else None,
+        "score": [done.scores[0][1], done.best.score] if done.best else None,
         "best_step": done.best.step if done.best else None,
-        "scores": [[log.step, log.score] for log in done.log if log.score is not None],
+        "scores": [list(score) for score in done.scores],
         "distilled": list(done.distilled),
-        "images_per_second": steps[-1].images_per_second if steps else 0.0,
+        "images_per_second": done.log[-1].images_per_second,
     }
     note: dict[str, Any] = {k: record[k] for k in ("steps", "seconds", "loss", "score", "best_step")}
     note |= {

@@ -45,9 +45,10 @@ def make_stub() -> Stub:
     for layer in stub.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias)
-            layer.running_mean = torch.randn_like(layer.running_mean)
-            layer.running_var = torch.rand_like(layer.running_var) + 0.5
+            nn.init.normal_(layer.bias, 0, 0.3)
+            layer.momentum = None
+    with torch.no_grad():
+        stub(torch.rand(4, 3, 64, 80) - 0.5)  # gives the running statistics their values
     return stub
 
 

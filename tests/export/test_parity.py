@@ -116,7 +116,7 @@ def test_second_of_a_batch_is_the_mirrored_first(images: list[NDArray[np.uint8]]
 
 
 @pytest.mark.parametrize(("precision", "size", "ok"), [
-    ("fp32", 5e-6, True), ("fp32", 2e-4, False), ("fp16", 5e-3, True), ("fp16", 2e-2, False),
+    ("fp32", 5e-6, True), ("fp32", 2e-4, False), ("fp16", 1e-2, True), ("fp16", 4e-2, False),
 ])  # fmt: skip
 def test_errors_of_the_maps_are_measured_and_judged(
     images: list[NDArray[np.uint8]], precision: str, size: float, ok: bool
@@ -191,8 +191,8 @@ def test_an_export_that_fails_only_alone_or_only_in_a_batch_is_refused(images: l
 
 
 def test_values_are_in_the_error(images: list[NDArray[np.uint8]]) -> None:
-    parity = check(Ideal(), Ideal("openvino", change=noise(0.02)), images, precision="fp16")
-    with pytest.raises(ParityError, match=r"openvino \(fp16\).*differ by up to 0\.02, allowed are 0\.01"):
+    parity = check(Ideal(), Ideal("openvino", change=noise(0.05)), images, precision="fp16")
+    with pytest.raises(ParityError, match=r"openvino \(fp16\).*differ by up to 0\.05, allowed are 0\.02"):
         require(parity)
 
 
@@ -266,6 +266,9 @@ def test_parity_knows_nothing_but_its_numbers() -> None:
                     TOLERANCES["fp32"])  # fmt: skip
     assert parity.ok, "two networks whose maps are all zero agree"
     assert not replace(parity, max_error=1e-9).ok
+    assert replace(parity, keypoints=5, lost=1).ok, "a keypoint on a threshold is there or not by the last digit"
+    assert not replace(parity, keypoints=300, lost=30).ok
+    assert not replace(parity, keypoints=300, moved_px_mean=0.2).ok
     assert not replace(parity, map_range=1.0, max_error=float("nan")).ok
 
 

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from compress.errors import UsageError
 from compress.measure.bootstrap import ratio
 from compress.measure.latency import Timing, measure_interleaved
 from compress.pose.spec import PoseSpec
+from compress.runtime.torch_runner import TorchRunner
 
 SHAPE = (2, 3, 16, 24)
 
@@ -159,6 +162,18 @@ def test_collector_comes_back_after_an_error() -> None:
     with pytest.raises(StopIteration):
         measure_interleaved({"ends": FakeRunner("ends", clock, iter([1.0] * 9))}, SHAPE, clock=clock)
     assert gc.isenabled()
+
+
+def test_a_real_runner_is_timed() -> None:
+    class Maps(nn.Module):
+        def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+            return [{"heatmaps": x[:, :, ::8, ::8], "pafs": x[:, :, ::8, ::8]}]
+
+    runner = TorchRunner(Maps(), PoseSpec(), threads=1)
+    (timing,) = measure_interleaved({"maps": runner}, (1, 3, 16, 24), rounds=4, min_rounds=3)
+    assert 0 < timing.interval_ms[0] <= timing.latency_ms <= timing.interval_ms[1]
+    assert timing.latency_ms <= timing.p90_ms
+    assert (timing.runtime, timing.device, timing.precision, timing.threads) == ("torch", "cpu", "fp32", 1)
 
 
 def test_record_is_plain_and_without_samples() -> None:

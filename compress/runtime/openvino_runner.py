@@ -1,0 +1,172 @@
+"""OpenVINO IR files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.errors import FileError, RuntimeAbsent, UsageError
+from compress.files import read_bytes
+from compress.pose.spec import PoseSpec
+from compress.runtime.runner import Array, check_input, foreign_pose, match_outputs, read_pose
+
+#: Where an exported file's ``rt_info`` holds the pose specification as JSON.
+POSE_PATH = ["compress", "pose"]
+
+#: Public releases, by the name inside their IR, which bring no specification of their own. Their graphs begin with the
+#: normalisation, so they take pixels as they are.
+_RELEASES = {
+    "human-pose-estimation-0001": PoseSpec(mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0)),
+}
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+class OpenVinoRunner:
+    """An OpenVINO IR as OpenVINO runs it.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.xml`` file; the weights lie beside it with the suffix ``.bin``. Its ``rt_info`` says what the network
+        expects and gives, or it is a known public release, or ``network`` says it.
+    device : str
+        ``"cpu"``, or another device that OpenVINO finds, such as ``"gpu"``.
+    precision : {"fp32", "bf16", "fp16"}
+        What to compute in. Left to itself, OpenVINO takes bf16 wherever the CPU has it.
+    threads : int, optional
+        CPU threads; OpenVINO's own choice by default.
+    network : str, optional
+        Name of the network in a file from elsewhere.
+
+    Raises
+    ------
+    RuntimeAbsent
+        If OpenVINO, the device or the precision is not there.
+    FileError
+        If one of the two files is missing, empty or damaged, or it is not a pose network.
+    CompressError
+        If the file does not say what it expects and gives, and ``network`` is not given.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+        network: str | None = None,
+    ) -> None:
+        read_bytes(path, "OpenVINO model")
+        read_bytes(path.with_suffix(".bin"), "file of the OpenVINO model's weights")
+        core = _core(device)
+        model = _read(core, path)
+        self.device = device
+        self.pose = _pose(model, path, network)
+        self._outputs = match_outputs([(o.names, _channels(o)) for o in model.outputs], self.pose, path)
+        self._size = _free_sizes(model, path)
+        self._compiled = _compile(core, model, device, precision, threads)
+        self._request = self._compiled.create_infer_request()
+        quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+        self.precision = precision if not quantised else "int8" if precision == "fp32" else f"int8+{precision}"
+        self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if device == "cpu" else 1
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Final maps of images; see `compress.runtime.runner.Runner.run`."""
+        check_input(images, self.pose)
+        if self._size is not None and images.shape != self._size:
+            raise UsageError(
+                "the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {self._size}"
+            )
+        # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
+        maps = self._request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
+        return {
+            name: np.array(maps[index], dtype=np.float32)
+            for name, index in zip(self.pose.outputs, self._outputs, strict=True)
+        }
+
+    def close(self) -> None:
+        """Drop the compiled model."""
+        del self._request, self._compiled
+
+
+def _core(device: str) -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeAbsent("OpenVINO is not installed", way_out="pip install openvino") from error
+    core = openvino.Core()
+    there = [name.lower() for name in core.available_devices]
+    if device not in there:
+        raise RuntimeAbsent(
+            f"OpenVINO has no device {device} on this machine", found=device, way_out=f"It has: {', '.join(there)}"
+        )
+    return core
+
+
+def _read(core: Any, path: Path) -> Any:
+    try:
+        return core.read_model(path)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+        raise FileError(
+            f"the file can't be read as an OpenVINO model ({lines[-1][:200] if lines else 'no reason given'})",
+            found=str(path),
+            way_out="Fetch or export the .xml and the .bin file again; they belong together",
+        ) from error
+
+
+def _pose(model: Any, path: Path, network: str | None) -> PoseSpec:
+    if model.has_rt_info(POSE_PATH):
+        return read_pose(model.get_rt_info(POSE_PATH).astype(str), path)
+    release = _RELEASES.get(model.get_friendly_name())
+    return release if release is not None else foreign_pose(path, network)
+
+
+def _channels(port: Any) -> int | None:
+    """Size of a port's second axis where it is fixed."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic or len(shape) != 4 or shape[1].is_dynamic:
+        return None
+    return int(shape[1].get_length())
+
+
+def _free_sizes(model: Any, path: Path) -> tuple[int, ...] | None:
+    """Let the model take any batch, height and width; gives the only shape it takes where that can't be.
+
+    Compiled for any size, a model runs as fast as compiled for one, and each new size of image costs next to nothing.
+    """
+    from openvino import PartialShape
+
+    if len(model.inputs) != 1 or _channels(model.inputs[0]) not in (3, None):
+        raise FileError(
+            "the model does not take one batch of images (images, 3, height, width)",
+            found=", ".join(str(port.get_partial_shape()) for port in model.inputs),
+            way_out=f"Is {path.name} a pose network?",
+        )
+    before = model.inputs[0].get_partial_shape()
+    try:
+        model.reshape(PartialShape([-1, 3, -1, -1]))
+    except RuntimeError:
+        model.reshape(before)
+        return None if before.is_dynamic else tuple(before.to_shape())
+    return None
+
+
+def _compile(core: Any, model: Any, device: str, precision: str, threads: int | None) -> Any:
+    # Asked for more than the device can do, OpenVINO quietly computes in something else.
+    hint = _HINTS[precision]
+    able = core.get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
+    if hint != "f32" and {"f16": "FP16", "bf16": "BF16"}[hint] not in able:
+        raise RuntimeAbsent(
+            f"the device {device} has no {precision} arithmetic", found=precision, way_out="Use --precision fp32"
+        )
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(model, device.upper(), config)
