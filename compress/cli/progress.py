@@ -17,7 +17,7 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, markup=False)
+        self._console.print(message, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Callable[..., None]]:
@@ -26,6 +26,8 @@ class TerminalProgress:
         if total is not None:
             columns += [MofNCompleteColumn(), TimeRemainingColumn()]
         columns.append(TextColumn("{task.fields[note]}"))
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as progress:
             task = progress.add_task(description, total=total, note="")
             yield lambda done, note="": progress.update(task, advance=done, note=note)

@@ -64,7 +64,7 @@ def show_networks(record: Record) -> None:
 
 def show_init(record: Record) -> None:
     """One line."""
-    _console().print(headline("init", record), markup=False)
+    _console().print(headline("init", record), markup=False, soft_wrap=True)
 
 
 def show_inspect(record: Record) -> None:
@@ -118,13 +118,13 @@ def show_factorize(record: Record) -> None:
     )
     out = _console()
     for reason, count in sorted(kept.items(), key=lambda item: -item[1]):
-        out.print(f"{count} layer(s) {REASONS[reason]}", markup=False)
-    out.print(headline("factorize", record), markup=False)
+        out.print(f"{count} layer(s) {REASONS[reason]}", markup=False, soft_wrap=True)
+    out.print(headline("factorize", record), markup=False, soft_wrap=True)
 
 
 def show_train(record: Record) -> None:
     """Loss and score, first and last."""
-    _console().print(headline("finetune", record), markup=False)
+    _console().print(headline("finetune", record), markup=False, soft_wrap=True)
 
 
 def show_evaluate(record: Record) -> None:
@@ -185,12 +185,12 @@ def show_benchmark(record: Record) -> None:
         left=4,
     )  # fmt: skip
     for absent in record["absent"]:
-        _console().print(f"not present: {absent}", markup=False)
+        _console().print(f"not present: {absent}", markup=False, soft_wrap=True)
 
 
 def show_report(record: Record) -> None:
     """The files of the report."""
-    _console().print(headline("report", record), markup=False)
+    _console().print(headline("report", record), markup=False, soft_wrap=True)
 
 
 _SHOW: dict[str, Callable[[Record], None]] = {

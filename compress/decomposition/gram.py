@@ -7,6 +7,8 @@ rounding acts on, so singular values below about 1e-7 of the largest drown in it
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,11 +43,12 @@ def normalised(weights: Tensor, what: str) -> tuple[Tensor, float]:
         raise RankError(f"{what} has two or more dimensions, none of them empty", found=tuple(weights.shape))
     if not weights.dtype.is_floating_point:
         raise RankError(f"{what} holds real floating-point numbers", found=str(weights.dtype))
-    if not bool(torch.isfinite(weights).all()):
+    weights = weights.detach()
+    largest = weights.abs().amax().item()
+    if not math.isfinite(largest):
         raise RankError(f"{what} has a NaN or infinity in it", way_out="Its training diverged or its file is damaged")
-    exact = weights.detach().to(torch.float64)
-    largest = exact.abs().amax().item() or 1.0
-    return exact / largest, largest
+    largest = largest or 1.0
+    return weights.to(torch.float64) / largest, largest
 
 
 def refuse_rank(rank: int, full: int, what: str) -> None:

@@ -171,7 +171,8 @@ def check(
     pose : PoseSpec, optional
         How images are prepared and maps decoded; by default the reference's.
     heights : sequence of int, optional
-        Heights that images are scaled to; by default the pose specification's and 0.7 of it.
+        Heights that images are scaled to; by default the pose specification's. A single height is joined by one of
+        about 0.7 of it, because a file that works at one size alone is no copy of the network.
     precision : {"fp32", "fp16"}
         Of the stored weights: chooses the tolerance.
     options : PafOptions, optional
@@ -190,7 +191,9 @@ def check(
         raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(TOLERANCES)}")
     pose = pose or reference.pose
     options = options or PafOptions()
-    heights = heights or (pose.height, pose.stride * max(1, round(0.7 * pose.height / pose.stride)))
+    heights = tuple(heights or (pose.height,))
+    if len(heights) == 1:
+        heights += (pose.stride * max(1, round(0.7 * heights[0] / pose.stride)),)
     errors = _MapErrors()
     people = _PeopleErrors()
     sizes: dict[tuple[int, int], None] = {}

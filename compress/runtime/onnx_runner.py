@@ -9,7 +9,7 @@ from typing import Any
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import Array, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.runner import Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
 
 #: Where an exported file's metadata holds the pose specification as JSON.
 POSE_KEY = "compress.pose"
@@ -74,7 +74,10 @@ class OnnxRunner:
         fixed = self._input.shape
         if any(isinstance(want, int) and want != have for want, have in zip(fixed, images.shape, strict=True)):
             raise UsageError("the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {fixed}")
-        maps = self._session.run(self._outputs, {self._input.name: images})
+        try:
+            maps = self._session.run(self._outputs, {self._input.name: images})
+        except Exception as error:  # onnxruntime's exceptions share no base but this
+            raise cannot_run(self.name, images, error) from error
         return dict(zip(self.pose.outputs, maps, strict=True))
 
     def close(self) -> None:

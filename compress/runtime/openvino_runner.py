@@ -10,16 +10,14 @@ import numpy as np
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import Array, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.runner import Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
 
 #: Where an exported file's ``rt_info`` holds the pose specification as JSON.
 POSE_PATH = ["compress", "pose"]
 
 #: Public releases, by the name inside their IR, which bring no specification of their own. Their graphs begin with the
-#: normalisation, so they take pixels as they are.
-_RELEASES = {
-    "human-pose-estimation-0001": PoseSpec(mean=(0.0, 0.0, 0.0), scale=(1.0, 1.0, 1.0)),
-}
+#: normalisation and take pixels as they are.
+_RELEASES = {"human-pose-estimation-0001": PoseSpec()}
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -69,7 +67,9 @@ class OpenVinoRunner:
         self.device = device
         self.pose = _pose(model, path, network)
         self._outputs = match_outputs([(o.names, _channels(o)) for o in model.outputs], self.pose, path)
-        self._size = _free_sizes(model, path)
+        self._shape = _free_sizes(model, path)
+        if not model.has_rt_info(POSE_PATH) and model.get_friendly_name() in _RELEASES:
+            model = _denormalised(model, self.pose)
         self._compiled = _compile(core, model, device, precision, threads)
         self._request = self._compiled.create_infer_request()
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
@@ -79,12 +79,15 @@ class OpenVinoRunner:
     def run(self, images: Array) -> dict[str, Array]:
         """Final maps of images; see `compress.runtime.runner.Runner.run`."""
         check_input(images, self.pose)
-        if self._size is not None and images.shape != self._size:
+        if self._shape is not None and images.shape != self._shape:
             raise UsageError(
-                "the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {self._size}"
+                "the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {self._shape}"
             )
         # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
-        maps = self._request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
+        try:
+            maps = self._request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise cannot_run(self.name, images, error) from error
         return {
             name: np.array(maps[index], dtype=np.float32)
             for name, index in zip(self.pose.outputs, self._outputs, strict=True)
@@ -152,10 +155,27 @@ def _free_sizes(model: Any, path: Path) -> tuple[int, ...] | None:
     before = model.inputs[0].get_partial_shape()
     try:
         model.reshape(PartialShape([-1, 3, -1, -1]))
+        free = all(side.is_dynamic for o in model.outputs for side in list(o.get_partial_shape())[2:])
     except RuntimeError:
-        model.reshape(before)
-        return None if before.is_dynamic else tuple(before.to_shape())
-    return None
+        free = False
+    if free:
+        return None
+    model.reshape(before)
+    return None if before.is_dynamic else tuple(before.to_shape())
+
+
+def _denormalised(model: Any, pose: PoseSpec) -> Any:
+    """The model behind a step that makes pixels of prepared images, so that it sees what all other models see.
+
+    Giving it pixels by a specification without normalisation would pad images with black instead of the mean.
+    """
+    from openvino import Layout
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    steps.input().model().set_layout(Layout("NCHW"))
+    steps.input().preprocess().mean([-m * s for m, s in zip(pose.mean, pose.scale, strict=True)]).scale([*pose.scale])
+    return steps.build()
 
 
 def _compile(core: Any, model: Any, device: str, precision: str, threads: int | None) -> Any:

@@ -150,6 +150,16 @@ def check_input(images: Array, pose: PoseSpec) -> None:
         )
 
 
+def cannot_run(runtime: str, images: Array, error: Exception) -> CompressError:
+    """What to raise where a runtime fails on an input that looks right."""
+    reason = str(error).strip().splitlines()[-1][:200]
+    return CompressError(
+        f"{runtime} can't run the model on this input ({reason})",
+        found=images.shape,
+        way_out="Export the model anew for any size, or give it less at once if memory ran out",
+    )
+
+
 def read_pose(text: str, path: Path) -> PoseSpec:
     """The pose specification in an exported file's metadata."""
     try:

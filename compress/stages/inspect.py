@@ -33,7 +33,8 @@ def inspect(options: InspectOptions, progress: Progress) -> StageResult:
             planned = reasons[layer.name]
             ranks = None
             if layer.kind == "conv" and layer.groups == 1:
-                ranks = [found.rank for found in evbmf_kernel(module.get_submodule(layer.name).weight.detach())]
+                kernel = module.get_parameter(f"{layer.name}.weight").detach()
+                ranks = [found.rank for found in evbmf_kernel(kernel)]
             rows.append(
                 {
                     "name": layer.name,

@@ -30,7 +30,7 @@ def blank(size: tuple[int, int], cells: tuple[int, int]) -> Prepared:
 def line_up(rng: np.random.Generator, count: int, cells: tuple[int, int], jitter: float = 0.03) -> list[np.ndarray]:
     """People (18, 3) beside and above each other in pixels of the input, none touching the next."""
     rows = max(1, round((count / 3) ** 0.5))
-    columns = -(-count // rows)
+    columns = max(1, -(-count // rows))
     height, width = cells[0] * STRIDE / rows, cells[1] * STRIDE / columns
     unit = min(height / 2.1, width / 0.95)
     people = []
