@@ -57,33 +57,36 @@ def read_image(path: Path, *, upright: bool = True) -> Image:
     return np.asarray(image, dtype=np.uint8)
 
 
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not paths:
+        raise DataError("the folder holds no images", found=str(folder), way_out=f"Files end in {', '.join(SUFFIXES)}")
+    return paths
+
+
 class ImageFolder:
-    """The image files of a folder, sorted by name, without annotations.
+    """The image files of one or more folders, each sorted by name, without annotations.
 
     Subfolders are not searched. Image ids are the index plus one.
 
     Parameters
     ----------
-    folder : Path
+    *folders : Path
         Where the images lie.
 
     Raises
     ------
     DataError
-        If there is no such folder, or no image in it.
+        If a folder is not there, or holds no image.
     """
 
     annotated = False
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
-        self.name = f"images:{folder.name or folder}"
-        self._paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not self._paths:
-            raise DataError(
-                "the folder holds no images", found=str(folder), way_out=f"Files end in {', '.join(SUFFIXES)}"
-            )
+    def __init__(self, *folders: Path) -> None:
+        self.name = "images:" + ",".join(folder.name or str(folder) for folder in folders)
+        self._paths = [path for folder in folders for path in _image_files(folder)]
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -12,7 +12,7 @@ from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError, UsageError
 
 #: What `open_data` understands.
-FORMS = "synthetic[:SEED[:COUNT]], coco:DIR, images:DIR, or --annotations FILE with --images DIR"
+FORMS = "synthetic[:SEED[:COUNT]], coco:DIR, images:DIR[,DIR], or --annotations FILE with --images DIR"
 
 
 def open_data(
@@ -24,8 +24,8 @@ def open_data(
     ----------
     spec : str or None
         ``synthetic[:SEED[:COUNT]]``: drawn people. ``coco:DIR``: a folder with
-        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``images:DIR``:
-        image files without annotations. None where ``annotations`` and ``images`` say it.
+        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``images:DIR[,DIR]``:
+        image files of one or more folders, without annotations. None where ``annotations`` and ``images`` say it.
     split : str
         Split of a COCO folder.
     annotations, images : Path, optional
@@ -53,7 +53,7 @@ def open_data(
     if kind == "coco" and rest:
         return _coco(Path(rest), split)
     if kind == "images" and rest:
-        return ImageFolder(Path(rest))
+        return ImageFolder(*(Path(folder) for folder in rest.split(",")))
     raise DataError("this names no data set", found=spec, way_out=f"Known: {FORMS}")
 
 

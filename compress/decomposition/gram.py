@@ -62,7 +62,7 @@ def rounding(size: int) -> float:
     return size * torch.finfo(torch.float64).eps
 
 
-def singular_values(matrix: Tensor) -> Tensor:
+def spectrum(matrix: Tensor) -> Tensor:
     """All singular values, descending; those that drown in rounding are exact zeros.
 
     Parameters

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.decomposition.gram import leading, normalised, oriented, refuse_rank, singular_values
+from compress.decomposition.gram import leading, normalised, oriented, refuse_rank, spectrum
 from compress.errors import RankError
 
 #: Sweeps end once one of them lowers the error by no more than this share of it.
@@ -87,7 +87,7 @@ def mode_spectra(kernel: Tensor) -> tuple[Tensor, Tensor]:
         If the kernel is empty, not finite or not of real floating-point numbers.
     """
     exact, scale = normalised(kernel, "a kernel")
-    return singular_values(unfold(exact, 3)) * scale, singular_values(unfold(exact, 4)) * scale
+    return spectrum(unfold(exact, 3)) * scale, spectrum(unfold(exact, 4)) * scale
 
 
 def tucker2(kernel: Tensor, ranks: tuple[int, int], sweeps: int = 10) -> Tucker2:
@@ -170,6 +170,15 @@ class _Layouts:
         """The same in another precision."""
         return _Layouts(self.by_output.to(dtype), self.by_input.to(dtype))
 
+    def hosvd(self, r3: int, r4: int) -> tuple[float, Tensor, Tensor]:
+        """Energy, input (S, r3) and output (T, r4) factor of the sequentially truncated HOSVD."""
+        if r3 == len(self.by_input):
+            first = torch.eye(r3, dtype=self.by_input.dtype, device=self.by_input.device)
+        else:
+            _, first = self.best_first(None, r3)
+        energy, last = self.best_last(first, r4)
+        return energy, first, last
+
     def best_first(self, last: Tensor | None, rank: int) -> tuple[float, Tensor]:
         """Energy and basis (S, rank) of the best input factor beside the output factor ``last``, or beside none."""
         return _best_factor(self.by_output, last, len(self.by_input), rank)
@@ -190,12 +199,49 @@ def _subspaces(kernel: Tensor, r3: int, r4: int, sweeps: int) -> tuple[Tensor, T
     """Orthonormal input (S, r3) and output (T, r4) factors of a kernel of shape (T, S, P)."""
     layouts = _Layouts.of(kernel)
     total = kernel.square().sum().item()
-    if sweeps == 0 or r3 == kernel.shape[1] or r4 == kernel.shape[0]:  # with one full mode HOSVD is the optimum
-        return _hosvd(layouts, r3, r4)[1:]
-    floor, energy, last = _steer(layouts, r3, r4, total)
-    for number in range(sweeps):
+    if r3 == kernel.shape[1] or r4 == kernel.shape[0]:
+        sweeps = 0  # beside a full factor the HOSVD is the optimum
+    steered = _steer(layouts, r3, r4, total) if sweeps else None
+    if steered is None:
+        energy, first, last = layouts.hosvd(r3, r4)
+    else:
+        energy, first, last = steered
+    for _ in range(sweeps):
         before = energy
-        first, energy, new_last = _sweep(layouts, last)
+        _, first = layouts.best_first(last, r3)
+        energy, last = layouts.best_last(first, r4)
+        if _settled(before, energy, total):
+            break
+    return first, last
+
+
+def _steer(layouts: _Layouts, r3: int, r4: int, total: float) -> tuple[float, Tensor, Tensor] | None:
+    """Energy and factors after fast sweeps in float32, or None where float32 can't tell what is lacking.
+
+    Each sweep starts some way beyond the last factors; one that overshoots is dropped.
+    """
+    coarse = layouts.to(torch.float32)
+    energy, first, last = coarse.hosvd(r3, r4)
+    if total - energy < STEERED * total:
+        return None
+    beside = last
+    for _ in range(STEERING):
+        _, new_first = coarse.best_first(beside, r3)
+        after, new_last = coarse.best_last(_beyond(new_first, first), r4)
+        if after <= energy:
+            break
+        beside = _beyond(new_last, last)
+        before, energy, first, last = energy, after, new_first, new_last
+        if _settled(before, energy, total):
+            break
+    return energy, first.double(), last.double()
+
+
+def _settled(before: float, after: float, total: float) -> bool:
+    """Whether a sweep lowered the error, the root of the energy that lacks, by no more than a share `TOLERANCE`."""
+    return after - before <= 2 * TOLERANCE * (total - after)
+
+
 def _beyond(new: Tensor, old: Tensor) -> Tensor:
     """Orthonormal basis some way beyond ``new``, coming from ``old``."""
     return torch.linalg.qr(new + STRIDE * (new - old @ (old.T @ new))).Q

@@ -243,12 +243,11 @@ def require(parity: Parity) -> Parity:
 def _run(exported: Runner, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     try:
         return exported.run(images)
-    except CompressError:
-        raise
-    except Exception as error:  # each runtime has its own
+    except CompressError as error:
         raise ParityError(
-            f"{exported.name} can't run the exported file on an input of the shape {images.shape}",
-            found=next(iter(str(error).strip().splitlines()), type(error).__name__),
+            f"the exported file does not run as the network does: {error.what}",
+            found=error.found,
+            way_out=error.way_out,
         ) from error
 
 

@@ -96,14 +96,14 @@ class PafOptions:
         checks = (
             ("mode", self.mode in get_args(Mode), "Known: fast, compat"),
             ("assignment", self.assignment in get_args(Assignment), "Known: greedy, jv"),
-            ("upsample", self.upsample in range(1, 9), "Give a whole number from 1 to 8"),
-            ("max_peaks", self.max_peaks >= 1, "Give 1 or more"),
+            ("upsample", isinstance(self.upsample, int) and 1 <= self.upsample <= 8, "Give a whole number from 1 to 8"),
+            ("max_peaks", isinstance(self.max_peaks, int) and self.max_peaks >= 1, "Give a whole number from 1 on"),
             ("peak_threshold", 0 < self.peak_threshold < math.inf, "Give a number above 0"),
             ("peak_distance", 0 <= self.peak_distance < math.inf, "Give 0 or more pixels"),
-            ("samples", self.samples >= 2, "Give 2 or more"),
+            ("samples", isinstance(self.samples, int) and self.samples >= 2, "Give a whole number from 2 on"),
             ("paf_threshold", 0 <= self.paf_threshold < math.inf, "Give 0 or more"),
             ("paf_share", 0 <= self.paf_share < 1, "Give a share from 0 to below 1"),
-            ("min_parts", self.min_parts >= 1, "Give 1 or more"),
+            ("min_parts", isinstance(self.min_parts, int) and self.min_parts >= 1, "Give a whole number from 1 on"),
             ("min_score", 0 <= self.min_score < math.inf, "Give 0 or more"),
         )
         for name, good, way_out in checks:
@@ -212,7 +212,11 @@ def _check(maps: NDArray[np.float32], channels: int, name: str, prepared: Prepar
     """The maps as float32, if they are what they should be."""
     expected = (channels, *(side // stride for side in prepared.array.shape[1:]))
     if np.shape(maps) != expected:
-        raise DataError(f"the network's {name} have the wrong shape, not {expected}", found=np.shape(maps))
+        raise DataError(
+            f"the network's {name} have the wrong shape",
+            found=np.shape(maps),
+            way_out=f"The pose specification and the input's size demand {expected}",
+        )
     maps = np.asarray(maps, dtype=np.float32)
     if not np.isfinite(maps).all():
         raise DataError(

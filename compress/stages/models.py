@@ -33,7 +33,7 @@ class SizeOptions(StageOptions):
 class DataOptions(StageOptions):
     """A data set."""
 
-    data: str | None = option(None, "synthetic[:SEED[:COUNT]], coco:DIR, or images:DIR", flag="-d")
+    data: str | None = option(None, "synthetic[:SEED[:COUNT]], coco:DIR, or images:DIR[,DIR]", flag="-d")
     split: str = option("val2017", "Split of a COCO folder")
     annotations: Path | None = option(None, "COCO keypoint annotations, together with --images")
     images: Path | None = option(None, "Folder of the images of --annotations")

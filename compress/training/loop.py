@@ -337,13 +337,13 @@ class _Run:
             mean.copy_(value)
 
     def score(self, evaluate: Callable[[nn.Module], float]) -> tuple[float, bool]:
-        """Score the network; keep its weights if none was better. The score, and whether they were kept."""
+        """Score the network; keep its weights if none was better, the later of two equal ones. Score, and whether kept."""
         judged = self.judged.eval()
         with torch.no_grad():
             score = float(evaluate(judged))
         self._set_modes()
         self.scores.append((self.step, score))
-        better = self.best is None or score > self.best.score or math.isnan(self.best.score)
+        better = self.best is None or score >= self.best.score or math.isnan(self.best.score)
         if better:
             self.best = Best(self.step, score)
             self.best_weights = {name: value.cpu().clone() for name, value in judged.state_dict().items()}

@@ -37,6 +37,18 @@ def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path: Path) -> N
         folder[3]
 
 
+def test_several_folders_are_one_data_set(tmp_path: Path) -> None:
+    for number, name in enumerate("ba"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "x.png"), picture(number))
+    both = ImageFolder(tmp_path / "b", tmp_path / "a")
+    assert [sample.image_id for sample in map(both.__getitem__, range(len(both)))] == [1, 2]
+    assert (both[0].image == picture(0)).all()
+    assert (both[1].image == picture(1)).all()
+    with pytest.raises(DataError, match="no such folder"):
+        ImageFolder(tmp_path / "a", tmp_path / "c")
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"holds no images.*\.jpg"):

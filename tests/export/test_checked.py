@@ -140,7 +140,7 @@ def test_a_file_that_ignores_its_input_size_is_refused(
         resize.input[3] = "fixed"
 
     reuse(resize_to_one_size)
-    with pytest.raises(ParityError, match=r"can't run|another shape"):
+    with pytest.raises(ParityError, match="does not run as the network does"):
         export_checked(stub, pose, [Target(tmp_path / "m.onnx")], images, threads=1)
     assert names(tmp_path) == []
 
