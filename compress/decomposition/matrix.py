@@ -27,7 +27,7 @@ class LowRank:
     last : Tensor, shape (T, r)
         r to outputs.
     error : float
-        ``|W - W~| / |W|`` in the Frobenius norm; 0 for a matrix of zeros.
+        ``|W - W~| / |W|`` in the Frobenius norm, of the factors as they are stored; 0 for a matrix of zeros.
     """
 
     first: Tensor

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
     ValueError
         If there is no model.
     """
+    import pandas as pd
+
     if not models:
         raise ValueError("a report needs at least one model")
     original = models[0]
@@ -89,6 +93,8 @@ def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
 
 def latency(models: Sequence[ModelFacts]) -> pd.DataFrame:
     """One row a model and runtime: median, interval, p90, speed-up with its interval and what may be said of it."""
+    import pandas as pd
+
     rows = []
     for model in models:
         for runtime, found in model.latency.items():
@@ -113,6 +119,8 @@ def latency(models: Sequence[ModelFacts]) -> pd.DataFrame:
 
 def layers(model: ModelFacts) -> pd.DataFrame:
     """One row a layer: ranks, costs, kernel error, and the reason it was changed or kept."""
+    import pandas as pd
+
     return pd.DataFrame(
         [
             {
@@ -141,7 +149,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def show(value: object, column: str) -> str:
     """One cell: counts with separators, costs in G or M, three decimals for scores, a dash for what is missing."""
-    if value is None or (isinstance(value, float) and pd.isna(value)):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, str):
         return value

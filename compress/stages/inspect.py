@@ -32,7 +32,7 @@ def inspect(options: InspectOptions, progress: Progress) -> StageResult:
         for layer in layers:
             planned = reasons[layer.name]
             ranks = None
-            if layer.kind == "conv" and layer.groups == 1:
+            if layer.plain and layer.kind == "conv" and layer.groups == 1:
                 kernel = module.get_parameter(f"{layer.name}.weight").detach()
                 ranks = [found.rank for found in evbmf_kernel(kernel)]
             rows.append(
