@@ -343,6 +343,7 @@ class _Run:
             score = float(evaluate(judged))
         self._set_modes()
         self.scores.append((self.step, score))
+        # Of two equal scores the later counts: its loss is lower.
         better = self.best is None or score >= self.best.score or math.isnan(self.best.score)
         if better:
             self.best = Best(self.step, score)
