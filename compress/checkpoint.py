@@ -323,6 +323,10 @@ def _read_pickle(content: bytes) -> object:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None and content[:1] == b"\x80":
+            raise CheckpointError(
+                "the file is a plain pickle, which could run code on loading, or a damaged one", way_out=_HOW_TO_SAVE
+            ) from None
         if wanted is None:
             raise _damaged(error) from error
         raise CheckpointError(

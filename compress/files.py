@@ -33,11 +33,11 @@ def atomic_path(path: Path, *, force: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"the folder can't be made: {error.strerror}", found=str(path.parent)) from error
+        raise FileError(f"the folder can't be made: {error.strerror or error}", found=str(path.parent)) from error
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise FileError(f"nothing can be written there: {error.strerror}", found=str(path.parent)) from error
+        raise FileError(f"nothing can be written there: {error.strerror or error}", found=str(path.parent)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -51,7 +51,9 @@ def atomic_path(path: Path, *, force: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise FileError(
-            f"the file can't be written: {error.strerror}", found=str(path), way_out="Check space and permissions"
+            f"the file can't be written: {error.strerror or error}",
+            found=str(path),
+            way_out="Check space and permissions",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,7 +74,7 @@ def read_bytes(path: Path, kind: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise FileError(f"the {kind} can't be read: {error.strerror}", found=str(path)) from error
+        raise FileError(f"the {kind} can't be read: {error.strerror or error}", found=str(path)) from error
     if not content:
         raise FileError(f"the {kind} is empty", found=str(path), way_out="Fetch or write it again")
     return content

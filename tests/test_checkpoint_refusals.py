@@ -331,7 +331,7 @@ def test_a_failing_write_leaves_nothing_behind(
 
     monkeypatch.setattr(torch, "save", fail)
     monkeypatch.setattr(safetensors.torch, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(FileError, match="no space"):
         save_checkpoint(small, path, force=True)
     assert os.listdir(tmp_path) == ([] if before is None else [path.name])
     assert before is None or path.read_bytes() == before

@@ -24,8 +24,9 @@ def open_data(
     ----------
     spec : str or None
         ``synthetic[:SEED[:COUNT]]``: drawn people. ``coco:DIR``: a folder with
-        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``images:DIR[,DIR]``:
-        image files of one or more folders, without annotations. None where ``annotations`` and ``images`` say it.
+        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``.
+        ``images:DIR[,DIR]``: image files of one or more folders, without annotations. None where ``annotations`` and
+        ``images`` say it.
     split : str
         Split of a COCO folder.
     annotations, images : Path, optional

@@ -337,12 +337,13 @@ class _Run:
             mean.copy_(value)
 
     def score(self, evaluate: Callable[[nn.Module], float]) -> tuple[float, bool]:
-        """Score the network; keep its weights if none was better, the later of two equal ones. Score, and whether kept."""
+        """Score the network and keep its weights if none was better; the score, and whether they were kept."""
         judged = self.judged.eval()
         with torch.no_grad():
             score = float(evaluate(judged))
         self._set_modes()
         self.scores.append((self.step, score))
+        # Of two equal scores the later counts: its loss is lower.
         # Of two equal scores the later counts: its loss is lower.
         better = self.best is None or score >= self.best.score or math.isnan(self.best.score)
         if better:
