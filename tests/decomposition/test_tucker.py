@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 import tensorly
@@ -43,7 +44,7 @@ def true_error(kernel: torch.Tensor, factors: Tucker2) -> float:
 
 
 @st.composite
-def problems(draw: st.DrawFn, least_decay: float = 0) -> tuple[torch.Tensor, tuple[int, int]]:
+def problems(draw: st.DrawFn) -> tuple[torch.Tensor, tuple[int, int]]:
     """A kernel and ranks that it can have."""
     extents = draw(st.sampled_from([(1, 1), (3, 3), (2, 3), (3,), (2, 2, 2)]))
     shape = (draw(st.integers(1, 14)), draw(st.integers(1, 14)), *extents)
@@ -51,7 +52,7 @@ def problems(draw: st.DrawFn, least_decay: float = 0) -> tuple[torch.Tensor, tup
     r3 = draw(st.integers(1, shape[1]))
     r4 = draw(st.integers(1, shape[0]))
     assume(r3 <= r4 * taps and r4 <= r3 * taps)
-    return make_kernel(shape, draw(st.floats(least_decay, 1.5)), draw(st.integers(0, 2**32 - 1))), (r3, r4)
+    return make_kernel(shape, draw(st.floats(0, 1.5)), draw(st.integers(0, 2**32 - 1))), (r3, r4)
 
 
 @given(problems())
@@ -100,24 +101,36 @@ def test_sweeps_gain_on_noise(shape: tuple[int, ...]) -> None:
     assert tucker2(kernel, ranks).error < 0.998 * tucker2(kernel, ranks, 0).error
 
 
-@given(problems(least_decay=0.3))  # on white noise the two may end in different local optima
-@settings(max_examples=60, deadline=None)
-def test_no_worse_than_tensorly(problem: tuple[torch.Tensor, tuple[int, int]]) -> None:
-    kernel, (r3, r4) = problem
+def tensorly_error(kernel: torch.Tensor, ranks: tuple[int, int]) -> float:
+    """Relative error of tensorly's Tucker-2 with its default settings."""
     with tensorly.backend_context("pytorch"):
-        (core, (last, first)), _ = partial_tucker(kernel, rank=[r4, r3], modes=[0, 1])
-        theirs = tensorly.tenalg.multi_mode_dot(core, [last, first], modes=[0, 1])
-    assert tucker2(kernel, (r3, r4)).error <= 1.002 * float((kernel - theirs).norm() / kernel.norm()) + 1e-7
+        (core, (last, first)), _ = partial_tucker(kernel, rank=[ranks[1], ranks[0]], modes=[0, 1])
+        return float(
+            (kernel - tensorly.tenalg.multi_mode_dot(core, [last, first], modes=[0, 1])).norm() / kernel.norm()
+        )
+
+
+@pytest.mark.parametrize("extents", [(3, 3), (2, 3), (3,), (2, 2, 2)])
+def test_small_kernels_are_as_good_as_tensorly(extents: tuple[int, ...]) -> None:
+    # Either may end in the better local optimum of a single kernel; over many, neither may be worse.
+    draw = random.Random(0)
+    excess = []
+    for seed in range(40):
+        shape = (draw.randint(4, 14), draw.randint(4, 14), *extents)
+        ranks = (draw.randint(2, shape[1] - 1), draw.randint(2, shape[0] - 1))
+        if max(ranks) <= min(ranks) * math.prod(extents):
+            kernel = make_kernel(shape, draw.uniform(0, 1.2), seed)
+            excess.append(tucker2(kernel, ranks).error / tensorly_error(kernel, ranks) - 1)
+    assert len(excess) > 25
+    assert sum(excess) / len(excess) < 5e-4
+    assert max(excess) < 0.03
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.5, 0.8])
 @pytest.mark.parametrize("ranks", [(12, 16), (16, 16), (24, 8), (24, 40)])
-def test_as_good_as_tensorly_on_kernels_like_trained_ones(decay: float, ranks: tuple[int, int]) -> None:
+def test_kernels_like_trained_ones_are_as_good_as_tensorly(decay: float, ranks: tuple[int, int]) -> None:
     kernel = make_kernel((48, 32, 3, 3), decay, 7)
-    with tensorly.backend_context("pytorch"):
-        (core, (last, first)), _ = partial_tucker(kernel, rank=[ranks[1], ranks[0]], modes=[0, 1])
-        theirs = tensorly.tenalg.multi_mode_dot(core, [last, first], modes=[0, 1])
-    assert tucker2(kernel, ranks).error <= (1 + 2e-4) * float((kernel - theirs).norm() / kernel.norm())
+    assert tucker2(kernel, ranks).error <= (1 + 2e-4) * tensorly_error(kernel, ranks)
 
 
 @given(problems(), st.sampled_from([torch.float32, torch.float64]))
