@@ -248,7 +248,7 @@ def test_a_file_cannot_have_its_network_imported(custom: str, tmp_path: Path) ->
             r"cpm\.conv\.0",
         ),
         ({"pose": {"colour": "rgb"}}, r"unknown key in a pose specification"),
-        ({"pose": {"height": "tall"}}, r"pose specification can't be read"),
+        ({"pose": {"height": "tall"}}, r"height of a pose specification must be a whole number"),
         ({"pose": {"skeleton": "octopus"}}, r"unknown skeleton"),
         ({"pose": 3}, r"record can't be read"),
         ({"history": [1, 2]}, r"record can't be read"),

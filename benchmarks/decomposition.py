@@ -1,0 +1,136 @@
+"""Whole-network Tucker-2, ours beside tensorly's: ``python benchmarks/decomposition.py [CHECKPOINT] [-o FILE.md]``.
+
+All dense k x k convolutions of the network (stem left out) at the asked shares of the channels; without a checkpoint 14
+random 128x128x3x3 kernels whose spectra fall like those of trained ones. Both get the same float32 kernels and ranks,
+tensorly its default settings. They take turns within each round, and errors are measured for both in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import click
+import pandas as pd
+import tensorly
+import torch
+from tensorly.decomposition import partial_tucker
+
+from compress.checkpoint import load_checkpoint
+from compress.decomposition.tucker import tucker2
+from compress.files import write_text
+from compress.measure.bootstrap import ratio as paired_ratio
+from compress.measure.machine import describe
+from compress.model.factors import clip_ranks
+from compress.model.layers import list_layers
+from compress.ranks.fixed import STEM_CHANNELS, parse_ratio
+
+
+def network_kernels(path):
+    module = load_checkpoint(path).build()
+    layers = list_layers(module, (256, 256))
+    return [
+        module.get_submodule(layer.name).weight.detach()
+        for layer in layers
+        if layer.kind == "conv" and layer.groups == 1 and layer.weight_shape[1] > STEM_CHANNELS
+        if math.prod(layer.weight_shape[2:]) > 1
+    ]
+
+
+def random_kernels(decay, count=14, size=128):
+    generator = torch.Generator().manual_seed(0)
+    falling = torch.arange(1, size + 1) ** -decay
+    kernels = []
+    for _ in range(count):
+        turns = [torch.linalg.qr(torch.randn(size, size, generator=generator)).Q * falling for _ in range(2)]
+        kernel = torch.randn(size, size, 3, 3, generator=generator)
+        kernels.append(torch.einsum("at,tskl,bs->abkl", turns[0], kernel, turns[1]))
+    return kernels
+
+
+def ours(kernel, ranks):
+    found = tucker2(kernel, ranks)
+    return found.last, found.core, found.first
+
+
+def theirs(kernel, ranks):
+    (core, (last, first)), _ = partial_tucker(kernel, rank=[ranks[1], ranks[0]], modes=[0, 1])
+    return last, core, first.T
+
+
+def mean_error(kernels, factors):
+    errors = []
+    for kernel, parts in zip(kernels, factors, strict=True):
+        last, core, first = (part.double() for part in parts)
+        rebuilt = torch.einsum("tj,jikl,is->tskl", last, core, first)
+        errors.append(float((kernel - rebuilt).norm() / kernel.double().norm()))
+    return sum(errors) / len(errors)
+
+
+def compare(kernels, share: Fraction, rounds):
+    """One row of the table."""
+    ranks = [clip_ranks(k.shape, tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
+             for k in kernels]  # fmt: skip
+    wall, cpu, factors = ({ours: [], theirs: []} for _ in range(3))
+    for number in range(rounds + 1):  # the first round warms up
+        for method in (ours, theirs) if number % 2 else (theirs, ours):
+            start = time.perf_counter(), time.process_time()
+            factors[method] = [method(k, r) for k, r in zip(kernels, ranks, strict=True)]
+            if number:
+                wall[method].append(time.perf_counter() - start[0])
+                cpu[method].append(time.process_time() - start[1])
+    faster = [paired_ratio(times[theirs], times[ours]) for times in (wall, cpu)]
+    return {
+        "share": str(share),
+        "ours, s": round(pd.Series(wall[ours]).median(), 3),
+        "tensorly, s": round(pd.Series(wall[theirs]).median(), 3),
+        "times faster [95 %]": "{0.median:.2f} [{0.low:.2f}, {0.high:.2f}]".format(faster[0]),
+        "in CPU time [95 %]": "{0.median:.2f} [{0.low:.2f}, {0.high:.2f}]".format(faster[1]),
+        "our error": f"{mean_error(kernels, factors[ours]):.6f}",
+        "tensorly's error": f"{mean_error(kernels, factors[theirs]):.6f}",
+    }
+
+
+@click.command()
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option("--ratio", "shares", multiple=True, default=("1/2", "1/3", "1/4"), show_default=True)
+@click.option("--rounds", default=25, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--decay", default=0.3, show_default=True, help="Of random kernels: exponent of the mode spectra.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Markdown file to write.")
+def main(checkpoint, shares, rounds, threads, decay, output):
+    torch.set_num_threads(threads)
+    tensorly.set_backend("pytorch")
+    kernels = network_kernels(checkpoint) if checkpoint else random_kernels(decay)
+    table = pd.DataFrame([compare(kernels, parse_ratio(share), rounds) for share in shares])
+    machine = describe()
+    command = " ".join(Path(word).name if checkpoint and word == str(checkpoint) else word for word in sys.argv[1:])
+    shapes = pd.Series(["x".join(map(str, k.shape)) for k in kernels]).value_counts()
+    text = "\n".join([
+        "# Tucker-2 of a whole network: ours and tensorly's",
+        "",
+        f"`python benchmarks/decomposition.py {command}`",
+        "",
+        f"Kernels: {', '.join(f'{count} of {shape}' for shape, count in shapes.items())}, "
+        + (f"from {checkpoint.name}." if checkpoint else f"random, spectra i^-{decay}."),
+        "Seconds are medians for the whole network, the ratio is the median of paired rounds with its bootstrap interval;",
+        "errors are means over the kernels of |W - W~| / |W|.",
+        "",
+        f"{machine.cpu} ({', '.join(machine.instruction_sets)}), {machine.cores} cores, {threads} thread(s), load at the "
+        f"end {os.getloadavg()[0]:.1f}; torch {machine.torch}, tensorly {tensorly.__version__} (backend pytorch, default "
+        f"settings), Python {machine.python}; {rounds} rounds.",
+        "",
+        table.to_markdown(index=False, disable_numparse=True),
+        "",
+    ])  # fmt: skip
+    click.echo(text)
+    if output:
+        write_text(output, text)
+
+
+if __name__ == "__main__":
+    main()

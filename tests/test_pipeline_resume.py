@@ -1,0 +1,93 @@
+"""An interrupted training stage goes on when its recipe is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.checkpoint import load_checkpoint
+from compress.pipeline import run_recipe
+from compress.recipe import Recipe, load_recipe
+from compress.stages.base import Silent
+
+TEXT = """
+[[stage]]
+run = "init"
+network = "default"
+untrained = true
+output = "start.pt"
+[[stage]]
+run = "train"
+model = "start.pt"
+data = "synthetic:3:4"
+steps = 4
+batch_size = 2
+size = "64x64"
+workers = 0
+checkpoint_every = 1
+cache = "pictures"
+output = "trained.pt"
+"""
+
+
+class Stopped(Exception):
+    """What the test stops a run with."""
+
+
+class StopsAfter(Silent):
+    """Progress that stops the program after some steps, and remembers what it was told."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+        self.told: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.told.append(message)
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Callable[..., None]]:
+        def advance(done: int, note: str = "") -> None:
+            self.left -= done
+            if self.left == 0:
+                raise Stopped
+
+        yield advance
+
+
+def recipe(folder: Path, text: str = TEXT) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    (folder / "r.toml").write_text(text)
+    return load_recipe(folder / "r.toml", folder=folder)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_recipe(recipe(whole), Silent())
+    with pytest.raises(Stopped):
+        run_recipe(recipe(parts), StopsAfter(2))
+    assert not (parts / "trained.pt").exists()
+    assert (parts / "trained.state").exists()
+
+    second = StopsAfter(-1)
+    reports = run_recipe(recipe(parts), second)
+    assert [report.skipped for report in reports] == [True, False]
+    assert any("going on where it was interrupted" in line for line in second.told)
+    assert not (parts / "trained.state").exists()
+    wanted, found = (load_checkpoint(folder / "trained.pt").state_dict for folder in (whole, parts))
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_starts_anew_when_its_options_have_changed(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run_recipe(recipe(tmp_path / "x"), StopsAfter(2))
+    progress = StopsAfter(-1)
+    changed = TEXT.replace("steps = 4", "steps = 3")
+    reports = run_recipe(recipe(tmp_path / "x", changed), progress)
+    assert reports[1].record["steps"] == 3
+    assert progress.told == []
