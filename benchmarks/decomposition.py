@@ -71,8 +71,9 @@ def mean_error(kernels, factors):
     return sum(errors) / len(errors)
 
 
-def compare(kernels, share: Fraction, rounds):
+def compare(kernels, share: Fraction, rounds, threads):
     """One row of the table."""
+    torch.set_num_threads(threads)
     ranks = [clip_ranks(k.shape, tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
              for k in kernels]  # fmt: skip
     wall, cpu, factors = ({ours: [], theirs: []} for _ in range(3))
@@ -85,11 +86,12 @@ def compare(kernels, share: Fraction, rounds):
                 cpu[method].append(time.process_time() - start[1])
     faster = [paired_ratio(times[theirs], times[ours]) for times in (wall, cpu)]
     return {
+        "threads": threads,
         "share": str(share),
         "ours, s": round(pd.Series(wall[ours]).median(), 3),
         "tensorly, s": round(pd.Series(wall[theirs]).median(), 3),
-        "times faster [95 %]": "{0.median:.2f} [{0.low:.2f}, {0.high:.2f}]".format(faster[0]),
-        "in CPU time [95 %]": "{0.median:.2f} [{0.low:.2f}, {0.high:.2f}]".format(faster[1]),
+        "times faster": f"{faster[0].median:.2f} [{faster[0].low:.2f}, {faster[0].high:.2f}]",
+        "in CPU time": f"{faster[1].median:.2f} [{faster[1].low:.2f}, {faster[1].high:.2f}]",
         "our error": f"{mean_error(kernels, factors[ours]):.6f}",
         "tensorly's error": f"{mean_error(kernels, factors[theirs]):.6f}",
     }
@@ -99,14 +101,13 @@ def compare(kernels, share: Fraction, rounds):
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("--ratio", "shares", multiple=True, default=("1/2", "1/3", "1/4"), show_default=True)
 @click.option("--rounds", default=25, show_default=True)
-@click.option("--threads", default=1, show_default=True)
+@click.option("--threads", multiple=True, type=int, default=(1,), show_default=True)
 @click.option("--decay", default=0.3, show_default=True, help="Of random kernels: exponent of the mode spectra.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Markdown file to write.")
 def main(checkpoint, shares, rounds, threads, decay, output):
-    torch.set_num_threads(threads)
     tensorly.set_backend("pytorch")
     kernels = network_kernels(checkpoint) if checkpoint else random_kernels(decay)
-    table = pd.DataFrame([compare(kernels, parse_ratio(share), rounds) for share in shares])
+    table = pd.DataFrame([compare(kernels, parse_ratio(share), rounds, count) for count in threads for share in shares])
     machine = describe()
     command = " ".join(Path(word).name if checkpoint and word == str(checkpoint) else word for word in sys.argv[1:])
     shapes = pd.Series(["x".join(map(str, k.shape)) for k in kernels]).value_counts()
@@ -117,11 +118,11 @@ def main(checkpoint, shares, rounds, threads, decay, output):
         "",
         f"Kernels: {', '.join(f'{count} of {shape}' for shape, count in shapes.items())}, "
         + (f"from {checkpoint.name}." if checkpoint else f"random, spectra i^-{decay}."),
-        "Seconds are medians for the whole network, the ratio is the median of paired rounds with its bootstrap interval;",
-        "errors are means over the kernels of |W - W~| / |W|.",
+        "Seconds are medians for the whole network; times faster is the median of paired rounds with its bootstrap",
+        "95 % interval; errors are means over the kernels of |W - W~| / |W|.",
         "",
-        f"{machine.cpu} ({', '.join(machine.instruction_sets)}), {machine.cores} cores, {threads} thread(s), load at the "
-        f"end {os.getloadavg()[0]:.1f}; torch {machine.torch}, tensorly {tensorly.__version__} (backend pytorch, default "
+        f"{machine.cpu} ({', '.join(machine.instruction_sets)}), {machine.cores} cores, load at the end "
+        f"{os.getloadavg()[0]:.1f}; torch {machine.torch}, tensorly {tensorly.__version__} (backend pytorch, default "
         f"settings), Python {machine.python}; {rounds} rounds.",
         "",
         table.to_markdown(index=False, disable_numparse=True),

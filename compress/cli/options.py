@@ -30,13 +30,19 @@ def _parameter(name: str, field: FieldInfo) -> click.Parameter:
     flags = [f"--{name.replace('_', '-')}"]
     if extra.get("flag"):
         flags.insert(0, extra["flag"])
-    shown = field.default if field.default not in (None, PydanticUndefined, (), False, True) else None
-    help = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
+    help = (field.description or "") + _show_default(field.default)
     if field.annotation is bool:
         if field.default is True:
             flags[-1] += f"/--no-{name.replace('_', '-')}"
         return click.Option([*flags, name], is_flag=True, default=field.default, help=help)
     return click.Option([*flags, name], type=kind, required=required, multiple=many, default=None, help=help)
+
+
+def _show_default(default: Any) -> str:
+    if default is PydanticUndefined or default in (None, (), False, True):
+        return ""
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" [default: {shown}]"
 
 
 def _click_type(field: FieldInfo) -> tuple[click.ParamType[Any] | type, bool]:

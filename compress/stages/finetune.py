@@ -44,7 +44,9 @@ class TuneOptions(ModelOptions, DataOptions, ScoreOptions):
     freeze: tuple[str, ...] = option((), "Modules of this name or pattern stay as they are; repeat for more")
     freeze_statistics: bool = option(False, "Keep the running statistics of batch normalisation")
     ema: float | None = option(None, "Decay of a moving average of the weights, which is then what is kept")
-    amp: Literal["auto", "off", "bf16", "fp16"] = option("auto", "Arithmetic: auto is half precision on CUDA only")
+    amp: Literal["auto", "off", "bf16", "fp16"] = option(
+        "auto", "Arithmetic: auto takes half precision on CUDA, bfloat16 on a CPU that has it"
+    )
     device: str = option("cpu", "cpu or cuda")
     workers: int = option(2, "Processes that load images")
     seed: int = option(0, "Seed of order and augmentation")
