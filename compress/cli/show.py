@@ -20,12 +20,14 @@ def _console() -> Console:
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    _console().print(table)
+    out = _console()
+    out.print(title, markup=False, soft_wrap=True)
+    out.print(table)
 
 
 def millions(count: float) -> str:
