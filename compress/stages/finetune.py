@@ -45,7 +45,7 @@ class TuneOptions(ModelOptions, DataOptions, ScoreOptions):
     freeze_statistics: bool = option(False, "Keep the running statistics of batch normalisation")
     ema: float | None = option(None, "Decay of a moving average of the weights, which is then what is kept")
     amp: Literal["auto", "off", "bf16", "fp16"] = option(
-        "auto", "Arithmetic: auto takes half precision on CUDA, bfloat16 on a CPU that has it"
+        "auto", "Arithmetic: auto takes half precision on CUDA, float32 on a CPU"
     )
     device: str = option("cpu", "cpu or cuda")
     workers: int = option(2, "Processes that load images")

@@ -408,10 +408,6 @@ def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
     """The type that the forward pass computes in, None for float32."""
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if amp == "auto":
-        # Without such instructions bfloat16 is emulated and slower than float32. Older torch can't tell.
-        known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-        return torch.bfloat16 if known.get("avx512_bf16") or known.get("amx_bf16") else None
     if amp == "fp16" and device.type == "cpu":
         raise UsageError("float16 training needs a GPU", found=amp, way_out="Use bf16 or off on the CPU")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)

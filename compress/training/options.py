@@ -43,8 +43,8 @@ class FineTuneOptions:
     freeze_statistics : bool
         Keep the running statistics of all batch normalisation, and normalise with them.
     amp : str
-        Arithmetic of the forward pass: ``"auto"`` (bfloat16 where the device computes in it, float16 on older GPUs,
-        float32 on other CPUs), ``"off"``, ``"bf16"`` or ``"fp16"``.
+        Arithmetic of the forward pass: ``"auto"`` (on CUDA bfloat16, or float16 on older GPUs; float32 on the CPU),
+        ``"off"``, ``"bf16"`` or ``"fp16"``.
     label_weight : float
         Weight of the loss against annotations; 0 leaves them unused.
     distil : DistilWeights
