@@ -27,7 +27,8 @@ from compress.pose.prepare import prepare
 from compress.pose.skeleton import COCO17, OPENPOSE18, convert_keypoints
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
-from compress.runtime.runner import Runner, open_runner
+from compress.runtime.opening import open_runner
+from compress.runtime.runner import Runner
 
 Maps = dict[str, NDArray[np.float32]]
 

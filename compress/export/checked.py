@@ -19,7 +19,7 @@ from compress.export.to_openvino import PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
 from compress.networks.registry import NetworkSpec
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import open_runner
+from compress.runtime.opening import open_runner
 from compress.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:

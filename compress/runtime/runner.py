@@ -10,18 +10,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.checkpoint import load_checkpoint
-from compress.errors import CheckpointError, CompressError, DataError, FileError, UsageError
+from compress.errors import CheckpointError, CompressError, DataError, FileError
 from compress.networks.registry import pose_spec
 from compress.pose.spec import PoseSpec
 
 Array = NDArray[np.float32]
-
-RUNTIMES = ("torch", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "bf16", "fp16")
-
-#: Runtimes of exported files; every other file is taken for a checkpoint, which torch runs.
-_BY_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
 
 
 class Runner(Protocol):
@@ -73,70 +66,6 @@ class Runner(Protocol):
         ...
 
 
-def open_runner(
-    path: Path,
-    *,
-    runtime: str | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    threads: int | None = None,
-    network: str | None = None,
-) -> Runner:
-    """A runner for a file.
-
-    Parameters
-    ----------
-    path : Path
-        A checkpoint (``.pt``, ``.safetensors``, a public state dict), an ONNX file or an OpenVINO IR (``.xml``).
-    runtime : {"torch", "onnxruntime", "openvino"}, optional
-        By default the runtime that the file is made for, which is the only one that runs it.
-    device : str
-        ``"cpu"``, ``"cuda"``, or another device of the runtime.
-    precision : {"fp32", "bf16", "fp16"}
-        What to compute in. The file's own precision decides how exact its weights are.
-    threads : int, optional
-        CPU threads; what the runtime takes by default.
-    network : str, optional
-        Name of the network in a foreign file that can't say what it is.
-
-    Raises
-    ------
-    UsageError
-        If the runtime or precision is unknown, the file belongs to another runtime, or there are no threads.
-    RuntimeAbsent
-        If this machine lacks the runtime, the device or the precision.
-    CompressError
-        If the file can't be read, or does not say what it expects and gives.
-    """
-    own = _BY_SUFFIX.get(path.suffix.lower(), "torch")
-    wanted = own if runtime is None else runtime
-    if wanted not in RUNTIMES:
-        raise UsageError("unknown runtime", found=runtime, way_out=f"Known: {', '.join(RUNTIMES)}")
-    if precision not in PRECISIONS:
-        raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
-    if threads is not None and threads < 1:
-        raise UsageError("a runner needs at least one thread", found=threads)
-    if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
-        raise UsageError(
-            "this is the weights of an OpenVINO model", found=str(path), way_out=f"Name {path.with_suffix('.xml').name}"
-        )
-    if wanted != own:
-        way_out = "Leave out the runtime" if own != "torch" else f"Export the checkpoint first: compress export {path}"
-        raise UsageError(f"{wanted} does not run a file that is for {own}", found=str(path), way_out=way_out)
-    if own == "onnxruntime":
-        from compress.runtime.onnx_runner import OnnxRunner
-
-        return OnnxRunner(path, device=device, precision=precision, threads=threads, network=network)
-    if own == "openvino":
-        from compress.runtime.openvino_runner import OpenVinoRunner
-
-        return OpenVinoRunner(path, device=device, precision=precision, threads=threads, network=network)
-    from compress.runtime.torch_runner import TorchRunner
-
-    checkpoint = load_checkpoint(path, network)
-    return TorchRunner(checkpoint.build(), checkpoint.pose, device=device, precision=precision, threads=threads)
-
-
 def check_input(images: Array, pose: PoseSpec) -> None:
     """Refuse an input that no network of that specification can take."""
     shape = np.shape(images)
@@ -152,7 +81,7 @@ def check_input(images: Array, pose: PoseSpec) -> None:
 
 def cannot_run(runtime: str, images: Array, error: Exception) -> CompressError:
     """What to raise where a runtime fails on an input that looks right."""
-    reason = str(error).strip().splitlines()[-1][:200]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
     return CompressError(
         f"{runtime} can't run the model on this input ({reason})",
         found=images.shape,

@@ -19,7 +19,8 @@ from compress.files import refuse_existing, write_text
 from compress.measure.bootstrap import ratio
 from compress.measure.latency import Timing, measure_interleaved
 from compress.measure.machine import describe
-from compress.runtime.runner import Runner, open_runner
+from compress.runtime.opening import open_runner
+from compress.runtime.runner import Runner
 from compress.stages.base import Progress, Size, StageOptions, StageResult, option
 from compress.stages.registry import Stage
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from compress.evaluate import evaluate
 from compress.files import refuse_existing, write_text
 from compress.pose.paf import PafOptions
-from compress.runtime.runner import open_runner
+from compress.runtime.opening import open_runner
 from compress.stages.base import Progress, StageOptions, StageResult, option
 from compress.stages.models import DataOptions, ModelOptions, open_dataset
 from compress.stages.registry import Stage

@@ -20,7 +20,7 @@ from compress.export import checked
 from compress.export.checked import Target, export_checked
 from compress.networks.registry import NetworkSpec, build, get_entry
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import open_runner
+from compress.runtime.opening import open_runner
 from compress.surgery.edits import FactorizeEdit, apply_edits
 
 Image = NDArray[np.uint8]

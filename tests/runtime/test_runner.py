@@ -21,7 +21,8 @@ from compress.errors import (
     UsageError,
 )
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import check_input, foreign_pose, match_outputs, open_runner, read_pose
+from compress.runtime.opening import open_runner
+from compress.runtime.runner import check_input, foreign_pose, match_outputs, read_pose
 
 Make = Callable[..., Path]
 
