@@ -102,9 +102,9 @@ def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray],
 
 
 def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if mask.all():
-        return np.ones((1, *size), dtype=np.float32)
-    return np.asarray(cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA))[None]
+    # Not cv2.resize: in worker processes it now and then gave cells of 1e37.
+    blocks = mask.reshape(size[0], mask.shape[0] // size[0], size[1], mask.shape[1] // size[1])
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))[None]
 
 
 class Examples(TorchDataset[Example | CompressError]):

@@ -94,7 +94,7 @@ def test_global_minimum_is_that_of_brute_force() -> None:
 
 @pytest.mark.slow
 def test_global_minimum_is_that_of_brute_force_on_thousands() -> None:
-    assert brute_force_agrees(count=4000, largest_side=24, points=3000, seed=1) >= 5
+    assert brute_force_agrees(count=10_000, largest_side=24, points=3000, seed=1) >= 5
 
 
 @pytest.mark.real
