@@ -71,7 +71,7 @@ class Wicked:
         return os.mkdir, (str(self.mark),)
 
 
-def refused(path: Path, match: str, network: str | None = None) -> None:
+def assert_refused(path: Path, match: str, network: str | None = None) -> None:
     with pytest.raises(CompressError, match=match) as caught:
         load_checkpoint(path, network)
     assert caught.value.exit_code == 1
@@ -101,27 +101,27 @@ def refused(path: Path, match: str, network: str | None = None) -> None:
 def test_what_is_no_checkpoint_is_told_by_its_content(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    refused(path, message)
+    assert_refused(path, message)
 
 
 def test_absent_files_and_folders_are_told_apart(tmp_path: Path) -> None:
-    refused(tmp_path / "absent.pt", "the checkpoint does not exist")
-    refused(tmp_path, "the checkpoint is a folder")
+    assert_refused(tmp_path / "absent.pt", "the checkpoint does not exist")
+    assert_refused(tmp_path, "the checkpoint is a folder")
 
 
 @pytest.mark.real
 def test_an_image_and_an_exported_network_are_refused(assets: Path) -> None:
-    refused(next((assets / "images" / "coco" / "val2017").glob("*.jpg")), "JPEG image")
+    assert_refused(next((assets / "images" / "coco" / "val2017").glob("*.jpg")), "JPEG image")
     folder = assets / "weights" / "human-pose-estimation-0001"
-    refused(folder / "human-pose-estimation-0001.xml", "exported model is no checkpoint")
-    refused(folder / "human-pose-estimation-0001.bin", "can't be read as a checkpoint")
+    assert_refused(folder / "human-pose-estimation-0001.xml", "exported model is no checkpoint")
+    assert_refused(folder / "human-pose-estimation-0001.bin", "can't be read as a checkpoint")
 
 
 def test_another_zip_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "archive.pt"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("document.txt", "text")
-    refused(path, "can't be read as a checkpoint")
+    assert_refused(path, "can't be read as a checkpoint")
 
 
 # Damage
@@ -160,7 +160,7 @@ def test_a_file_that_was_cut_off_is_refused(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(contents[name][: int(len(contents[name]) * share)])
-    refused(path, "damaged, cut off, or of another kind")
+    assert_refused(path, "damaged, cut off, or of another kind")
 
 
 # Code
@@ -174,7 +174,7 @@ def test_a_pickle_that_wants_code_is_refused_and_not_run(
     mark = tmp_path / "executed"
     path = tmp_path / "model.pt"
     torch.save(wrap(Wicked(mark)), path, _use_new_zipfile_serialization=not legacy)
-    refused(path, r"wants to run code.*mkdir.*torch\.save\(model\.state_dict")
+    assert_refused(path, r"wants to run code.*mkdir.*torch\.save\(model\.state_dict")
     assert not mark.exists()
     torch.load(path, weights_only=False)
     assert mark.exists(), "the file would have run code"
@@ -183,32 +183,32 @@ def test_a_pickle_that_wants_code_is_refused_and_not_run(
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(Wicked(tmp_path / "executed")))
-    refused(path, r"plain pickle, which could run code.*torch\.save\(model\.state_dict")
+    assert_refused(path, r"plain pickle, which could run code.*torch\.save\(model\.state_dict")
     path.write_bytes(pickle.dumps(Wicked(tmp_path / "executed"), protocol=2))
-    refused(path, r"wants to run code.*mkdir")
+    assert_refused(path, r"wants to run code.*mkdir")
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save(nn.Linear(2, 2), path)
-    refused(path, r"wants to run code.*Linear.*torch\.save\(model\.state_dict")
+    assert_refused(path, r"wants to run code.*Linear.*torch\.save\(model\.state_dict")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
-    refused(path, r"TorchScript archive.*torch\.save\(model\.state_dict")
+    assert_refused(path, r"TorchScript archive.*torch\.save\(model\.state_dict")
 
 
 def test_a_file_cannot_have_its_network_imported(custom: str, tmp_path: Path) -> None:
     name = f"{custom}:small"
     path = tmp_path / "model.pt"
     save_checkpoint(Checkpoint(NetworkSpec(name), PoseSpec(), nn.Linear(2, 2).state_dict()), path)
-    refused(path, rf"no file is trusted to import code.*--network {name}")
-    refused(path, "holds another network than default", network="default")
-    refused(path, "holds another network", network="os:system")
+    assert_refused(path, rf"no file is trusted to import code.*--network {name}")
+    assert_refused(path, "holds another network than default", network="default")
+    assert_refused(path, "holds another network", network="os:system")
     assert not (tmp_path / "imported").exists()
     assert load_checkpoint(path, name).build().weight.shape == (2, 2)
     assert (tmp_path / "imported").exists()
@@ -264,14 +264,14 @@ def test_records_are_trusted_in_nothing(
     torch.save(record, path)
     load_checkpoint(path)
     torch.save({**record, **change}, path)
-    refused(path, message)
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize("key", ["version", "network", "edits", "pose", "history", "state_dict"])
 def test_records_with_a_part_missing_are_refused(key: str, record: dict[str, Any], tmp_path: Path) -> None:
     record.pop(key)
     torch.save(record, tmp_path / "model.pt")
-    refused(tmp_path / "model.pt", key)
+    assert_refused(tmp_path / "model.pt", key)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_records_with_a_part_missing_are_refused(key: str, record: dict[str, Any
 def test_odd_metadata_of_a_safetensors_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file({"weight": torch.ones(1)}, path, metadata={FORMAT: text})
-    refused(path, message)
+    assert_refused(path, message)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -296,7 +296,7 @@ def test_weights_with_nan_are_refused(suffix: str, small: Checkpoint, tmp_path: 
     weights = dict(small.state_dict)
     weights["cpm.conv.0.bias"] = torch.full((8,), float("nan"))
     save_checkpoint(replace(small, state_dict=weights), tmp_path / f"model{suffix}")
-    refused(tmp_path / f"model{suffix}", r"not finite.*cpm\.conv\.0\.bias")
+    assert_refused(tmp_path / f"model{suffix}", r"not finite.*cpm\.conv\.0\.bias")
 
 
 # Writing
