@@ -11,14 +11,18 @@ from compress.errors import PlanError
 
 VERSION = 1
 
-#: Methods a layer can have, with the number of ranks each needs.
-METHODS = {"keep": 0, "tucker2": 2, "svd": 1}
+#: Methods a layer can have, with the number of ranks each needs: 1x1 - kxk - 1x1, two matrices, 1x1 - kxk, kxk - 1x1,
+#: kx1 - 1xk and 1xk - kx1.
+METHODS = {
+    "keep": 0, "tucker2": 2, "svd": 1, "tucker1_in": 1, "tucker1_out": 1, "spatial_vh": 1, "spatial_hv": 1,
+}  # fmt: skip
 
 #: Why a layer is replaced, by where its ranks come from.
 CHOSEN = {
     "ratio": "ranks are the asked share of the channels",
     "vbmf": "ranks by global analytic VBMF",
     "energy": "smallest ranks that keep the asked share of squared energy",
+    "budget": "form and ranks of least error within the budget",
     "plan": "set by hand in a plan",
 }
 
@@ -27,8 +31,8 @@ KEPT = {
     "excluded": "kept: left out by --include or --exclude, or dropped from a plan",
     "pointwise": "kept: a 1x1 convolution or linear layer; factorized only when asked for",
     "stem": "kept: reads the image itself; factorized only when named by --include",
-    "grouped": "kept: grouped or depthwise convolution",
-    "transposed": "kept: transposed convolution",
+    "depthwise": "kept: depthwise convolution",
+    "grouped": "kept: grouped 1x1 convolution",
     "unsupported": "kept: a kind of layer that can't be factorized",
     "unused": "kept: the forward pass never calls it",
     "tied": "kept: a layer with the same weight is kept",
@@ -36,6 +40,8 @@ KEPT = {
     "full_rank": "kept: the ranks would be full",
     "not_smaller": "kept: the factors would have no fewer parameters",
     "not_cheaper": "kept: the factors would cost no fewer MACs",
+    "budget_kept": "kept: the budget is better spent on this layer as it is",
+    "not_faster": "kept: measured no faster when factorized",
 }
 
 #: Every reason code with its meaning.
@@ -60,6 +66,9 @@ class LayerPlan:
         Before and after, MACs at the plan's input size.
     error : float or None
         Relative Frobenius error of the kernel, ``|W - W~| / |W|``, where it was computed.
+    output_error : float or None
+        Relative squared error of the layer's output on calibration images, weighted by what the final maps feel of
+        it, where it was computed.
     """
 
     name: str
@@ -69,6 +78,7 @@ class LayerPlan:
     params: tuple[int, int]
     macs: tuple[int, int]
     error: float | None = None
+    output_error: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -90,8 +100,9 @@ class LayerPlan:
         for what, pair in (("params", self.params), ("macs", self.macs)):
             if len(pair) != 2 or any(not isinstance(n, int) or n < 0 for n in pair):
                 raise PlanError(f"layer {self.name}: {what} are two counts, before and after", found=pair)
-        if self.error is not None and not isinstance(self.error, (int, float)):
-            raise PlanError(f"layer {self.name}: the error must be a number or null", found=self.error)
+        for error in (self.error, self.output_error):
+            if error is not None and not isinstance(error, (int, float)):
+                raise PlanError(f"layer {self.name}: an error must be a number or null", found=error)
 
 
 @dataclass(frozen=True)

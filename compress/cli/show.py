@@ -124,6 +124,26 @@ def show_factorize(record: Record) -> None:
     out.print(headline("factorize", record), markup=False, soft_wrap=True)
 
 
+def show_attention(record: Record) -> None:
+    """Each block, and which weights it kept."""
+    _table(
+        f"Attention blocks, now {record['kind']}",
+        ["block", "was", "channels", "reduction", "weights carried over"],
+        [
+            (
+                row["name"],
+                row["was"] or "(inserted)",
+                row["channels"],
+                row["reduction"],
+                ", ".join(row["carried"]) or ("none: starts as the identity" if record["identity"] else "none"),
+            )
+            for row in record["blocks"]
+        ],
+        left=2,
+    )
+    _console().print(headline("attention", record), markup=False, soft_wrap=True)
+
+
 def show_train(record: Record) -> None:
     """Loss and score, first and last."""
     _console().print(headline("finetune", record), markup=False, soft_wrap=True)
@@ -200,6 +220,7 @@ _SHOW: dict[str, Callable[[Record], None]] = {
     "init": show_init,
     "inspect": show_inspect,
     "factorize": show_factorize,
+    "attention": show_attention,
     "train": show_train,
     "finetune": show_train,
     "evaluate": show_evaluate,
@@ -226,6 +247,12 @@ def headline(stage: str, record: Record) -> str:
             f"{output}: parameters {millions(record['params'][0])} -> {millions(record['params'][1])} "
             f"({_share(*record['params'])}), MACs {giga(record['macs'][0])} -> {giga(record['macs'][1])} "
             f"({_share(*record['macs'])})"
+        )
+    if stage == "attention":
+        return (
+            f"{record['output']}: {len(record['blocks'])} block(s) {record['kind']}, parameters "
+            f"{millions(record['params'][0])} -> {millions(record['params'][1])}, "
+            f"MACs {giga(record['macs'][0])} -> {giga(record['macs'][1])}"
         )
     if stage in ("train", "finetune"):
         text = f"{record['output']}: {record['steps']} steps, loss {record['loss'][0]:.4g} -> {record['loss'][1]:.4g}"

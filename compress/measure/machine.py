@@ -86,6 +86,12 @@ def describe() -> Machine:
     )
 
 
+def vector_channels() -> int:
+    """Channels that a float32 vector register of this CPU holds: the step in which runtimes block channels."""
+    names = _instruction_sets(_cpuinfo())
+    return 16 if any(name.startswith("avx512") for name in names) else 8 if "avx2" in names else 4
+
+
 def _cpuinfo() -> dict[str, str]:
     """First processor of /proc/cpuinfo; empty on other systems."""
     try:

@@ -54,12 +54,23 @@ def _refinements(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"refinements": max((int(match[1]) + 1 for match in found if match), default=0)}
 
 
+def _context(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Stages of a global context CPM, and the context module, which tells itself by its names."""
+    refinements = _refinements(state)["refinements"]
+    if not refinements:
+        return {"stages": 1}
+    signs = {"encoder1.0.0.weight": "u_shaped", "branches.0.0.0.weight": "aspp", "levels.0.0.weight": "pyramid"}
+    context = next((name for sign, name in signs.items() if f"refinement_stages.0.trunk.0.{sign}" in state), "none")
+    return {"stages": refinements + 1, "context": context}
+
+
 #: Known layouts. The default network differs from the public one by its normalised stages.
 LAYOUTS = (
     Layout("lightweight-openpose", ("cpm.align.0.weight", "cpm.trunk.0.2.weight"), _refinements),
     Layout("default", ("cpm.align.0.weight", "cpm.align.1.weight"), _refinements),
     Layout("human-pose-estimation-0001", ("align.0.weight", "cpm_conv.0.weight", "ref_trunk.0.initial.0.weight"),
            _no_options),
+    Layout("context-cpm", ("cpm.0.0.weight", "cpm.1.0.weight", "initial_stage.heatmaps.1.0.weight"), _context),
 )  # fmt: skip
 
 

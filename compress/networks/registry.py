@@ -193,5 +193,5 @@ def _current_folder_importable() -> Iterator[None]:
 
 def _load() -> None:
     """Import the files that register networks; late, so that importing the registry alone stays cheap."""
-    for module in ("lightweight_openpose",):
+    for module in ("lightweight_openpose", "openpose", "attention_cpm", "context_cpm"):
         importlib.import_module(f"compress.networks.{module}")

@@ -71,7 +71,38 @@ OPENPOSE18 = Skeleton(
     paf_channels=(12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26),
 )  # fmt: skip
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18)}
+#: The 16 joints of MPII in the order of its annotations.
+MPII16 = Skeleton(
+    name="mpii16",
+    joints=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "thorax", "neck",
+            "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+    limbs=((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 7), (7, 13),
+           (13, 14), (14, 15)),
+)  # fmt: skip
+
+#: The 16 joints of Look Into Person.
+LIP16 = Skeleton(
+    name="lip16",
+    joints=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "spine", "neck",
+            "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+    limbs=((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 8), (8, 13),
+           (13, 14), (14, 15)),
+)  # fmt: skip
+
+#: The 14 joints of Leeds Sports Pose.
+LSP14 = Skeleton(
+    name="lsp14",
+    joints=("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist",
+            "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top"),
+    limbs=((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 12), (12, 9), (9, 10), (10, 11), (12, 13),
+           (2, 8), (3, 9)),
+)  # fmt: skip
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18, MPII16, LIP16, LSP14)}
+
+
+#: Joints that lie midway between a pair of others.
+_BETWEEN = {"neck": "shoulder", "thorax": "shoulder", "pelvis": "hip"}
 
 
 def get_skeleton(name: str) -> Skeleton:
@@ -95,16 +126,15 @@ def convert_keypoints(keypoints: NDArray[np.float32], source: Skeleton, target: 
     Returns
     -------
     array, shape (..., K_target, 3)
-        Joints that the source lacks are zero, except a neck, which lies midway between two shoulders that are there
-        and takes the lower of their third values.
+        Joints that the source lacks are zero, except a neck (or thorax) and a pelvis, which lie midway between two
+        shoulders or hips that are there and take the lower of their third values.
     """
     result = np.zeros((*keypoints.shape[:-2], len(target.joints), 3), dtype=keypoints.dtype)
     for index, joint in enumerate(target.joints):
         if joint in source.joints:
             result[..., index, :] = keypoints[..., source.joints.index(joint), :]
-        elif joint == "neck":
-            left = keypoints[..., source.joints.index("left_shoulder"), :]
-            right = keypoints[..., source.joints.index("right_shoulder"), :]
+        elif joint in _BETWEEN and f"left_{_BETWEEN[joint]}" in source.joints:
+            left, right = (keypoints[..., source.joints.index(f"{x}_{_BETWEEN[joint]}"), :] for x in ("left", "right"))
             both = ((left[..., 2] > 0) & (right[..., 2] > 0))[..., None]
             middle = np.concatenate(
                 [(left[..., :2] + right[..., :2]) / 2, np.minimum(left[..., 2:], right[..., 2:])], axis=-1

@@ -10,7 +10,7 @@ from typing import Any
 from compress.errors import CheckpointError
 from compress.pose.skeleton import Skeleton, get_skeleton
 
-DECODERS = ("paf",)
+DECODERS = ("paf", "heatmap")
 COLORS = ("bgr", "rgb")
 
 
@@ -23,11 +23,14 @@ class PoseSpec:
     skeleton : str
         Name of the skeleton of the maps (`compress.pose.skeleton`).
     decoder : str
-        How maps become people: ``"paf"`` groups peaks by part-affinity fields.
+        How maps become people: ``"paf"`` groups peaks by part-affinity fields, ``"heatmap"`` takes the highest place of
+        each map of a crop that shows one person.
     outputs : tuple of str
         Names of the final maps in the order in which exported files give them.
     height : int
         Height in pixels to which images are scaled unless told otherwise.
+    width : int or None
+        Width in pixels of crops that show one person; None where images keep their aspect ratio.
     stride : int
         Input pixels per map cell.
     color : str
@@ -42,6 +45,7 @@ class PoseSpec:
     decoder: str = "paf"
     outputs: tuple[str, ...] = ("heatmaps", "pafs")
     height: int = 368
+    width: int | None = None
     stride: int = 8
     color: str = "bgr"
     mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
@@ -57,8 +61,10 @@ class PoseSpec:
                     found=getattr(self, name),
                     way_out=f"Known: {', '.join(known)}",
                 )
-        for name in ("height", "stride"):
+        for name in ("height", "width", "stride"):
             value = getattr(self, name)
+            if name == "width" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise CheckpointError(
                     f"the {name} of a pose specification must be a whole number from 1 on", found=value

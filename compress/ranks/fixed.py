@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from compress.decomposition.evbmf import evbmf_kernel
 from compress.decomposition.tucker import mode_spectra
 from compress.errors import PlanError, RankError, UsageError
-from compress.model.factors import channel_ranks, clip_ranks, factor_params, factorized_cost
+from compress.model.factors import clip_ranks, factorized_cost, full_ranks, group_kernels, layer_kernel, methods_for
 from compress.model.layers import LayerInfo, list_layers
 from compress.plan import KEPT, LayerPlan, Plan
 
@@ -71,20 +71,30 @@ class Vbmf:
     rank_zero : str
         What to do where VBMF finds nothing but noise: ``"skip"`` keeps the layer, ``"min_rank"`` takes rank 1 as what
         it found.
+    clamp : (Fraction, Fraction) or None
+        Least and largest share of the channels that a rank may have; the attention CPM's authors end with 1/4 to 1/3.
     """
 
     weaken: float = 1.0
     rank_zero: str = "skip"
+    clamp: tuple[Fraction, Fraction] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weaken <= 1:
             raise RankError("the weakening of VBMF ranks must be above 0 and at most 1", found=self.weaken)
         if self.rank_zero not in ("skip", "min_rank"):
             raise RankError("unknown rank-zero policy", found=self.rank_zero, way_out="Known: skip, min_rank")
+        if self.clamp is not None and not 0 < self.clamp[0] <= self.clamp[1] <= 1:
+            raise RankError(
+                "ranks are clamped between two shares of the channels, the smaller first",
+                found=", ".join(map(str, self.clamp)),
+                way_out="For example 1/4,1/3",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """How a plan tells of it."""
-        return {"rank": "vbmf", "weaken": self.weaken, "rank_zero": self.rank_zero}
+        clamp = {} if self.clamp is None else {"clamp": [str(share) for share in self.clamp]}
+        return {"rank": "vbmf", "weaken": self.weaken, "rank_zero": self.rank_zero, **clamp}
 
 
 @dataclass(frozen=True)
@@ -152,12 +162,10 @@ def obstacle(layer: LayerInfo) -> str | None:
     """The reason code for which no plan can replace a layer, or None if one can."""
     if layer.calls == 0:
         return "unused"
-    if layer.kind == "conv_transpose":
-        return "transposed"
-    if layer.groups != 1:
-        return "grouped"
     if not layer.plain or len(layer.kernel_size) not in (0, 2):
         return "unsupported"
+    if not methods_for(layer_kernel(layer), layer.kind, layer.groups):
+        return "grouped" if min(layer_kernel(layer)[:2]) > 1 else "depthwise"
     return None
 
 
@@ -200,13 +208,13 @@ def make_plan(
     """
     selection = selection or Selection()
     layers = list_layers(module, input_size)
-    kept = _kept_by_selection(layers, selection)
+    kept = kept_by_selection(layers, selection)
     entries = []
     for layer in layers:
         reason = kept[layer.name]
-        weight = None if reason else _weight(module, layer)
-        entries.append(_keep(layer, str(reason)) if weight is None else _weigh(layer, weight, policy))
-    return Plan(network, input_size, _keep_tied(layers, entries), {**policy.to_dict(), **selection.to_dict()})
+        kernels = None if reason else _kernels(module, layer)
+        entries.append(keep_layer(layer, str(reason)) if kernels is None else _weigh(layer, kernels, policy))
+    return Plan(network, input_size, keep_tied(layers, entries), {**policy.to_dict(), **selection.to_dict()})
 
 
 def check_plan(plan: Plan, module: nn.Module, network: str, input_size: tuple[int, int]) -> Plan:
@@ -262,7 +270,7 @@ def check_plan(plan: Plan, module: nn.Module, network: str, input_size: tuple[in
     return replace(plan, input_size=input_size, layers=tuple(_renew(x, wanted.get(x.name)) for x in layers))
 
 
-def _kept_by_selection(layers: Sequence[LayerInfo], selection: Selection) -> dict[str, str | None]:
+def kept_by_selection(layers: Sequence[LayerInfo], selection: Selection) -> dict[str, str | None]:
     """For each layer the reason to keep it before any rank is chosen, or None."""
     every = [name for layer in layers for name in (layer.name, *layer.aliases)]
     for pattern in (*selection.include, *selection.exclude):
@@ -297,44 +305,58 @@ def _similar(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f" (similar: {', '.join(close)})" if close else ""
 
 
-def _weight(module: nn.Module, layer: LayerInfo) -> Tensor:
-    """The kernel (T, S, *k), or the matrix (T, S) of a pointwise layer."""
+def _kernels(module: nn.Module, layer: LayerInfo) -> Tensor:
+    """The kernels (groups, T, S, *k), or the matrix (1, T, S) of a pointwise layer."""
     weight = module.get_submodule(layer.name).get_parameter("weight").detach()
     if not torch.isfinite(weight).all():
         raise RankError(f"the weight of layer {layer.name} has values that are not finite", way_out="Exclude the layer")
-    return weight.flatten(1) if layer.pointwise else weight
+    return group_kernels(weight.flatten(1) if layer.pointwise else weight, layer.kind, layer.groups)
 
 
-def _weigh(layer: LayerInfo, weight: Tensor, policy: Policy) -> LayerPlan:
+def _weigh(layer: LayerInfo, kernels: Tensor, policy: Policy) -> LayerPlan:
     """Replace the layer if that makes it smaller and cheaper."""
-    ranks = _ranks(weight, policy)
-    if ranks is None:
-        return _keep(layer, "rank_zero")
-    ranks = clip_ranks(weight.shape, ranks)
-    if ranks == clip_ranks(weight.shape, channel_ranks(weight.shape)):
-        return _keep(layer, "full_rank")
-    if factor_params(weight.shape, ranks) >= weight.numel():
-        return _keep(layer, "not_smaller")
-    if factorized_cost(layer, ranks)[1] >= layer.macs:
-        return _keep(layer, "not_cheaper")
-    return _replace(layer, ranks, policy.to_dict()["rank"])
+    method = usual_method(layer)
+    full = full_ranks(kernels.shape[1:], method)
+    # All groups have the same ranks, so each gets what the neediest one needs.
+    found = [_ranks(kernel, method, policy) for kernel in kernels]
+    chosen = [ranks for ranks in found if ranks is not None]
+    if not chosen:
+        return keep_layer(layer, "rank_zero")
+    ranks = clip_ranks(kernels.shape[1:], method, tuple(max(column) for column in zip(*chosen, strict=True)))
+    if ranks == full:
+        return keep_layer(layer, "full_rank")
+    params, macs = factorized_cost(layer, method, ranks)
+    if not layer.tied_to and params >= layer.params:
+        return keep_layer(layer, "not_smaller")
+    if macs >= layer.macs:
+        return keep_layer(layer, "not_cheaper")
+    return replace_layer(layer, method, ranks, policy.to_dict()["rank"])
 
 
-def _ranks(weight: Tensor, policy: Policy) -> tuple[int, ...] | None:
-    """(r3, r4) of a kernel, (r,) of a matrix, None for rank zero."""
-    channels = channel_ranks(weight.shape)
+def usual_method(layer: LayerInfo) -> str:
+    """The method by which the papers replace such a layer: Tucker-2, or two matrices where there is one place."""
+    return methods_for(layer_kernel(layer), layer.kind, layer.groups)[0]
+
+
+def _ranks(kernel: Tensor, method: str, policy: Policy) -> tuple[int, ...] | None:
+    """(r3, r4) of a kernel (T, S, *k), (r,) of a matrix, None for rank zero."""
+    outputs, inputs = kernel.shape[:2]
+    channels = (inputs, outputs) if method == "tucker2" else (min(inputs, outputs),)
     if isinstance(policy, Ratio):
         return tuple(max(1, _round(policy.value * count)) for count in channels)
     if isinstance(policy, Energy):
         # Both modes of a matrix have the same singular values.
-        spectra = mode_spectra(weight)[: len(channels)]
+        spectra = mode_spectra(kernel)[: len(channels)]
         return tuple(_energy_rank(spectrum, policy.share) for spectrum in spectra)
-    found = [estimate.rank for estimate in evbmf_kernel(weight)[: len(channels)]]
+    found = [estimate.rank for estimate in evbmf_kernel(kernel)[: len(channels)]]
     if policy.rank_zero == "skip" and 0 in found:
         return None
-    return tuple(
-        _round(full - policy.weaken * (full - max(1, rank))) for rank, full in zip(found, channels, strict=True)
-    )
+    ranks = [_round(full - policy.weaken * (full - max(1, rank))) for rank, full in zip(found, channels, strict=True)]
+    if policy.clamp is not None:
+        low, high = policy.clamp
+        bounds = [(max(1, _round(low * full)), max(1, _round(high * full))) for full in channels]
+        ranks = [min(max(rank, least), most) for rank, (least, most) in zip(ranks, bounds, strict=True)]
+    return tuple(ranks)
 
 
 def _energy_rank(singular_values: Tensor, share: float) -> int:
@@ -346,22 +368,23 @@ def _round(value: Fraction | float) -> int:
     return math.floor(value + Fraction(1, 2))
 
 
-def _keep(layer: LayerInfo, reason: str) -> LayerPlan:
+def keep_layer(layer: LayerInfo, reason: str) -> LayerPlan:
+    """A plan's entry for a layer that stays."""
     return LayerPlan(layer.name, "keep", (), reason, (layer.params, layer.params), (layer.macs, layer.macs))
 
 
-def _replace(layer: LayerInfo, ranks: tuple[int, ...], reason: str) -> LayerPlan:
-    params, macs = factorized_cost(layer, ranks)
-    method = "svd" if layer.pointwise else "tucker2"
+def replace_layer(layer: LayerInfo, method: str, ranks: tuple[int, ...], reason: str) -> LayerPlan:
+    """A plan's entry for a layer that is replaced."""
+    params, macs = factorized_cost(layer, method, ranks)
     return LayerPlan(layer.name, method, ranks, reason, (layer.params, params), (layer.macs, macs))
 
 
-def _keep_tied(layers: Sequence[LayerInfo], entries: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
+def keep_tied(layers: Sequence[LayerInfo], entries: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
     """Keep a layer if another one with the very same weight is kept: one weight, one decision."""
     firsts = [layer.tied_to or layer.name for layer in layers]
     kept = {first for first, entry in zip(firsts, entries, strict=True) if entry.method == "keep"}
     return tuple(
-        _keep(layer, "tied") if first in kept and entry.method != "keep" else entry
+        keep_layer(layer, "tied") if first in kept and entry.method != "keep" else entry
         for layer, first, entry in zip(layers, firsts, entries, strict=True)
     )
 
@@ -373,10 +396,11 @@ def _misfits(layer: LayerInfo, entry: LayerPlan) -> list[str]:
     reason = obstacle(layer)
     if reason:
         return [f"{entry.name} can't be factorized ({KEPT[reason].removeprefix('kept: ')})"]
-    method = "svd" if layer.pointwise else "tucker2"
-    if entry.method != method:
-        return [f"{entry.name} takes the method {method}, not {entry.method}"]
-    usable = clip_ranks(layer.weight_shape, entry.ranks)
+    shape = layer_kernel(layer)
+    methods = methods_for(shape, layer.kind, layer.groups)
+    if entry.method not in methods:
+        return [f"{entry.name} takes the method {' or '.join(methods)}, not {entry.method}"]
+    usable = clip_ranks(shape, entry.method, entry.ranks)
     if usable != entry.ranks:
         return [f"{entry.name} can use ranks of at most {usable}, not {entry.ranks}"]
     return []
@@ -385,7 +409,7 @@ def _misfits(layer: LayerInfo, entry: LayerPlan) -> list[str]:
 def _renew(layer: LayerInfo, entry: LayerPlan | None) -> LayerPlan:
     """The plan's decision with the network's numbers."""
     if entry is None:
-        return _keep(layer, "excluded")
+        return keep_layer(layer, "excluded")
     if entry.method == "keep":
-        return _keep(layer, entry.reason if entry.reason in KEPT else "plan")
-    return _replace(layer, entry.ranks, "plan" if entry.reason in KEPT else entry.reason)
+        return keep_layer(layer, entry.reason if entry.reason in KEPT else "plan")
+    return replace_layer(layer, entry.method, entry.ranks, "plan" if entry.reason in KEPT else entry.reason)

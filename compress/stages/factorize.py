@@ -3,34 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor, nn
+
 from compress.checkpoint import Checkpoint, save_checkpoint, snapshot
+from compress.decomposition.evbmf import evbmf_kernel
 from compress.errors import RankError, UsageError
 from compress.files import read_bytes, refuse_existing, write_text
 from compress.model.cost import cost
+from compress.model.factors import group_kernels
+from compress.model.layers import kind_of, list_layers
+from compress.model.maps import map_errors
 from compress.plan import Plan
+from compress.ranks.budget import parse_budget
+from compress.ranks.budgeted import eligible
 from compress.ranks.fixed import Energy, Policy, Ratio, Selection, Vbmf, check_plan, make_plan, parse_ratio
 from compress.stages.base import Progress, StageResult, option
-from compress.stages.models import ModelOptions, SizeOptions, counting_size, load
+from compress.stages.budgeting import BudgetRequest, by_budget
+from compress.stages.calibration import calibrate, network_inputs
+from compress.stages.models import DataOptions, ModelOptions, SizeOptions, counting_size, load, open_dataset
 from compress.stages.registry import Stage
+from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.edits import FactorizeEdit
-from compress.surgery.factorize import factorize
+from compress.surgery.factorize import Factorized, factorize
 
 
-class FactorizeOptions(ModelOptions, SizeOptions):
+class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     """Options of `compress factorize`."""
 
     ratio: str | None = option(None, "Share of channels kept on mode 3 and mode 4, such as 1/3 or 0.25", flag="-r")
     rank: Literal["vbmf"] | None = option(None, "Rank policy: vbmf takes the global analytic VBMF ranks")
     weaken: float = option(1.0, "With --rank vbmf: 1 takes its ranks, smaller values move them towards full rank")
     rank_zero: Literal["skip", "min_rank"] = option("skip", "With --rank vbmf: what to do where it finds rank 0")
+    clamp: str | None = option(None, "With --rank vbmf: least and largest share of the channels, such as 1/4,1/3")
     energy: float | None = option(None, "Smallest ranks that keep this share of squared singular values per mode")
+    budget: str | None = option(
+        None,
+        "Forms and ranks by a budget: macs=0.5, params=, size= (shares, or 4G, 2M), error= (of the final maps), "
+        "drop= (AP on --data), latency=0.6@openvino-cpu",
+        flag="-b",
+    )
+    prior: Literal["vbmf"] | None = option(None, "With --budget: no rank below what VBMF finds")
+    align: str | None = option(None, "With --budget: ranks in steps of N, or auto for those of the machine")
     plan: Path | None = option(None, "Apply a plan, perhaps edited by hand, instead of choosing ranks")
+    calibrate: int = option(64, "Images of --data that factors are fitted to")
+    rounds: int = option(
+        12, "Groups of layers that are fitted one after the other; 0 fits all to the original's inputs"
+    )
     include: tuple[str, ...] = option((), "Only layers of this name or pattern; repeat for more")
     exclude: tuple[str, ...] = option((), "Leave out layers of this name or pattern; repeat for more")
-    pointwise: bool = option(False, "Factorize 1x1 convolutions and linear layers too (by SVD)")
+    pointwise: bool = option(False, "Factorize 1x1 convolutions and linear layers too (by SVD); a --budget always may")
     save_plan: Path | None = option(None, "Write the plan as JSON", output=True)
     dry_run: bool = option(False, "Show what would be done and write no checkpoint")
     output: Path | None = option(
@@ -48,15 +73,25 @@ def read_policy(options: FactorizeOptions) -> Policy:
     ]
     if len(given) != 1:
         raise UsageError(
-            "choose one of --ratio, --rank, --energy and --plan", found=" and ".join(given) if given else "none of them"
+            "choose one of --ratio, --rank, --energy, --budget and --plan",
+            found=" and ".join(given) if given else "none of them",
         )
-    if options.rank is None and (options.weaken != 1.0 or options.rank_zero != "skip"):
-        raise UsageError("--weaken and --rank-zero belong to --rank vbmf", found=given[0])
+    if options.rank is None and (options.weaken != 1.0 or options.rank_zero != "skip" or options.clamp):
+        raise UsageError("--weaken, --rank-zero and --clamp belong to --rank vbmf", found=given[0])
     if options.ratio is not None:
         return Ratio(parse_ratio(options.ratio))
     if options.energy is not None:
         return Energy(options.energy)
-    return Vbmf(options.weaken, options.rank_zero)
+    return Vbmf(options.weaken, options.rank_zero, _read_clamp(options.clamp))
+
+
+def _read_clamp(text: str | None) -> tuple[Fraction, Fraction] | None:
+    if text is None:
+        return None
+    low, comma, high = text.partition(",")
+    if not comma:
+        raise UsageError("--clamp takes two shares", found=text, way_out="For example --clamp 1/4,1/3")
+    return parse_ratio(low), parse_ratio(high)
 
 
 def _choose(options: FactorizeOptions, checkpoint: Checkpoint, module: Any, size: tuple[int, int]) -> Plan:
@@ -68,6 +103,7 @@ def _choose(options: FactorizeOptions, checkpoint: Checkpoint, module: Any, size
                 ("--ratio", options.ratio),
                 ("--rank", options.rank),
                 ("--energy", options.energy),
+                ("--budget", options.budget),
                 ("--include", options.include),
                 ("--exclude", options.exclude),
                 ("--pointwise", options.pointwise),
@@ -82,10 +118,54 @@ def _choose(options: FactorizeOptions, checkpoint: Checkpoint, module: Any, size
     return make_plan(module, read_policy(options), selection, network=name, input_size=size)
 
 
+def _check(options: FactorizeOptions) -> None:
+    """Refuse options that do not go together, before any work."""
+    if options.budget is None:
+        if options.prior is not None or options.align is not None:
+            raise UsageError("--prior and --align belong to --budget", found="no --budget")
+        if options.plan is None:
+            read_policy(options)
+        return
+    parse_budget(options.budget)
+    clash = [name for name in ("ratio", "rank", "energy", "plan") if getattr(options, name) is not None]
+    if clash:
+        raise UsageError(
+            "choose one of --ratio, --rank, --energy, --budget and --plan", found=f"--budget and --{clash[0]}"
+        )
+
+
+def _apply(module: nn.Module, plan: Plan, images: list[Tensor], rounds: int, progress: Progress) -> Factorized:
+    """Factorize as planned, from data where there is any."""
+    if not images:
+        with progress.bar("Tucker-2", None):
+            return factorize(module, plan)
+    names, _ = eligible(list_layers(module, plan.input_size), Selection(pointwise=True))
+    changed = {entry.name for entry in plan.changed}
+    calibration = calibrate(module, images, [name for name in names if name in changed], progress)
+    with progress.bar("fitting layers", len(changed)) as advance:
+        return factorize_with_data(module, plan, calibration, rounds=rounds, progress=lambda done, _: advance(done))
+
+
+def _noise(module: nn.Module, plan: Plan) -> dict[str, dict[str, float]]:
+    """The noise that VBMF sees in each kernel: standard deviation along mode 3 and mode 4, beside that of the kernel."""
+    found = {}
+    for entry in plan.layers:
+        if entry.method != "keep" or entry.reason == "rank_zero":
+            layer = module.get_submodule(entry.name)
+            weight = layer.get_parameter("weight").detach()
+            kernel = group_kernels(weight, str(kind_of(layer)), int(getattr(layer, "groups", 1)))[0]
+            first, last = evbmf_kernel(kernel.flatten(1) if kernel[0, 0].numel() == 1 else kernel)
+            found[entry.name] = {
+                "mode3": first.noise_variance**0.5,
+                "mode4": last.noise_variance**0.5,
+                "kernel": float(kernel.double().square().mean().sqrt()),
+            }
+    return found
+
+
 def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     """Choose ranks, factorize, and write the smaller network."""
-    if options.plan is None:
-        read_policy(options)
+    _check(options)
     output = options.output or options.model.with_name(f"{options.model.stem}-factorized.pt")
     for path in (None if options.dry_run else output, options.save_plan):
         if path is not None:
@@ -93,9 +173,27 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     checkpoint = load(options)
     module = checkpoint.build()
     size = counting_size(checkpoint, options.input)
-    plan = _choose(options, checkpoint, module, size)
-    with progress.bar("Tucker-2", None):
-        done = factorize(module, plan)
+    dataset = open_dataset(options) if options.has_data else None
+    notices = []
+    if dataset is None and options.budget is not None:
+        notices.append("no --data: factors come from weights alone and all layers count alike")
+    images = [] if dataset is None else network_inputs(dataset, checkpoint.pose, size[0], options.calibrate)
+    reached: dict[str, Any] | None = None
+    if options.budget is not None:
+        request = BudgetRequest(
+            parse_budget(options.budget),
+            Selection(options.include, options.exclude, pointwise=True),
+            align=options.align,
+            prior=options.prior,
+            rounds=options.rounds,
+        )
+        done, reached = by_budget(checkpoint, module, size, request, images, dataset, progress)
+    else:
+        plan = _choose(options, checkpoint, module, size)
+        done = _apply(module, plan, images, options.rounds, progress)
+    plan = done.plan
+    if images:
+        notices.append(f"factors fitted to {len(images)} images of {dataset.name}")  # type: ignore[union-attr]
     before, after = cost(module, size), cost(done.module, size)
     record: dict[str, Any] = {
         "output": None if options.dry_run else str(output),
@@ -106,7 +204,14 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         "macs": [before.macs, after.macs],
         "size_bytes": [before.size_bytes, after.size_bytes],
         "layers": [asdict(layer) for layer in done.plan.layers],
+        "notices": notices,
     }
+    if options.rank == "vbmf":
+        record["noise"] = _noise(module, plan)
+    if reached is not None:
+        record["budget"] = reached
+    if images:
+        record["map_error"] = map_errors(module, done.module, images)
     files: list[Path] = []
     if options.save_plan is not None:
         write_text(options.save_plan, done.plan.to_json(), force=options.force)
@@ -120,7 +225,7 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         smaller = snapshot(
             checkpoint,
             done.module,
-            edits=(FactorizeEdit.from_plan(done.plan),),
+            edits=(FactorizeEdit.from_plan(done.plan, done.biases),),
             command="factorize",
             policy=dict(plan.policy),
             layers=[asdict(layer) for layer in done.plan.layers],

@@ -36,6 +36,7 @@ SUMMARIES = {
     "init": "Write a checkpoint of a network: trained where weights ship with the package",
     "inspect": "Print every layer: shape, cost, VBMF ranks, and why it can't be factorized",
     "factorize": "Factorize convolutions into pointwise, core, pointwise (Tucker-2)",
+    "attention": "Swap attention blocks, or insert them after layers; fresh ones start as the identity",
     "train": "Train a network on annotated images",
     "finetune": "Fine-tune or distil a compressed network",
     "evaluate": "Score a model in keypoints (OKS average precision)",

@@ -104,32 +104,39 @@ class FactorizeEdit:
     ----------
     layers : mapping
         Layer name to (method, ranks), as in a plan.
+    biases : tuple of str
+        Layers that had no bias and got one: it carries the mean of what the factors leave out.
     """
 
     layers: Mapping[str, tuple[str, tuple[int, ...]]]
+    biases: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "factorize"
 
     @classmethod
-    def from_plan(cls, plan: Plan) -> FactorizeEdit:
-        """The structure that a plan asks for."""
-        return cls({entry.name: (entry.method, entry.ranks) for entry in plan.changed})
+    def from_plan(cls, plan: Plan, biases: tuple[str, ...] = ()) -> FactorizeEdit:
+        """The structure that a plan asks for; ``biases`` as of `Factorized`."""
+        return cls({entry.name: (entry.method, entry.ranks) for entry in plan.changed}, biases)
 
     def apply(self, module: nn.Module) -> nn.Module:
         """Replace the layers; the new ones have fresh weights."""
-        return factorize_in_place(module, self.layers)
+        return factorize_in_place(module, self.layers, biases=self.biases)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, fit for JSON."""
         layers = {name: {"method": method, "ranks": list(ranks)} for name, (method, ranks) in self.layers.items()}
-        return {"kind": self.kind, "layers": layers}
+        return {"kind": self.kind, "layers": layers, **({"biases": list(self.biases)} if self.biases else {})}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> FactorizeEdit:
         """Read what `to_dict` wrote; `CheckpointError` if it is anything else."""
-        if set(record) != {"layers"} or not isinstance(record["layers"], Mapping):
-            raise CheckpointError("a factorize edit has the one key layers", found=sorted(map(str, record)))
-        return cls({name: _read_ranks(name, entry) for name, entry in record["layers"].items()})
+        if not {"layers"} <= set(record) <= {"layers", "biases"} or not isinstance(record["layers"], Mapping):
+            raise CheckpointError("a factorize edit has the keys layers and biases", found=sorted(map(str, record)))
+        layers = {name: _read_ranks(name, entry) for name, entry in record["layers"].items()}
+        biases = record.get("biases", [])
+        if not isinstance(biases, (list, tuple)) or not all(isinstance(x, str) and x in layers for x in biases):
+            raise CheckpointError("the biases of a factorize edit must name layers that it replaces", found=biases)
+        return cls(layers, tuple(biases))
 
 
 def _read_ranks(name: Any, entry: Any) -> tuple[str, tuple[int, ...]]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.decomposition.fitting import Metric, Problem
 from compress.decomposition.matrix import low_rank
 from compress.decomposition.tucker import tucker2
 from compress.errors import NetworkError, RankError
 from compress.model.duplicate import duplicate
-from compress.model.layers import list_layers
-from compress.plan import Plan
+from compress.model.factors import group_kernels
+from compress.model.layers import kind_of, list_layers
+from compress.plan import LayerPlan, Plan
 from compress.ranks.fixed import check_plan
 from compress.surgery.factorized import build_like
 from compress.surgery.substitute import factorize_in_place
@@ -28,15 +31,40 @@ class Factorized:
     module : nn.Module
         The new network.
     plan : Plan
-        What was done, with true costs and the relative error of each replaced kernel.
+        What was done, with true costs and the errors of each replaced kernel.
+    biases : tuple of str
+        Layers that had no bias and got one.
     """
 
     module: nn.Module
     plan: Plan
+    biases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerFactors:
+    """The weights of a factorized layer.
+
+    Attributes
+    ----------
+    parts : mapping of str to Tensor
+        By the names of the children; any shape of the right number of values in their order.
+    error : float
+        Relative Frobenius error of the kernel.
+    bias : Tensor, shape (T,), or None
+        The new bias; None keeps the layer's own.
+    output_error : float or None
+        As of `LayerPlan`.
+    """
+
+    parts: Mapping[str, Tensor]
+    error: float
+    bias: Tensor | None = None
+    output_error: float | None = None
 
 
 def factorize(module: nn.Module, plan: Plan) -> Factorized:
-    """Factorize the layers of a network as planned.
+    """Factorize the layers of a network as planned, from their weights alone.
 
     Parameters
     ----------
@@ -57,38 +85,118 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
     """
     plan = check_plan(plan, module, plan.network, plan.input_size)
     network = duplicate(module)
-    weights = {entry.name: network.get_submodule(entry.name).get_parameter("weight") for entry in plan.changed}
-    errors: dict[Tensor, float] = {}
+    found: dict[Any, LayerFactors] = {}
+    factors = {}
+    for entry in plan.changed:
+        layer = network.get_submodule(entry.name)
+        weight = layer.get_parameter("weight")
+        if weight not in found:  # tied layers have one weight, and so one set of factors
+            found[weight] = decompose(layer, entry)
+        factors[entry.name] = found[weight]
+    return finish(install(network, plan.changed, factors), plan, factors)
 
-    def decompose(layer: Any, method: str, ranks: tuple[int, ...]) -> nn.Module:
-        if not torch.isfinite(layer.weight).all():
-            name = next(name for name, weight in weights.items() if weight is layer.weight)
-            raise RankError(f"the weight of layer {name} has values that are not finite", way_out="Exclude the layer")
-        factors, errors[layer.weight] = _factors(layer.weight.detach(), ranks)
+
+def decompose(layer: nn.Module, entry: LayerPlan) -> LayerFactors:
+    """Factors of a layer's weight alone, of the method and ranks of a plan's entry.
+
+    Raises
+    ------
+    RankError
+        If the weight has values that are not finite.
+    """
+    weight = layer.get_parameter("weight").detach()
+    if not torch.isfinite(weight).all():
+        raise RankError(f"the weight of layer {entry.name} has values that are not finite", way_out="Exclude the layer")
+    if entry.method == "svd":
+        matrix = low_rank(weight.flatten(1), entry.ranks[0])
+        return LayerFactors({"reduce": matrix.first, "expand": matrix.last}, matrix.error)
+    kernels = group_kernels(weight, str(kind_of(layer)), int(getattr(layer, "groups", 1)))
+    if entry.method == "tucker2":
+        found = [tucker2(kernel, (entry.ranks[0], entry.ranks[1])) for kernel in kernels]
+        energies = torch.stack([kernel.double().square().sum() for kernel in kernels])
+        squares = energies * torch.tensor([kernel.error**2 for kernel in found], dtype=torch.float64)
+        cores = torch.stack([kernel.core for kernel in found])  # [groups, r4, r3, *k]
+        if isinstance(layer, nn.ConvTranspose2d):
+            cores = cores.transpose(1, 2)
+        parts = {
+            "reduce": torch.cat([kernel.first for kernel in found]),
+            "core": cores.flatten(0, 1),
+            "expand": torch.cat([kernel.last for kernel in found]),
+        }
+        return LayerFactors(parts, float((squares.sum() / energies.sum().clamp_min(1e-300)).sqrt()))
+    kernel = kernels[0]
+    places, outputs = kernel[0].numel(), len(kernel)
+    plain = Metric(
+        torch.eye(places, dtype=torch.float64, device=kernel.device),
+        torch.eye(outputs, dtype=torch.float64, device=kernel.device),
+    )
+    fit = Problem(kernel, plain, entry.method).fit(entry.ranks)
+    return LayerFactors({"reduce": fit.reduce, "expand": fit.expand}, fit.error**0.5)
+
+
+def install(network: nn.Module, entries: Sequence[LayerPlan], factors: Mapping[str, LayerFactors]) -> nn.Module:
+    """Put factors in the places of layers.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; it is changed.
+    entries : sequence of LayerPlan
+        The layers to replace.
+    factors : mapping of str to LayerFactors
+        For each of them.
+
+    Returns
+    -------
+    nn.Module
+        The network; another object only if the network itself is a layer that was replaced.
+    """
+    by_weight = {network.get_submodule(x.name).get_parameter("weight"): factors[x.name] for x in entries}
+
+    def build(layer: Any, method: str, ranks: tuple[int, ...]) -> nn.Module:
         # Made without values, so that nothing is drawn from the random state.
         new = build_like(layer, method, ranks, torch.device("meta"))
-        for part, values in factors.items():
+        for part, values in by_weight[layer.weight].parts.items():
             child: Any = new.get_submodule(part)
             # Contiguous as in a network whose weights were loaded, so that both run the same kernels.
-            values = values.reshape(child.weight.shape).clone(memory_format=torch.contiguous_format)
+            values = values.reshape(child.weight.shape).to(layer.weight.dtype)
+            values = values.clone(memory_format=torch.contiguous_format)
             child.weight = nn.Parameter(values, layer.weight.requires_grad)
         return new
 
-    layers = {entry.name: (entry.method, entry.ranks) for entry in plan.changed}
-    network = factorize_in_place(network, layers, decompose)
-    entries = [replace(x, error=errors[weights[x.name]]) if x.name in weights else x for x in plan.layers]
+    biased = {name for name, found in factors.items() if found.bias is not None}
+    layers = {entry.name: (entry.method, entry.ranks) for entry in entries}
+    network = factorize_in_place(network, layers, build, biased)
+    with torch.no_grad():
+        for entry in entries:
+            bias = factors[entry.name].bias
+            if bias is not None:
+                network.get_submodule(f"{entry.name}.expand".lstrip(".")).get_parameter("bias").copy_(bias)
+    return network
+
+
+def finish(
+    network: nn.Module, plan: Plan, factors: Mapping[str, LayerFactors], biases: tuple[str, ...] = ()
+) -> Factorized:
+    """Check that a network runs with its new layers, and write their errors into the plan.
+
+    Raises
+    ------
+    NetworkError
+        If it does not run, or goes around a replaced layer.
+    """
+    entries = []
+    for entry in plan.layers:
+        if entry.name in factors:
+            found = factors[entry.name]
+            entry = replace(entry, error=found.error, output_error=found.output_error)
+            if entry.name in biases:
+                added = network.get_submodule(f"{entry.name}.expand".lstrip(".")).get_parameter("bias").numel()
+                entry = replace(entry, params=(entry.params[0], entry.params[1] + added))
+        entries.append(entry)
     plan = replace(plan, layers=tuple(entries))
     _check_calls(network, plan)
-    return Factorized(network, plan)
-
-
-def _factors(weight: Tensor, ranks: tuple[int, ...]) -> tuple[dict[str, Tensor], float]:
-    """The weights of a factorized layer by the names of its parts, and the relative error of their product."""
-    if len(ranks) == 1:
-        matrix = low_rank(weight.flatten(1), ranks[0])
-        return {"reduce": matrix.first, "expand": matrix.last}, matrix.error
-    kernel = tucker2(weight, (ranks[0], ranks[1]))
-    return {"reduce": kernel.first, "core": kernel.core, "expand": kernel.last}, kernel.error
+    return Factorized(network, plan, biases)
 
 
 def _check_calls(network: nn.Module, plan: Plan) -> None:

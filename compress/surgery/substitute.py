@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.model.factors import clip_ranks
-from compress.model.layers import is_plain
+from compress.model.factors import clip_ranks, kernel_shape, methods_for
+from compress.model.layers import is_plain, kind_of
+from compress.plan import METHODS
 from compress.surgery.factorized import build_like
 
 #: Builds the factorized form of a layer: (layer, method, ranks) -> module.
@@ -30,7 +31,10 @@ _HOOKS = (
 
 
 def factorize_in_place(
-    module: nn.Module, layers: Mapping[str, tuple[str, tuple[int, ...]]], build: Build = build_like
+    module: nn.Module,
+    layers: Mapping[str, tuple[str, tuple[int, ...]]],
+    build: Build = build_like,
+    biases: Collection[str] = (),
 ) -> nn.Module:
     """Replace layers by their factorized form.
 
@@ -45,6 +49,8 @@ def factorize_in_place(
         Layer name to (method, ranks).
     build : callable
         Makes the replacement of a layer.
+    biases : collection of str
+        Layers among them that get a bias, zero at first, if they have none.
 
     Returns
     -------
@@ -67,7 +73,11 @@ def factorize_in_place(
         else:
             new = done[key] = build(layer, method, ranks)
         # The very parameter, not a copy: another layer may have it too.
-        new.get_submodule("expand").register_parameter("bias", layer.bias)
+        bias = layer.bias
+        if bias is None and name in biases:
+            outputs = new.get_submodule("expand").get_parameter("weight").shape[0]
+            bias = nn.Parameter(layer.weight.new_zeros(outputs), layer.weight.requires_grad)
+        new.get_submodule("expand").register_parameter("bias", bias)
         for hooks in _HOOKS:
             setattr(new, hooks, getattr(layer, hooks))
         module = _replace(module, layer, new)
@@ -80,12 +90,15 @@ def _layer(module: nn.Module, name: str, method: str, ranks: tuple[int, ...]) ->
         layer: Any = module.get_submodule(name)
     except AttributeError:
         raise CheckpointError("an edit names a layer that the network does not have", found=name) from None
-    ordinary = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-    if not ordinary or not is_plain(layer):
+    kind = kind_of(layer)
+    if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) or kind is None or not is_plain(layer):
         raise CheckpointError(f"the layer {name} can't be factorized", found=type(layer).__name__)
-    shape = layer.weight.shape
-    expected = 1 if shape[2:].numel() == 1 else 2
-    if len(ranks) != expected or (method == "svd") != (expected == 1) or clip_ranks(shape, ranks) != ranks:
+    groups = getattr(layer, "groups", 1)
+    shape = kernel_shape(kind, layer.weight.shape, groups)
+    methods = methods_for(shape, kind, groups)
+    if not methods:
+        raise CheckpointError(f"the layer {name} can't be factorized", found=f"{groups} groups of {shape[:2]} channels")
+    if method not in methods or len(ranks) != METHODS[method] or clip_ranks(shape, method, ranks) != ranks:
         raise CheckpointError(f"the layer {name} of shape {tuple(shape)} can't have these ranks", found=(method, ranks))
     return layer
 

@@ -83,9 +83,9 @@ def test_ratio_on_both_modes_and_a_reason_for_every_layer(network: Network) -> N
         "stem": "stem",
         "dense": "ratio",
         "strided": "ratio",
-        "depthwise": "grouped",
+        "depthwise": "depthwise",
         "pointwise": "pointwise",
-        "up": "transposed",
+        "up": "ratio",
         "normalised": "unsupported",
         "never": "unused",
         "linear": "pointwise",
@@ -191,7 +191,7 @@ def test_no_plan_is_ever_larger_or_dearer(inputs: int, outputs: int, kernel: int
         else:
             assert layer.params[1] < layer.params[0]
             assert layer.macs[1] < layer.macs[0]
-            assert clip_ranks((outputs, inputs, kernel, kernel), layer.ranks) == layer.ranks
+            assert clip_ranks((outputs, inputs, kernel, kernel), layer.method, layer.ranks) == layer.ranks
 
 
 def test_include_and_exclude(network: Network) -> None:
@@ -199,13 +199,13 @@ def test_include_and_exclude(network: Network) -> None:
         layers = plan_of(network, THIRD, Selection(**options))  # type: ignore[arg-type]
         return {name for name, layer in layers.items() if layer.method != "keep"}
 
-    assert changed() == {"dense", "strided"}
+    assert changed() == {"dense", "strided", "up"}
     assert changed(include=("d*",)) == {"dense"}
-    assert changed(exclude=("dense",)) == {"strided"}
+    assert changed(exclude=("dense",)) == {"strided", "up"}
     assert changed(include=("d*",), exclude=("dense",)) == set()
     assert changed(include=("stem", "linear")) == {"stem", "linear"}
-    assert changed(include=("*",)) == {"dense", "strided"}
-    assert changed(include=("*",), pointwise=True) == {"dense", "strided", "pointwise", "linear"}
+    assert changed(include=("*",)) == {"dense", "strided", "up"}
+    assert changed(include=("*",), pointwise=True) == {"dense", "strided", "up", "pointwise", "linear"}
     layers = plan_of(network, THIRD, Selection(include=("strided",)))
     assert layers["dense"].reason == "excluded"
 
@@ -300,7 +300,7 @@ def entry(name: str, method: str, *ranks: int) -> LayerPlan:
         ([entry("dense", "tucker2", 40, 2)], r"at most \(18, 2\)"),
         ([entry("dense", "svd", 4)], "takes the method tucker2"),
         ([entry("linear", "tucker2", 4, 4)], "takes the method svd"),
-        ([entry("depthwise", "tucker2", 4, 4)], "grouped"),
+        ([entry("depthwise", "tucker2", 4, 4)], "depthwise"),
         ([entry("normalised", "tucker2", 4, 4)], "can't be factorized"),
         ([entry("never", "tucker2", 4, 4)], "never calls it"),
         ([entry("dense", "tucker2", 4, 4), entry("dense", "keep")], "twice"),

@@ -88,7 +88,7 @@ def test_edits_leave_the_network_alone_even_if_they_fail() -> None:
     [
         ("absent", "svd", (2,)),
         ("body", "svd", (2,)),
-        ("grouped", "tucker2", (2, 2)),
+        ("grouped", "tucker2", (7, 7)),
         ("body.1", "svd", (2,)),
         ("stem", "svd", (2,)),
         ("stem", "tucker2", (4, 4)),

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from compress.errors import NetworkError, PlanError, RankError
 from compress.model.cost import cost
-from compress.model.factors import channel_ranks, clip_ranks
+from compress.model.factors import clip_ranks, full_ranks, layer_kernel
 from compress.model.layers import list_layers
 from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import Ratio, Selection, make_plan
+from compress.ranks.fixed import Ratio, Selection, make_plan, usual_method
 from compress.surgery.factorize import factorize
 from compress.surgery.factorized import LowRankConv2d, LowRankLinear, TuckerConv2d
 
@@ -37,7 +37,7 @@ def by_hand(module: nn.Module, size: tuple[int, int] = SIZE, channels: int = 3, 
 def full(module: nn.Module, size: tuple[int, int] = SIZE) -> Plan:
     """A plan with full ranks for every layer."""
     ranks = {
-        layer.name.replace(".", "_"): clip_ranks(layer.weight_shape, channel_ranks(layer.weight_shape))
+        layer.name.replace(".", "_"): full_ranks(layer_kernel(layer), usual_method(layer))
         for layer in list_layers(module, size)
     }
     return by_hand(module, size, **ranks)
@@ -89,7 +89,7 @@ def test_the_plan_tells_the_true_cost_of_any_factorization(config: dict[str, Any
         config["stride"] = 1
     module = nn.Sequential(nn.Conv2d(3, config["in_channels"], 1, dtype=config["dtype"]), nn.Conv2d(**config))
     shape = tuple(module[1].weight.shape)
-    ranks = clip_ranks(shape, (r3, r4)[: len(channel_ranks(shape))])
+    ranks = clip_ranks(shape, "tucker2", (r3, r4)) if shape[2:].count(1) < 2 else clip_ranks(shape, "svd", (r3,))
     done = factorize(module, by_hand(module, **{"1": ranks}))
     assert done.plan.params[1] == cost(done.module, SIZE).params
     assert done.plan.macs[1] == cost(done.module, SIZE).macs

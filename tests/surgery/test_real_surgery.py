@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.checkpoint import load_checkpoint
 from compress.model.cost import cost
-from compress.model.factors import channel_ranks, clip_ranks
+from compress.model.factors import full_ranks, layer_kernel
 from compress.model.layers import list_layers
 from compress.plan import LayerPlan, Plan
 from compress.ranks.fixed import Ratio, Vbmf, make_plan
@@ -31,8 +31,8 @@ def test_full_ranks_reproduce_the_real_network(network: nn.Module) -> None:
     layers = [layer for layer in list_layers(network, SIZE) if layer.groups == 1]
     entries = []
     for layer in layers:
-        ranks = clip_ranks(layer.weight_shape, channel_ranks(layer.weight_shape))
         method = "svd" if layer.pointwise else "tucker2"
+        ranks = full_ranks(layer_kernel(layer), method)
         entries.append(LayerPlan(layer.name, method, ranks, "plan", (0, 0), (0, 0)))
     done = factorize(network, Plan("omz", SIZE, tuple(entries)))
     assert len(done.plan.changed) == len(layers) > 40

@@ -1,0 +1,200 @@
+"""What each layer could become, what that costs, and how much the final maps would lose.
+
+The error of a candidate is predicted from spectra, in the metrics of `compress.model.statistics`: all ranks of a form
+together cost a few eigendecompositions. The prediction takes errors at different positions for independent, which they
+are not, so each layer's curve is scaled by what `directional_errors` measures at a few of its points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from compress.decomposition.fitting import Fit, Metric, Problem
+from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
+from compress.model.layers import LayerInfo
+from compress.model.statistics import Change, Moments
+
+#: Ranks tried along one mode at most.
+RANKS = 16
+
+#: Where on a layer's curve its error is measured: shares of its MACs.
+MEASURED_AT = (0.6, 0.3)
+
+#: A measured error differs from the predicted one by at most this factor, either way: probes are few.
+TRUST = 30.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing that a layer could become.
+
+    Attributes
+    ----------
+    method : str
+        A key of `compress.plan.METHODS`.
+    ranks : tuple of int
+        As in a plan.
+    params, macs : int
+        Of the layer then.
+    error : float
+        Predicted relative squared error of the final maps if this layer alone is replaced.
+    """
+
+    method: str
+    ranks: tuple[int, ...]
+    params: int
+    macs: int
+    error: float
+
+
+def keep(layer: LayerInfo) -> Candidate:
+    """The layer as it is."""
+    return Candidate("keep", (), layer.params, layer.macs, 0.0)
+
+
+def candidates(
+    layer: LayerInfo,
+    weight: Tensor,
+    moments: Moments,
+    sensitivity: Tensor,
+    *,
+    methods: Sequence[str] | None = None,
+    align: int = 1,
+) -> tuple[Candidate, ...]:
+    """Everything a layer could become that costs fewer MACs and parameters than the layer.
+
+    Parameters
+    ----------
+    layer : LayerInfo
+        An ungrouped convolution or a linear layer.
+    weight : Tensor, shape (T, S, *k)
+        Its weight.
+    moments : Moments
+        Of its patches.
+    sensitivity : Tensor, shape (T, T)
+        As of `Sensitivity`.
+    methods : sequence of str, optional
+        Forms to consider; without it all that the layer can have.
+    align : int
+        Ranks are multiples of it (or full).
+
+    Returns
+    -------
+    tuple of Candidate
+        The layer itself first.
+    """
+    shape = layer_kernel(layer)
+    metric = Metric.of(moments.covariance, sensitivity)
+    scale = float(sensitivity.diagonal().mean())
+    found = [keep(layer)]
+    for method in methods_for(shape, layer.kind, layer.groups) if methods is None else methods:
+        problem = Problem(weight, metric, method)
+        for ranks, error in _curve(problem, shape, method, align):
+            if clip_ranks(shape, method, ranks) == ranks:
+                params, macs = factorized_cost(layer, method, ranks)
+                if macs < layer.macs and params < layer.params:
+                    found.append(Candidate(method, ranks, params, macs, error * scale))
+    return tuple(found)
+
+
+def _curve(problem: Problem, shape: Sequence[int], method: str, align: int) -> Iterator[tuple[tuple[int, ...], float]]:
+    """(ranks, squared error in the metric), ranks rising."""
+    outputs, inputs = shape[0], shape[1]
+    if problem.b == 1:
+        full = min(outputs, problem.a)
+        tails = problem.matrix_tails()
+        for rank in _steps(full, align, finer=2):
+            yield (rank,), float(tails[rank])
+        return
+    rows = problem.start()
+    if method == "tucker2":
+        for r3 in _steps(inputs, align, last=True):
+            tails = problem.tails(rows[:r3])
+            for r4 in _steps(outputs, align):
+                yield (r3, r4), float(tails[r4])
+        return
+    for rank in _steps(problem.a, align):
+        # Beyond this the first factor alone costs more than the layer.
+        if rank * (inputs + outputs) >= inputs * outputs * math.prod(shape[2:]):
+            return
+        yield (rank,), float(problem.tails(rows[:rank])[-1])
+
+
+def _steps(full: int, align: int, *, finer: int = 1, last: bool = False) -> list[int]:
+    """Ranks below ``full``, about `RANKS` of them (times ``finer``), and ``full`` itself if asked for."""
+    step = max(1, round(full / (RANKS * finer)))
+    step = max(align, step // align * align)
+    return [*range(step, full, step), *([full] if last else [])]
+
+
+def pareto(listed: Sequence[Candidate], price: Callable[[Candidate], float]) -> tuple[Candidate, ...]:
+    """The candidates that nothing cheaper equals, cheapest first."""
+    best, kept = math.inf, []
+    for candidate in sorted(listed, key=lambda x: (price(x), x.error)):
+        if candidate.error < best:
+            kept.append(candidate)
+            best = candidate.error
+    return tuple(kept)
+
+
+def reference_changes(
+    module: nn.Module, name: str, listed: Sequence[Candidate], moments: Moments, sensitivity: Tensor
+) -> list[tuple[Candidate, Change]]:
+    """Points of a layer's curve with the change of weight and bias that each stands for."""
+    layer = module.get_submodule(name)
+    weight = layer.get_parameter("weight").detach().double()
+    metric = Metric.of(moments.covariance, sensitivity)
+    dense = listed[0].macs
+    points = pareto(listed[1:], lambda x: x.macs)
+    result: list[tuple[Candidate, Change]] = []
+    for share in MEASURED_AT if points else ():
+        point = min(points, key=lambda x: abs(math.log(x.macs / (share * dense))))
+        if all(point is not other for other, _ in result):
+            fit: Fit = Problem(weight, metric, point.method).fit(point.ranks, sweeps=0)
+            change = fit.kernel - weight.flatten(1)
+            result.append((point, Change(change.float(), -(change @ moments.mean).float())))
+    return result
+
+
+def corrected(
+    listed: Sequence[Candidate], points: Sequence[Candidate], measured: Sequence[float]
+) -> tuple[Candidate, ...]:
+    """A layer's candidates with errors scaled by the mean ratio (geometric) of measured to predicted ones."""
+    ratios = [
+        math.log(min(TRUST, max(1 / TRUST, found / point.error)))
+        for point, found in zip(points, measured, strict=True)
+        if point.error > 0 and found > 0
+    ]
+    factor = math.exp(sum(ratios) / len(ratios)) if ratios else 1.0
+    return tuple(replace(candidate, error=candidate.error * factor) for candidate in listed)
+
+
+def weight_only(
+    layer: LayerInfo, weight: Tensor, *, methods: Sequence[str] | None = None, align: int = 1
+) -> tuple[Candidate, ...]:
+    """`candidates` without data: the error is the relative squared one of the kernel, and all layers weigh alike."""
+    outputs, places = weight.shape[0], weight[0].numel()
+    plain = torch.eye(places, dtype=torch.float64)
+    nothing = torch.zeros(places, dtype=torch.float64)
+    moments = Moments(nothing, plain, nothing.new_zeros(outputs), nothing.new_zeros(outputs, places), places)
+    energy = float(weight.double().square().sum())
+    unit = torch.eye(outputs, dtype=torch.float64) / max(energy, 1e-300)
+    return candidates(layer, weight, moments, unit, methods=methods, align=align)
+
+
+def bounded(listed: Sequence[Candidate], least: tuple[int, ...]) -> tuple[Candidate, ...]:
+    """The candidates whose ranks are not below (r3, r4), and the layer itself.
+
+    A form with one rank is held against the mode that it reduces: 1x1 - kxk against r3, kxk - 1x1 against r4, a
+    matrix against the larger of both.
+    """
+    r3, r4 = least
+    bounds = {"tucker2": (r3, r4), "tucker1_in": (r3,), "tucker1_out": (r4,), "svd": (max(r3, r4),)}
+    return tuple(
+        x for x in listed if all(rank >= bound for rank, bound in zip(x.ranks, bounds.get(x.method, ()), strict=False))
+    )

@@ -1,0 +1,366 @@
+"""Attention blocks put in the place of others, or behind layers that had none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import CheckpointError, NetworkError, UsageError
+from compress.model.duplicate import duplicate
+from compress.model.layers import kind_of
+from compress.networks.attention import (
+    KINDS,
+    MOST_CHANNELS,
+    MOST_REDUCTION,
+    Attention,
+    Gate,
+    build_attention,
+    default_reduction,
+)
+from compress.surgery.edits import register_edit
+from compress.surgery.substitute import _replace
+
+#: At most so many names are listed in an error.
+LISTED = 20
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """Enough to build an attention block: the arguments of `compress.networks.attention.build_attention`."""
+
+    attention: str
+    channels: int
+    reduction: int
+    identity: bool
+
+    def build(self) -> Attention:
+        """The block with fresh weights."""
+        return build_attention(self.attention, self.channels, self.reduction, identity=self.identity)
+
+
+#: Makes a block: (what to build, the block that it replaces or None) -> block.
+Build = Callable[[BlockSpec, Attention | None], Attention]
+
+
+class Attended(nn.Module):
+    """A layer, and an attention block on its output.
+
+    The layer's tensors get ``layer.`` into their names. By attribute, and so by module name too, everything inside the
+    layer can still be reached as before.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.layer: nn.Module = nn.Identity()
+        self.attention = attention
+
+    def __getattr__(self, name: str) -> Any:
+        """What this module lacks is the layer's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output, weighed."""
+        y: Tensor = self.attention(self.layer(*args, **kwargs))
+        return y
+
+
+@register_edit
+@dataclass(frozen=True)
+class AttentionEdit:
+    """Attention blocks swapped for others, and inserted after layers.
+
+    Attributes
+    ----------
+    swaps : mapping
+        Name of a block in the network to what takes its place.
+    inserts : mapping
+        Name of any other module to the block that its output goes through. All names are those before the edit.
+    """
+
+    swaps: Mapping[str, BlockSpec]
+    inserts: Mapping[str, BlockSpec]
+
+    kind: ClassVar[str] = "attention"
+
+    def apply(self, module: nn.Module) -> nn.Module:
+        """Put the blocks in, with fresh weights."""
+        return self.apply_with(module, lambda spec, old: spec.build())
+
+    def apply_with(self, module: nn.Module, build: Build) -> nn.Module:
+        """Put the blocks in, made by ``build``; the network is changed.
+
+        Raises
+        ------
+        CheckpointError
+            If the edit does not fit the network.
+        """
+        swapped = [(_submodule(module, name), spec, name) for name, spec in self.swaps.items()]
+        layers = [(_submodule(module, name), spec) for name, spec in self.inserts.items()]
+        for layer, spec in layers:
+            wrapper = Attended(_like(build(spec, None), layer, module))
+            module = _replace(module, layer, wrapper)
+            # Only now: what replaces a layer everywhere must not hold it yet.
+            wrapper.layer = layer
+        for old, spec, name in swapped:
+            if not isinstance(old, Attention) or old.channels != spec.channels:
+                raise CheckpointError(f"{name} is no attention block of {spec.channels} channels", found=str(old)[:80])
+            module = _replace(module, old, _like(build(spec, old), old, module))
+        return module
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        parts = {"swaps": self.swaps, "inserts": self.inserts}
+        return {"kind": self.kind, **{k: {name: asdict(spec) for name, spec in v.items()} for k, v in parts.items()}}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> AttentionEdit:
+        """Read what `to_dict` wrote; `CheckpointError` if it is anything else."""
+        if set(record) != {"swaps", "inserts"} or not all(isinstance(v, Mapping) for v in record.values()):
+            raise CheckpointError("an attention edit has the keys swaps and inserts", found=sorted(map(str, record)))
+        swaps, inserts = (
+            {name: _read_spec(name, entry) for name, entry in record[key].items()} for key in ("swaps", "inserts")
+        )
+        return cls(swaps, inserts)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A network with other attention blocks.
+
+    Attributes
+    ----------
+    module : nn.Module
+        The new network.
+    edit : AttentionEdit
+        What was done, to be replayed.
+    carried : mapping
+        For each swapped block the names, inside it, of the tensors that hold the old block's weights.
+    """
+
+    module: nn.Module
+    edit: AttentionEdit
+    carried: Mapping[str, tuple[str, ...]]
+
+
+def swap_attention(
+    module: nn.Module,
+    kind: str,
+    at: Sequence[str] = (),
+    after: Sequence[str] = (),
+    reduction: int | None = None,
+    *,
+    identity: bool = True,
+    input_size: tuple[int, int] = (256, 256),
+    seed: int = 0,
+) -> Swapped:
+    """Swap attention blocks, or insert them after layers.
+
+    A fresh block starts as the identity, so a network with inserted blocks gives the very output that it gave before. A
+    swapped block gives what the network would give with ``none`` in its place, except for gates carried over: a gate
+    of the old block whose tensors all fit one of the new block's, by name and shape, is taken over and stays in force
+    (in the ``esa`` kinds only together with the place gate). So a block of the same kind and reduction changes
+    nothing, and ``se`` to ``se_spatial`` changes nothing either.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network; it stays as it was and shares nothing with the new one.
+    kind : str
+        What to put in, one of `compress.networks.attention.KINDS`.
+    at : sequence of str
+        Names or patterns of the blocks to swap; empty means all of them, or none where ``after`` is given.
+    after : sequence of str
+        Names or patterns of modules to insert a block after.
+    reduction : int, optional
+        Of the new blocks; by default that of the replaced block where both kinds' papers have the same, else the
+        paper's.
+    identity : bool
+        False makes plain blocks, whose fresh gates are in force at once and have no scalar to blend them.
+    input_size : (int, int)
+        H and W of the image by which channels are found and the new network is tried.
+    seed : int
+        Seed of the fresh weights.
+
+    Raises
+    ------
+    UsageError
+        If a name or pattern matches nothing, or there is no block to swap; it says what could match.
+    NetworkError
+        If the kind or the reduction is none, a module to insert after gives no feature map, or the network's code does
+        not work with the new blocks.
+    """
+    blocks = {name: part for name, part in module.named_modules() if isinstance(part, Attention)}
+    swaps = {}
+    for name in _chosen_blocks(blocks, at, after):
+        old = blocks[name]
+        kept = old.reduction if default_reduction(kind) == default_reduction(old.kind) else None
+        swaps[name] = _spec(kind, old.channels, kept if reduction is None else reduction, identity)
+    layers = _chosen_layers(module, blocks, after)
+    inserts = {
+        name: _spec(kind, channels, reduction, identity)
+        for name, channels in (_channels(module, layers, input_size) if layers else {}).items()
+    }
+    edit = AttentionEdit(swaps, inserts)
+    network = duplicate(module)
+    names = {network.get_submodule(name): name for name in swaps}
+    carried: dict[str, tuple[str, ...]] = {}
+
+    def build(spec: BlockSpec, old: Attention | None) -> Attention:
+        new = spec.build()
+        if old is not None:
+            carried[names[old]] = _carry(old, new)
+        return new
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = edit.apply_with(network, build)
+    _channels(network, [*swaps, *(f"{name}.attention" for name in inserts)], input_size)
+    return Swapped(network, edit, carried)
+
+
+def _spec(kind: str, channels: int, reduction: int | None, identity: bool) -> BlockSpec:
+    with torch.device("meta"):  # refuses what can't be built, before anything is changed
+        block = build_attention(kind, channels, reduction, identity=identity)
+    return BlockSpec(kind, channels, block.reduction, identity)
+
+
+def _chosen_blocks(blocks: Mapping[str, Attention], at: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Names of the blocks to swap."""
+    if not at:
+        if not blocks and not after:
+            raise UsageError(
+                "the network has no attention blocks to swap",
+                way_out="Insert some after layers: --after LAYER, with a name or pattern of compress inspect",
+            )
+        return [] if after else list(blocks)
+    for pattern in at:
+        if not any(fnmatchcase(name, pattern) for name in blocks):
+            known = f"Blocks: {_names(blocks)}" if blocks else "The network has none; insert some by --after LAYER"
+            raise UsageError("no attention block matches this name or pattern", found=pattern, way_out=known)
+    return [name for name in blocks if any(fnmatchcase(name, pattern) for pattern in at)]
+
+
+def _chosen_layers(module: nn.Module, blocks: Mapping[str, Attention], after: Sequence[str]) -> list[str]:
+    """Names of the modules to insert after."""
+    inside = tuple(f"{name}." for name in blocks)
+    names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
+    for pattern in after:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=3)
+            layers = (name for name in names if kind_of(module.get_submodule(name)) == "conv")
+            raise UsageError(
+                "no module matches this name or pattern" + (f" (similar: {', '.join(close)})" if close else ""),
+                found=pattern,
+                way_out=f"Convolutions: {_names(layers)}",
+            )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in after)]
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(listed[:LISTED]) + more
+
+
+def _carry(old: Attention, new: Attention) -> tuple[str, ...]:
+    """Take over every gate that fits; the names of the tensors that were copied."""
+    copied: list[str] = []
+    gates = dict(old.named_children())
+    for name, gate in new.named_children():
+        before = gates.get(name)
+        if not isinstance(gate, Gate) or type(before) is not type(gate):
+            continue
+        theirs, ours = before.state_dict(), gate.state_dict()
+        blend = theirs.pop("blend", None)
+        fits = {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items() if k != "blend"}
+        if not fits or (blend is not None and gate.blend is None):
+            continue
+        copied += [f"{name}.{key}" for key in theirs]
+        if gate.blend is not None:
+            # A plain gate is a blended one that is wholly open.
+            theirs["blend"] = torch.ones(()) if blend is None else blend
+        gate.load_state_dict({key: value.detach() for key, value in theirs.items()})
+    return tuple(copied)
+
+
+def _channels(module: nn.Module, names: Sequence[str], size: tuple[int, int]) -> dict[str, int]:
+    """Channels of the feature maps that modules give, in a run of a copy without values where the network can do that.
+
+    Raises `NetworkError` if the network can't be run, or one of the modules is never called or gives no feature map.
+    """
+    try:
+        found = _run(module, names, size, "meta")
+    except Exception:  # whatever the network's code raises; the second attempt tells the user
+        try:
+            found = _run(module, names, size, None)
+        except Exception as error:
+            raise NetworkError(
+                f"the network can't be run on images of {size[0]}x{size[1]}: {type(error).__name__}: {error}",
+                way_out="Choose another input size, or other layers: the network's code may need what they were",
+            ) from error
+    channels = {}
+    for name in names:
+        outputs = found.get(name, [])
+        maps = [y for y in outputs if isinstance(y, Tensor) and y.ndim == 4]
+        if not maps or len(maps) != len(outputs) or len({y.shape[1] for y in maps}) > 1:
+            what = "gives no feature map" if outputs else "is never called"
+            raise NetworkError("attention needs a feature map (N, C, h, w)", found=f"{name} {what}")
+        channels[name] = int(maps[0].shape[1])
+    return channels
+
+
+def _run(module: nn.Module, names: Sequence[str], size: tuple[int, int], target: str | None) -> dict[str, list[object]]:
+    network = duplicate(module, target).eval()
+    some = next((p for p in (*network.parameters(), *network.buffers()) if p.is_floating_point()), torch.empty(0))
+    device = torch.device(target) if target else some.device
+    found: dict[str, list[object]] = {}
+    for name in names:
+        network.get_submodule(name).register_forward_hook(
+            lambda _part, _inputs, output, name=name: found.setdefault(name, []).append(output)
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), device:
+        network(torch.zeros((1, 3, *size), dtype=some.dtype, device=device))
+    return found
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    try:
+        found = module.get_submodule(name)
+    except AttributeError:
+        found = module
+    if found is module:
+        raise CheckpointError("an edit names a layer that the network does not have", found=name)
+    return found
+
+
+def _like(new: Attention, old: nn.Module, module: nn.Module) -> Attention:
+    """The block where the network is, in its precision and in the mode of what it stands for."""
+    some = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if some is not None:
+        new = new.to(device=some.device, dtype=some.dtype)
+    return new.train(old.training)
+
+
+def _read_spec(name: Any, entry: Any) -> BlockSpec:
+    try:
+        spec = BlockSpec(**entry)
+        numbers = ((spec.channels, MOST_CHANNELS), (spec.reduction, MOST_REDUCTION))
+        if not isinstance(name, str) or type(spec.identity) is not bool or spec.attention not in KINDS:
+            raise ValueError
+        if any(type(value) is not int or not 1 <= value <= most for value, most in numbers):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise CheckpointError(f"an attention edit can't be read at {name}", found=entry) from None
+    return spec

@@ -1,0 +1,382 @@
+"""Attention blocks swapped and inserted: outputs kept, weights carried over, edits replayed in any order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.cli.show import show
+from compress.errors import CheckpointError, CompressError, FileError, NetworkError, UsageError
+from compress.networks.attention import KINDS, Attention, build_attention
+from compress.plan import Plan
+from compress.ranks.fixed import Ratio, Selection, make_plan, parse_ratio
+from compress.stages.attention import AttentionOptions
+from compress.stages.base import Silent
+from compress.stages.registry import get_stage
+from compress.surgery.attention import AttentionEdit, BlockSpec, swap_attention
+from compress.surgery.edits import Edit, FactorizeEdit, apply_edits, edit_from_dict
+from compress.surgery.factorize import factorize
+
+SIZE = (32, 40)
+
+#: Kinds whose channel gates are of one form, so that they can be carried over.
+FAMILIES = ({"se", "se_spatial", "cbam"}, {"esa_seq", "esa_par", "esa_7"}, {"coord"})
+
+
+class Toy(nn.Module):
+    """Convolutions with two blocks of attention, one of them called twice, and a layer whose attributes are read."""
+
+    def __init__(self, kind: str = "se") -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, stride=2, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), build_attention(kind, 24, 4), nn.BatchNorm2d(24))
+        self.again = self.body
+        self.last = build_attention(kind, 24, 4)
+        self.out = nn.Conv2d(24, 5, 3, padding=1)
+        self.distill_points = ("stem", "body.0")
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        if self.stem.stride != (2, 2):
+            raise AssertionError
+        x = self.again(self.body(self.stem(x)))
+        return [{"maps": self.out(self.last(x))}]
+
+
+def toy(kind: str = "se", seed: int = 0) -> Toy:
+    torch.manual_seed(seed)
+    network = Toy(kind)
+    for name, parameter in network.named_parameters():
+        if "last" in name or "body.1" in name:
+            parameter.data.add_(torch.randn_like(parameter))
+    network(torch.randn(2, 3, *SIZE))
+    return network.eval()
+
+
+def maps(module: nn.Module, seed: int = 1) -> Tensor:
+    x = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return torch.cat([y.flatten() for y in module(x)[-1].values()])
+
+
+def third(module: nn.Module, *include: str) -> Plan:
+    return make_plan(module, Ratio(parse_ratio("1/3")), Selection(include), network="toy", input_size=SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("after", [("stem",), ("body",), ("body.0", "body.2"), ("body.?",), ("last", "s*m")])
+def test_inserted_blocks_change_no_output(kind: str, after: tuple[str, ...]) -> None:
+    network = toy()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    done = swap_attention(network, kind, after=after, input_size=SIZE)
+    assert torch.equal(maps(done.module), maps(network))
+    assert not done.edit.swaps
+    assert not done.carried
+    added = [part for part in done.module.modules() if isinstance(part, Attention)]
+    assert len(added) == 2 + len(done.edit.inserts)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("old", KINDS)
+@pytest.mark.parametrize("new", KINDS)
+def test_a_swapped_block_is_as_none_but_for_what_is_carried_over(old: str, new: str) -> None:
+    network = toy(old)
+    done = swap_attention(network, new, reduction=4, input_size=SIZE)
+    empty = swap_attention(network, "none", input_size=SIZE).module
+    assert set(done.edit.swaps) == {"body.1", "last"}
+    family = any({old, new} <= kinds for kinds in FAMILIES)
+    assert {bool(names) for names in done.carried.values()} == {family}
+    for name, tensors in done.carried.items():
+        for tensor in tensors:
+            path = f"{name}.{tensor}"
+            assert torch.equal(done.module.state_dict()[path], network.state_dict()[path])
+    if old == new or (old, new) == ("se", "se_spatial"):
+        assert torch.allclose(maps(done.module), maps(network), atol=1e-5)
+    if not family or (new.startswith("esa") and old != new):
+        assert torch.equal(maps(done.module), maps(empty))
+    elif old != "none":
+        assert not torch.allclose(maps(done.module), maps(empty), atol=1e-3)
+
+
+def test_another_reduction_fits_no_channel_gate_and_the_default_keeps_the_old_one() -> None:
+    network = toy("se_spatial")
+    done = swap_attention(network, "cbam", reduction=8, input_size=SIZE)
+    assert done.carried == {"body.1": (), "last": ()}
+    kept = swap_attention(network, "cbam", input_size=SIZE)
+    assert {spec.reduction for spec in kept.edit.swaps.values()} == {4}
+    assert all("channel.reduce.weight" in names for names in kept.carried.values())
+    assert {spec.reduction for spec in swap_attention(network, "coord", input_size=SIZE).edit.swaps.values()} == {32}
+
+
+def test_a_blend_that_was_trained_is_carried_over() -> None:
+    network = swap_attention(toy("none"), "se", input_size=SIZE).module
+    with torch.no_grad():
+        network.get_parameter("last.channel.blend").fill_(0.25)
+    done = swap_attention(network, "se_spatial", input_size=SIZE)
+    assert done.module.get_parameter("last.channel.blend").item() == 0.25
+    assert done.module.get_parameter("last.place.blend").item() == 0
+    assert torch.equal(maps(done.module), maps(network))
+    plain = swap_attention(network, "se", identity=False, input_size=SIZE)
+    assert plain.carried == {"body.1": (), "last": ()}  # a plain gate can't be partly open
+
+
+def test_only_what_is_named_is_swapped() -> None:
+    network = toy("se")
+    done = swap_attention(network, "cbam", at=("body.*",), after=("stem",), input_size=SIZE)
+    kinds = {name: part.kind for name, part in done.module.named_modules() if isinstance(part, Attention)}
+    assert kinds == {"stem.attention": "cbam", "body.1": "cbam", "last": "se"}
+    assert done.module.get_submodule("again") is done.module.get_submodule("body")
+    both = swap_attention(network, "cbam", at=("last",), after=("last",), input_size=SIZE)
+    kinds = {name: part.kind for name, part in both.module.named_modules() if isinstance(part, Attention)}
+    assert kinds == {"body.1": "se", "last.layer": "cbam", "last.attention": "cbam"}
+
+
+def test_a_wrapped_module_is_reached_as_before() -> None:
+    network = swap_attention(toy(), "se", after=("body.0", "stem"), input_size=SIZE).module
+    assert network.get_submodule("stem").stride == (2, 2)
+    assert network.get_parameter("body.0.weight") is network.get_parameter("body.0.layer.weight")
+    assert all(network.get_submodule(point) is not None for point in network.distill_points)
+    with pytest.raises(AttributeError):
+        network.get_submodule("stem").nothing  # noqa: B018
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    old=st.sampled_from(KINDS),
+    new=st.sampled_from(KINDS),
+    after=st.sets(st.sampled_from(["stem", "body.0", "out", "last"])),
+    factorized=st.sets(st.sampled_from(["body.0", "out"]), min_size=1),
+    first=st.booleans(),
+    identity=st.booleans(),
+)
+def test_swaps_and_factorization_compose_in_either_order_and_replay(
+    old: str, new: str, after: set[str], factorized: set[str], first: bool, identity: bool
+) -> None:
+    network = toy(old)
+    edits: list[Edit] = []
+
+    def swap(module: nn.Module) -> nn.Module:
+        done = swap_attention(
+            module, new, at=("last", "body.1"), after=sorted(after), identity=identity, input_size=SIZE
+        )
+        edits.append(done.edit)
+        return done.module
+
+    def shrink(module: nn.Module) -> nn.Module:
+        names = dict(module.named_modules())
+        plan = third(module, *(f"{name}.layer" if f"{name}.layer" in names else name for name in sorted(factorized)))
+        edits.append(FactorizeEdit.from_plan(plan))
+        return factorize(module, plan).module
+
+    steps = (shrink, swap) if first else (swap, shrink)
+    found = steps[1](steps[0](network))
+    stored = [edit_from_dict(json.loads(json.dumps(edit.to_dict()))) for edit in edits]
+    assert stored == edits
+    with torch.device("meta"):
+        bare = apply_edits(Toy(old), stored)
+    assert list(bare.state_dict()) == list(found.state_dict())
+    replayed = apply_edits(network, stored)
+    replayed.load_state_dict(found.state_dict())
+    assert torch.equal(maps(replayed), maps(found))
+    other = steps[0](steps[1](network))
+    shapes = {key: value.shape for key, value in found.state_dict().items()}
+    assert {key: value.shape for key, value in other.state_dict().items()} == shapes
+
+
+def test_full_ranks_after_a_swap_give_the_swapped_network() -> None:
+    network = swap_attention(toy("se"), "cbam", after=("body.0",), input_size=SIZE).module
+    plan = third(network, "body.0.layer", "out")
+    layers = tuple(
+        replace(x, ranks=(24, 24 if x.name != "out" else 5)) if x.name in ("body.0.layer", "out") else x
+        for x in plan.layers
+    )
+    done = factorize(network, replace(plan, layers=layers))
+    assert len(done.plan.changed) == 2
+    assert torch.allclose(maps(done.module), maps(network), atol=1e-4)
+
+
+def test_a_fresh_block_learns() -> None:
+    network = toy("none")
+    done = swap_attention(network, "cbam", input_size=SIZE).module
+    torch.manual_seed(3)
+    x = torch.randn(2, 3, *SIZE)
+    goal = network(x)[0]["maps"].detach() * 0.5
+    parameters = [p for name, p in done.named_parameters() if "channel" in name or "place" in name]
+    optimizer = torch.optim.Adam(parameters, 0.1)
+    losses = []
+    for _ in range(10):
+        loss = (done(x)[0]["maps"] - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    assert all(p.grad is not None and bool(p.grad.any()) for p in parameters)
+
+
+def test_fresh_weights_are_those_of_the_seed_and_of_nothing_else() -> None:
+    network = toy("none")
+    state = torch.random.get_rng_state()
+    first, same, other = (
+        swap_attention(network, "coord", input_size=SIZE, seed=seed).module.state_dict() for seed in (5, 5, 6)
+    )
+    assert all(torch.equal(first[key], same[key]) for key in first)
+    assert not torch.equal(first["last.coordinate.reduce.weight"], other["last.coordinate.reduce.weight"])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_training_mode_and_precision_are_kept() -> None:
+    network = toy("se").double().train()
+    done = swap_attention(network, "cbam", after=("stem",), input_size=SIZE).module
+    assert all(part.training for part in done.modules())
+    assert {p.dtype for p in done.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"at": ("foo",)}, UsageError, "no attention block matches.*foo.*Blocks: body.1, last"),
+        ({"at": ("stem",)}, UsageError, "no attention block matches.*Blocks: body.1, last"),
+        ({"after": ("sten",)}, UsageError, "no module matches.*similar: stem.*Convolutions: stem, body.0, out"),
+        ({"after": ("last.channel",)}, UsageError, "no module matches"),
+        ({"kind": "sea"}, NetworkError, "unknown kind of attention.*Known: none, se"),
+        ({"reduction": 0}, NetworkError, "reduction must be a whole number"),
+        ({"after": ("stem",), "input_size": (0, 8)}, NetworkError, "can't be run on images of 0x8"),
+    ],
+)
+def test_what_matches_nothing_says_what_could(
+    options: dict[str, Any], error: type[CompressError], message: str
+) -> None:
+    arguments = {"kind": "cbam", "input_size": SIZE, **options}
+    with pytest.raises(error, match=message):
+        swap_attention(toy(), **arguments)
+
+
+def test_a_network_without_blocks_says_where_some_could_go() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
+    with pytest.raises(UsageError, match=r"no attention blocks to swap.*--after LAYER"):
+        swap_attention(network, "se")
+    with pytest.raises(UsageError, match="The network has none; insert some"):
+        swap_attention(network, "se", at=("0",))
+    with pytest.raises(NetworkError, match="1 gives no feature map"):
+        swap_attention(network, "se", after=("1",))
+    unused = nn.Sequential(nn.Conv2d(3, 8, 3))
+    unused[0].register_module("spare", nn.Conv2d(8, 8, 1))
+    with pytest.raises(NetworkError, match=r"0\.spare is never called"):
+        swap_attention(unused, "se", after=("0.spare",))
+
+
+class Reader(nn.Module):
+    """Code that needs a layer to be what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.conv, nn.Conv2d):
+            raise TypeError("no convolution")
+        return self.conv(x)
+
+
+def test_code_that_does_not_work_with_the_block_is_an_error() -> None:
+    with pytest.raises(NetworkError, match="TypeError: no convolution"):
+        swap_attention(Reader(), "se", after=("conv",))
+
+
+SPEC = {"attention": "se", "channels": 24, "reduction": 4, "identity": True}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"swaps": {}},
+        {"swaps": {}, "inserts": []},
+        {"swaps": {}, "inserts": {}, "more": 1},
+        {"swaps": {"last": 3}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "attention": "sea"}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "attention": ["se"]}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "channels": 10**9}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "channels": True}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "reduction": 0}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "identity": 1}}, "inserts": {}},
+        {"swaps": {"last": {**SPEC, "more": 1}}, "inserts": {}},
+        {"swaps": {}, "inserts": {3: SPEC}},
+    ],
+)
+def test_damaged_records_are_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError):
+        edit_from_dict({"kind": "attention", **record})
+
+
+@pytest.mark.parametrize(
+    ("swaps", "inserts", "message"),
+    [
+        ({"nowhere": {}}, {}, "does not have.*nowhere"),
+        ({"stem": {}}, {}, "stem is no attention block of 24 channels"),
+        ({"last": {"channels": 16}}, {}, "last is no attention block of 16 channels"),
+        ({}, {"": {}}, "does not have"),
+    ],
+)
+def test_edits_of_another_network_are_refused(swaps: dict[str, Any], inserts: dict[str, Any], message: str) -> None:
+    edit = AttentionEdit(*({k: BlockSpec(**{**SPEC, **v}) for k, v in part.items()} for part in (swaps, inserts)))
+    with pytest.raises(CheckpointError, match=message):
+        apply_edits(toy(), [edit])
+
+
+@pytest.fixture
+def small() -> Checkpoint:
+    return initial_checkpoint("attention-cpm", {"stages": 1, "width": 16})
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_checkpoint_replays_swaps_and_factorization(small: Checkpoint, suffix: str, tmp_path: Path) -> None:
+    module = small.build()
+    swapped = swap_attention(module, "cbam", after=("reduce",), input_size=SIZE)
+    plan = third(swapped.module, "stages.*")
+    done = factorize(swapped.module, plan)
+    path = tmp_path / f"model{suffix}"
+    save_checkpoint(snapshot(small, done.module, edits=(swapped.edit, FactorizeEdit.from_plan(plan))), path)
+    loaded = load_checkpoint(path)
+    assert [edit.kind for edit in loaded.edits] == ["attention", "factorize"]
+    assert torch.equal(maps(loaded.build()), maps(done.module.eval()))
+
+
+def test_the_stage_writes_what_replays_and_tells_what_was_kept(
+    small: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(small, tmp_path / "model.pt")
+    stage = get_stage("attention")
+    options = AttentionOptions(model=tmp_path / "model.pt", to="cbam", after=("reduce",), at=("*",), input=(64, 64))
+    record = stage.run(options, Silent()).record
+    assert record["output"] == str(tmp_path / "model-cbam.pt")
+    rows = {row["name"]: row for row in record["blocks"]}
+    assert rows["reduce"]["was"] is None
+    assert rows["reduce"]["carried"] == []
+    block = rows["stages.0.trunk.0.attention"]
+    assert (block["was"], block["channels"], block["reduction"]) == ("se_spatial", 32, 16)
+    assert block["carried"] == [f"channel.{x}.{y}" for x in ("reduce", "expand") for y in ("weight", "bias")]
+    loaded = load_checkpoint(Path(record["output"]))
+    assert sum(p.numel() for p in loaded.build().parameters()) == record["params"][1]
+    assert loaded.history[-1]["to"] == "cbam"
+    show("attention", json.loads(json.dumps(record)))
+    shown = capsys.readouterr().out
+    assert "Attention blocks, now cbam" in shown
+    assert "(inserted)" in shown
+    assert "none: starts as the identity" in shown
+    assert "channel.reduce.weight" in shown
+    with pytest.raises(FileError, match="exists already"):
+        stage.run(options, Silent())
+
+
+def test_the_command_offers_every_kind() -> None:
+    assert get_args(AttentionOptions.model_fields["to"].annotation) == KINDS
