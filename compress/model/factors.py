@@ -150,30 +150,34 @@ def factorized_cost(layer: LayerInfo, method: str, ranks: tuple[int, ...]) -> tu
     params, macs : int
         Parameters by the rule of `LayerInfo.params`, and MACs of all calls.
     """
-    parts = _parts(layer, method, ranks)
-    weight = sum(count for count, _ in parts)
+    parts = part_costs(layer, method, ranks)
+    weight = sum(count for _, count, _ in parts)
     # A weight that an earlier layer holds too is not among this layer's own parameters, before or after.
     params = layer.params if layer.tied_to else layer.params - math.prod(layer.weight_shape) + weight
-    return params, sum(count * positions for count, positions in parts)
+    return params, sum(macs for _, _, macs in parts)
 
 
-def _parts(layer: LayerInfo, method: str, ranks: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Weights of each step and the number of positions at which they are applied."""
+def part_costs(layer: LayerInfo, method: str, ranks: tuple[int, ...]) -> tuple[tuple[str, int, int], ...]:
+    """Name, weights and MACs of each step of a factorized layer; parameters as of `factorized_cost`."""
     shape, before, after = layer_kernel(layer), layer.input_positions, layer.output_positions
     outputs, inputs, places = shape[0] * layer.groups, shape[1] * layer.groups, math.prod(shape[2:])
     r = ranks[0]
     if method == "tucker2":
         core = layer.groups * ranks[0] * ranks[1] * places
         at = before if layer.kind == "conv_transpose" else after
-        return (inputs * r, before), (core, at), (outputs * ranks[1], after)
-    if method == "tucker1_in":
-        return (inputs * r, before), (r * outputs * places, after)
-    if method in ("spatial_vh", "spatial_hv"):
+        steps: tuple[tuple[str, int, int], ...]
+        steps = (("reduce", inputs * r, before), ("core", core, at), ("expand", outputs * ranks[1], after))
+    elif method == "tucker1_in":
+        steps = (("reduce", inputs * r, before), ("expand", r * outputs * places, after))
+    elif method in ("spatial_vh", "spatial_hv"):
         assert layer.input_size is not None  # it is called
         assert layer.output_size is not None
         vertical = method == "spatial_vh"
         first, second = (shape[2], shape[3]) if vertical else (shape[3], shape[2])
         rows = (layer.output_size if vertical else layer.input_size)[0]
         columns = (layer.input_size if vertical else layer.output_size)[1]
-        return (inputs * r * first, rows * columns * layer.calls), (r * outputs * second, after)
-    return (inputs * r * places, after), (r * outputs, after)
+        middle = rows * columns * layer.calls
+        steps = (("reduce", inputs * r * first, middle), ("expand", r * outputs * second, after))
+    else:
+        steps = (("reduce", inputs * r * places, after), ("expand", r * outputs, after))
+    return tuple((name, count, count * positions) for name, count, positions in steps)

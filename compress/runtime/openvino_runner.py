@@ -62,7 +62,7 @@ class OpenVinoRunner:
     ) -> None:
         read_bytes(path, "OpenVINO model")
         read_bytes(path.with_suffix(".bin"), "file of the OpenVINO model's weights")
-        core = _core(device)
+        core = open_core(device)
         model = _read(core, path)
         self.device = device
         self.pose = _pose(model, path, network)
@@ -70,7 +70,7 @@ class OpenVinoRunner:
         self._shape = _free_sizes(model, path)
         if not model.has_rt_info(POSE_PATH) and model.get_friendly_name() in _RELEASES:
             model = _denormalised(model, self.pose)
-        self._compiled = _compile(core, model, device, precision, threads)
+        self._compiled = compile_model(core, model, device, precision, threads)
         self._request = self._compiled.create_infer_request()
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
         self.precision = precision if not quantised else "int8" if precision == "fp32" else f"int8+{precision}"
@@ -98,7 +98,8 @@ class OpenVinoRunner:
         del self._request, self._compiled
 
 
-def _core(device: str) -> Any:
+def open_core(device: str) -> Any:
+    """OpenVINO itself; `RuntimeAbsent` if it or the device is not there."""
     try:
         import openvino
     except ImportError as error:
@@ -178,7 +179,10 @@ def _denormalised(model: Any, pose: PoseSpec) -> Any:
     return steps.build()
 
 
-def _compile(core: Any, model: Any, device: str, precision: str, threads: int | None) -> Any:
+def compile_model(
+    core: Any, model: Any, device: str, precision: str, threads: int | None, **config: Any
+) -> Any:
+    """Compile a model for a device; `RuntimeAbsent` if the precision is not there."""
     # Asked for more than the device can do, OpenVINO quietly computes in something else.
     hint = _HINTS[precision]
     able = core.get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
@@ -186,7 +190,7 @@ def _compile(core: Any, model: Any, device: str, precision: str, threads: int | 
         raise RuntimeAbsent(
             f"the device {device} has no {precision} arithmetic", found=precision, way_out="Use --precision fp32"
         )
-    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    config |= {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     return core.compile_model(model, device.upper(), config)

@@ -53,7 +53,7 @@ class BenchmarkOptions(TimingOptions):
         ..., "Models: checkpoints, .onnx, .xml; the first is the original", positional=True
     )
     network: str | None = option(None, "Name of the network in foreign checkpoints", flag="-n")
-    input: Size | None = option(None, "Input size HEIGHTxWIDTH (default: a square of the network's own height)")
+    input: Size | None = option(None, "Input size HEIGHTxWIDTH (default: the network's own)")
     batch: int = option(1, "Images a run")
     output: Path | None = option(None, "Write the measurements as JSON", flag="-o", output=True)
     force: bool = option(False, "Replace an existing output")
@@ -173,7 +173,7 @@ def run(options: BenchmarkOptions, progress: Progress) -> StageResult:
     size = options.input
     if size is None:
         with_pose = open_runner(options.models[0], network=options.network)
-        size = (with_pose.pose.height, with_pose.pose.height)
+        size = with_pose.pose.size
         with_pose.close()
     labels = [path.name for path in options.models]
     if len(set(labels)) < len(labels):

@@ -16,67 +16,22 @@ from compress.measure.machine import vector_channels
 from compress.model.cost import Cost, cost
 from compress.model.layers import list_layers
 from compress.model.maps import map_errors
-from compress.model.statistics import Calibration
 from compress.ranks.budget import Budget, infeasible
-from compress.ranks.budgeted import Budgeted, Curves, Price, plan_for_error, plan_within, weight_curves, with_prior
+from compress.ranks.budgeted import Budgeted, plan_for_error, weight_curves, with_prior
 from compress.ranks.curves import Candidate
 from compress.ranks.fixed import Selection
 from compress.runtime.torch_runner import TorchRunner
 from compress.stages.base import Progress
 from compress.stages.calibration import curves_of
-from compress.surgery.data_aware import factorize_with_data
-from compress.surgery.factorize import Factorized, factorize
+from compress.stages.latency_budget import within_latency
+from compress.stages.work import Work
+from compress.surgery.factorize import Factorized
 
 #: Bytes of a parameter in a checkpoint.
 BYTES = 4
 
 #: How often a budget that is known only by measuring is halved in on.
 TRIALS = 6
-
-
-@dataclass(frozen=True)
-class Work:
-    """A network that is being compressed, and all that is known of it.
-
-    Attributes
-    ----------
-    module : nn.Module
-        The original.
-    network : str
-        Its name.
-    input_size : (int, int)
-        H and W at which MACs are counted.
-    curves : Curves
-        What its layers could become.
-    calibration : Calibration or None
-        None where there are no images: factors then come from weights alone.
-    rounds : int
-        As of `factorize_with_data`.
-    """
-
-    module: nn.Module
-    network: str
-    input_size: tuple[int, int]
-    curves: Curves
-    calibration: Calibration | None
-    rounds: int
-
-    def plan(self, bound: float, price: Price, fixed: float) -> Budgeted | float:
-        """`plan_within` for this network."""
-        return plan_within(self.curves, bound, price, fixed=fixed, network=self.network, input_size=self.input_size)
-
-    def make(self, planned: Budgeted, progress: Progress, rounds: int | None = None) -> Factorized:
-        """The network that a plan stands for."""
-        if self.calibration is None:
-            return factorize(self.module, planned.plan)
-        with progress.bar("fitting layers", len(planned.plan.changed)) as advance:
-            return factorize_with_data(
-                self.module,
-                planned.plan,
-                self.calibration,
-                rounds=self.rounds if rounds is None else rounds,
-                progress=lambda done, _: advance(done),
-            )
 
 
 @dataclass(frozen=True)
@@ -151,10 +106,12 @@ def by_budget(
         def score(candidate: nn.Module) -> float:
             with progress.bar("scoring", len(dataset)) as advance:
                 runner = TorchRunner(candidate, checkpoint.pose)
-                found = evaluate(dataset, runner, height=size[0], progress=lambda done, _: advance(done))
+                found = evaluate(dataset, runner, height=size[0], progress=lambda *_: advance(1))
             return found.score.metrics["AP"]
 
         done, record = within_drop(work, budget, score, progress)
+    elif budget.kind == "latency":
+        done, record = within_latency(work, budget, checkpoint, align, progress)
     else:
         done, record = within_cost(work, budget, progress)
     policy = {"budget": str(budget), "align": align, "prior": request.prior, **request.selection.to_dict()}
@@ -163,9 +120,9 @@ def by_budget(
 
 
 def _read_align(text: str | None, budget: Budget) -> int:
-    if text is None:
+    if text is None and budget.kind != "latency":
         return 1
-    if text == "auto":
+    if text is None or text == "auto":
         return vector_channels()
     if not text.isdigit() or int(text) < 1:
         raise UsageError("--align takes auto or a whole number from 1 on", found=text)

@@ -56,7 +56,7 @@ def network_inputs(dataset: Dataset, pose: PoseSpec, height: int, count: int) ->
 def calibrate(module: nn.Module, images: Sequence[Tensor], names: Sequence[str], progress: Progress) -> Calibration:
     """Where layers are to be looked at, and what the final maps feel of them."""
     with progress.bar("sensitivity", len(images)) as advance:
-        return Calibration(images, measure_sensitivity(module, images, names, progress=lambda done, _: advance(done)))
+        return Calibration(images, measure_sensitivity(module, images, names, progress=lambda *_: advance(1)))
 
 
 def curves_of(
@@ -87,5 +87,5 @@ def curves_of(
     names, kept = eligible(layers, selection)
     calibration = calibrate(module, images, names, progress)
     with progress.bar("error curves", len(names)) as advance:
-        curves = measure_curves(module, layers, kept, calibration, progress=lambda done, _: advance(done), **options)
+        curves = measure_curves(module, layers, kept, calibration, progress=lambda *_: advance(1), **options)
     return calibration, curves

@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from compress.data.boxes import read_boxes
 from compress.evaluate import evaluate
 from compress.files import refuse_existing, write_text
+from compress.pose.heatmap import HeatmapOptions
 from compress.pose.paf import PafOptions
 from compress.runtime.opening import open_runner
 from compress.stages.base import Progress, StageOptions, StageResult, option
@@ -22,6 +24,14 @@ class ScoreOptions(StageOptions):
     height: int | None = option(None, "Height that images are scaled to (default: the network's own)")
     decoder: Literal["fast", "compat"] = option("fast", "fast, or compat: the public algorithm step by step")
     assignment: Literal["greedy", "jv"] = option("greedy", "Assignment per limb: greedy or Jonker-Volgenant")
+
+    flip: bool = option(False, "Average with the mirrored crop (networks that see one person)")
+    blur: int | None = option(None, "Gaussian filter over the heatmaps of such networks: 11 or 17 cells")
+
+    @property
+    def heatmap(self) -> HeatmapOptions:
+        """Options of the decoder of networks that see one person."""
+        return HeatmapOptions(flip=self.flip, blur=self.blur)
 
     @property
     def paf(self) -> PafOptions:
@@ -43,6 +53,9 @@ class RunnerOptions(StageOptions):
 class EvaluateOptions(ModelOptions, DataOptions, ScoreOptions, RunnerOptions):
     """Options of `compress evaluate`."""
 
+    boxes: Path | None = option(
+        None, "Detections in COCO results form: where a top-down network looks for people (default: annotated boxes)"
+    )
     results: Path | None = option(None, "Write the detections in COCO results form", output=True)
     force: bool = option(False, "Replace an existing output")
 
@@ -52,6 +65,7 @@ def run(options: EvaluateOptions, progress: Progress) -> StageResult:
     if options.results is not None:
         refuse_existing(options.results, options.force)
     dataset = open_dataset(options)
+    boxes = None if options.boxes is None else read_boxes(options.boxes)
     runner = open_runner(
         options.model,
         runtime=options.runtime,
@@ -62,7 +76,13 @@ def run(options: EvaluateOptions, progress: Progress) -> StageResult:
     )
     with progress.bar("evaluate", len(dataset)) as advance:
         found = evaluate(
-            dataset, runner, height=options.height, options=options.paf, progress=lambda done, total: advance(1)
+            dataset,
+            runner,
+            height=options.height,
+            options=options.paf,
+            heatmap=options.heatmap,
+            boxes=boxes,
+            progress=lambda done, total: advance(1),
         )
     files: tuple[Path, ...] = ()
     if options.results is not None:

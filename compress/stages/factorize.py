@@ -143,11 +143,11 @@ def _apply(module: nn.Module, plan: Plan, images: list[Tensor], rounds: int, pro
     changed = {entry.name for entry in plan.changed}
     calibration = calibrate(module, images, [name for name in names if name in changed], progress)
     with progress.bar("fitting layers", len(changed)) as advance:
-        return factorize_with_data(module, plan, calibration, rounds=rounds, progress=lambda done, _: advance(done))
+        return factorize_with_data(module, plan, calibration, rounds=rounds, progress=lambda *_: advance(1))
 
 
 def _noise(module: nn.Module, plan: Plan) -> dict[str, dict[str, float]]:
-    """The noise that VBMF sees in each kernel: standard deviation along mode 3 and mode 4, beside that of the kernel."""
+    """Standard deviation of the noise that VBMF sees along mode 3 and mode 4, beside that of the kernel."""
     found = {}
     for entry in plan.layers:
         if entry.method != "keep" or entry.reason == "rank_zero":
@@ -217,15 +217,16 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         write_text(options.save_plan, done.plan.to_json(), force=options.force)
         files.append(options.save_plan)
     if not options.dry_run:
-        if not done.plan.changed:
+        if not done.plan.changed and reached is None:
             raise RankError(
                 "no layer would be factorized, so there is nothing to write",
                 way_out="See --dry-run for the reason of each layer",
             )
+        edit = FactorizeEdit.from_plan(done.plan, done.biases)
         smaller = snapshot(
             checkpoint,
             done.module,
-            edits=(FactorizeEdit.from_plan(done.plan, done.biases),),
+            edits=(edit,) if edit.layers else (),
             command="factorize",
             policy=dict(plan.policy),
             layers=[asdict(layer) for layer in done.plan.layers],

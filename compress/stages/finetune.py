@@ -38,9 +38,12 @@ class TuneOptions(ModelOptions, DataOptions, ScoreOptions):
     schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up")
     weight_decay: float = option(0.0, "L2 penalty of weights, none for biases and normalisation")
     clip: float | None = option(None, "Largest norm of the gradient")
-    size: Size | None = option(None, "Training crop HEIGHTxWIDTH (default: a square of the network's own height)")
+    size: Size | None = option(None, "Training crop HEIGHTxWIDTH (default: the network's own)")
     scale: Range = option((0.7, 1.4), "Smallest and largest random scale, as LOW,HIGH")
     rotate: float = option(30.0, "Largest random rotation in degrees")
+    half_body: float = option(0.0, "Probability of half a body, for networks that see one person")
+    body_mask: float = option(0.0, "Probability of a grey mask on the body, for networks that see one person")
+    sigma: float | None = option(None, "Width of the heatmaps' peaks in input pixels (default: by the network)")
     freeze: tuple[str, ...] = option((), "Modules of this name or pattern stay as they are; repeat for more")
     freeze_statistics: bool = option(False, "Keep the running statistics of batch normalisation")
     ema: float | None = option(None, "Decay of a moving average of the weights, which is then what is kept")
@@ -80,7 +83,7 @@ def training_options(options: TuneOptions, pose: PoseSpec, **more: Any) -> FineT
     return FineTuneOptions(
         steps=options.steps,
         batch_size=options.batch_size,
-        size=options.size or (pose.height, pose.height),
+        size=options.size or pose.size,
         learning_rate=options.learning_rate,
         warmup=options.warmup,
         schedule=options.schedule,
@@ -89,7 +92,10 @@ def training_options(options: TuneOptions, pose: PoseSpec, **more: Any) -> FineT
         freeze=options.freeze,
         freeze_statistics=options.freeze_statistics,
         amp=options.amp,
-        augmentation=Augmentation(scale=options.scale, rotate=options.rotate),
+        augmentation=Augmentation(
+            scale=options.scale, rotate=options.rotate, half_body=options.half_body, body_mask=options.body_mask
+        ),
+        sigma=options.sigma,
         ema=options.ema,
         workers=options.workers,
         seed=options.seed,
@@ -100,14 +106,15 @@ def training_options(options: TuneOptions, pose: PoseSpec, **more: Any) -> FineT
 
 
 def _scorer(options: TuneOptions, pose: PoseSpec) -> Callable[[nn.Module], float] | None:
-    """A function that gives a network its AP on the validation data."""
+    """A function that gives a network its headline metric on the validation data."""
     if options.validation is None:
         return None
     dataset = open_data(options.validation, split=options.split)
 
     def score(module: nn.Module) -> float:
         runner = TorchRunner(module, pose, device=options.device)
-        return evaluate(dataset, runner, height=options.height, options=options.paf).score.metrics["AP"]
+        found = evaluate(dataset, runner, height=options.height, options=options.paf, heatmap=options.heatmap)
+        return found.score.headline[1]
 
     return score
 
@@ -125,7 +132,7 @@ def tune(options: TuneOptions, progress: Progress, command: str, teacher_path: P
 
         def on_step(log: StepLog) -> None:
             if log.score is not None:
-                progress.say(f"step {log.step}: AP {log.score:.3f}" + (" (best)" if log.best else ""))
+                progress.say(f"step {log.step}: score {log.score:.3f}" + (" (best)" if log.best else ""))
             if log.step:
                 advance(1, f"loss {log.loss:.4g}  lr {log.learning_rate:.2g}  {log.images_per_second:.0f} images/s")
 

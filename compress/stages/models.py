@@ -33,8 +33,12 @@ class SizeOptions(StageOptions):
 class DataOptions(StageOptions):
     """A data set."""
 
-    data: str | None = option(None, "synthetic[:SEED[:COUNT]], coco:DIR, or images:DIR[,DIR]", flag="-d")
-    split: str = option("val2017", "Split of a COCO folder")
+    data: str | None = option(
+        None,
+        "synthetic[:SEED[:COUNT]], coco:DIR, mpii:DIR, lsp:DIR, lspet:DIR, lip:DIR, or images:DIR[,DIR]",
+        flag="-d",
+    )
+    split: str = option("val2017", "Split of a COCO folder; train or valid of MPII, LSP and LIP")
     annotations: Path | None = option(None, "COCO keypoint annotations, together with --images")
     images: Path | None = option(None, "Folder of the images of --annotations")
     limit: int | None = option(None, "Use only the first so many images")
@@ -88,5 +92,5 @@ def counting_size(checkpoint: Checkpoint, asked: tuple[int, int] | None) -> tupl
     if asked is not None:
         return asked
     if checkpoint.network.is_custom:
-        return (checkpoint.pose.height, checkpoint.pose.height)
+        return checkpoint.pose.size
     return get_entry(checkpoint.network.name).input_size

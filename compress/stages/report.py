@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.data.sample import Dataset
-from compress.evaluate import detect, evaluate
+from compress.evaluate import Score, detect_people, evaluate
 from compress.files import refuse_existing
 from compress.measure.machine import describe
 from compress.model.cost import cost
@@ -73,13 +73,18 @@ def pair_tuned(models: Sequence[ModelFacts]) -> tuple[ModelFacts, ...]:
     return tuple(replace(m, before=untuned.get(m.edits)) if m.tuned else m for m in models)
 
 
-def _score(models: Sequence[_Model], dataset: Dataset, options: ReportOptions, progress: Progress) -> dict[str, Any]:
+def _score(models: Sequence[_Model], dataset: Dataset, options: ReportOptions, progress: Progress) -> dict[str, Score]:
     scores = {}
     for model in models:
         runner = TorchRunner(model.checkpoint.build(), model.checkpoint.pose, threads=options.threads)
         with progress.bar(f"evaluate {model.label}", len(dataset)) as advance:
             found = evaluate(
-                dataset, runner, height=options.height, options=options.paf, progress=lambda done, total: advance(1)
+                dataset,
+                runner,
+                height=options.height,
+                options=options.paf,
+                heatmap=options.heatmap,
+                progress=lambda done, total: advance(1),
             )
         scores[model.label] = found.score
     return scores
@@ -97,7 +102,7 @@ def _scenes(models: Sequence[_Model], dataset: Dataset, options: ReportOptions) 
             pictures.append(draw_poses(sample.image, people, get_skeleton(sample.skeleton)))
             labels.append("annotation")
         for model, runner in zip(models, runners, strict=True):
-            found = detect(runner, sample.image, height=options.height, options=options.paf)
+            found = detect_people(runner, sample, height=options.height, options=options.paf, heatmap=options.heatmap)
             pictures.append(draw_poses(sample.image, [pose.keypoints for pose in found], runner.pose.joints))
             labels.append(model.label)
         scenes.append((sample.name, side_by_side(pictures, labels)))
@@ -119,7 +124,11 @@ def _command(options: ReportOptions) -> str:
 
 
 def _conditions(
-    options: ReportOptions, checkpoint: Checkpoint, size: tuple[int, int], dataset: Dataset | None
+    options: ReportOptions,
+    checkpoint: Checkpoint,
+    size: tuple[int, int],
+    dataset: Dataset | None,
+    scores: dict[str, Score],
 ) -> dict[str, str]:
     machine = describe()
     conditions = {
@@ -135,8 +144,11 @@ def _conditions(
     }
     if dataset is not None:
         height = options.height or checkpoint.pose.height
-        conditions["data"] = f"{dataset.name}, {len(dataset)} images at height {height}, single scale, no flip"
-        conditions["accuracy"] = f"OKS AP on torch fp32, decoder {options.decoder}, assignment {options.assignment}"
+        conditions["data"] = f"{dataset.name}, {len(dataset)} images at height {height}"
+        conditions["accuracy"] = "; ".join(dict.fromkeys(score.convention for score in scores.values())) or "none"
+        conditions["accuracy"] += ", torch fp32"
+        if checkpoint.pose.decoder == "paf":
+            conditions["accuracy"] += f", decoder {options.decoder}, assignment {options.assignment}"
     return conditions
 
 
@@ -155,19 +167,21 @@ def run(options: ReportOptions, progress: Progress) -> StageResult:
         for label, path, checkpoint in zip(labels, paths, checkpoints, strict=True)
     ]
     dataset = open_dataset(options) if options.has_data else None
-    scores = _score(models, dataset, options, progress) if dataset is not None and dataset.annotated else {}
+    scores: dict[str, Score] = {}
+    if dataset is not None and dataset.annotated:
+        scores = _score(models, dataset, options, progress)
     times = time_models(list(zip(labels, paths, strict=True)), options, size, progress, network=options.network)
     latency: dict[str, dict[str, Any]] = {label: {} for label in labels}
     for row in times.rows:
         latency[row["model"]][row["label"]] = row
     facts = [
-        replace(m.facts, metrics=scores[m.label].metrics if m.label in scores else {}, latency=latency[m.label])
+        replace(m.facts, metrics=dict(scores[m.label].metrics) if m.label in scores else {}, latency=latency[m.label])
         for m in models
     ]
     report = Report(
         title=f"{checkpoints[0].network.name}: original against compressed",
         command=_command(options),
-        conditions=_conditions(options, checkpoints[0], size, dataset),
+        conditions=_conditions(options, checkpoints[0], size, dataset, scores),
         models=pair_tuned(facts),
         scenes=_scenes(models, dataset, options) if dataset is not None and options.pictures else (),
         absent=times.absent,
@@ -177,7 +191,8 @@ def run(options: ReportOptions, progress: Progress) -> StageResult:
         "html": str(files[0]),
         "files": [str(path) for path in files],
         "models": [
-            {"label": m.label, "params": m.params, "macs": m.macs, "AP": m.metrics.get("AP")} for m in report.models
+            {"label": m.label, "params": m.params, "macs": m.macs, "metric": m.metric, m.metric: m.accuracy}
+            for m in report.models
         ],
     }
     return StageResult(record, files)

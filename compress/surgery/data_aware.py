@@ -20,8 +20,9 @@ from compress.plan import LayerPlan, Plan
 from compress.ranks.fixed import check_plan
 from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
 
-#: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel.
-PULL = 1e-2
+#: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel. Layers
+#: that are fitted together each make up for the errors before all of them, so a weak pull makes up for them twice.
+PULL = 1.0
 
 
 def factorize_with_data(

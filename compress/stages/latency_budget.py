@@ -1,0 +1,169 @@
+"""Plans and networks by a budget of latency: measured where the network will run, before and after."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compress.checkpoint import Checkpoint
+from compress.errors import UsageError
+from compress.export.to_onnx import export_onnx
+from compress.export.to_openvino import write_ir
+from compress.measure.gate import Gate, never_slower
+from compress.measure.layer_latency import LatencyTable, measure_variants, spread_variants
+from compress.model.duplicate import duplicate
+from compress.plan import Plan
+from compress.ranks.budget import Budget, Target, infeasible
+from compress.ranks.budgeted import Budgeted
+from compress.ranks.curves import Candidate
+from compress.ranks.fixed import keep_layer
+from compress.runtime.opening import open_runner
+from compress.runtime.runner import Runner
+from compress.runtime.torch_runner import TorchRunner
+from compress.stages.base import Progress
+from compress.stages.work import Work
+from compress.surgery.factorize import Factorized
+
+#: Forms that a latency budget chooses from: kxk - 1x1 hardly ever pays, and every form costs measurements.
+FORMS = ("tucker2", "svd", "tucker1_in", "spatial_vh", "spatial_hv")
+
+#: Plans that are measured before one is fitted.
+TRIALS = 4
+
+#: A plan is good enough if its measured latency is no further below the bound than this share of it.
+CLOSE = 0.03
+
+
+def within_latency(
+    work: Work, budget: Budget, checkpoint: Checkpoint, step: int, progress: Progress
+) -> tuple[Factorized, dict[str, Any]]:
+    """The network for a budget of latency, and what was asked, predicted and reached.
+
+    Layers are priced by what they cost inside the running network; the plan is measured as a whole, and where sum and
+    whole differ it is made again. The fitted network is measured against the original: if it is not faster, the
+    original comes back.
+
+    Parameters
+    ----------
+    work : Work
+        The network.
+    budget : Budget
+        Of kind ``latency``.
+    checkpoint : Checkpoint
+        Of the network.
+    step : int
+        Channels in which the runtime blocks.
+    progress : Progress
+        Told of every step.
+
+    Raises
+    ------
+    RankError
+        If the budget can't be met; it names the nearest one that can.
+    RuntimeAbsent
+        If the target is not on this machine.
+    """
+    assert budget.target is not None  # of every latency budget
+    target = budget.target
+    names = tuple(work.curves.candidates)
+    variants = spread_variants(work.curves.layers, names, align=step, methods=FORMS)
+    with progress.bar(f"timing layers on {target}", None):
+        table = measure_variants(work.module, checkpoint.pose, work.input_size, target, variants, align=step)
+    bound = budget.bound(table.original_ms)
+    planned, measured = _settle(work, budget, checkpoint, table, bound, progress)
+    done = work.make(planned, progress)
+    with progress.bar("measuring the network", None):
+        gate = _gate(work, checkpoint, target, done)
+    record = {
+        "asked": bound,
+        "predicted": planned.price,
+        "planned": measured,
+        "reached": gate.ratio * table.original_ms,
+        "original": table.original_ms,
+        "predicted_error": planned.error,
+        "gate": gate.to_dict(),
+    }
+    if gate.verdict == "faster":
+        return done, record
+    progress.say(f"{gate.verdict}: the network stays as it was")
+    return unchanged(work), record
+
+
+def unchanged(work: Work) -> Factorized:
+    """The original, and a plan that keeps all of it because nothing made it faster."""
+    entries = tuple(keep_layer(layer, work.curves.kept.get(layer.name, "not_faster")) for layer in work.curves.layers)
+    return Factorized(duplicate(work.module), Plan(work.network, work.input_size, entries))
+
+
+def _settle(
+    work: Work, budget: Budget, checkpoint: Checkpoint, table: LatencyTable, bound: float, progress: Progress
+) -> tuple[Budgeted, float]:
+    """The plan of least error whose measured latency is within the bound, and that latency.
+
+    Its price is corrected to what was learnt of sums and wholes from the plans before it.
+    """
+
+    def price(name: str, candidate: Candidate) -> float:
+        try:
+            return table.latency_ms(name, candidate.method, candidate.ranks)
+        except UsageError:  # a form that was not timed must not look cheap
+            return table.layers_ms[name]
+
+    assert budget.target is not None
+    fixed = table.original_ms - sum(table.layers_ms[name] for name in work.curves.candidates)
+    factor = 1.0
+    best: tuple[Budgeted, float] | None = None
+    measured = table.original_ms
+    for trial in range(TRIALS):
+        planned = work.plan(bound / factor, price, fixed)
+        if isinstance(planned, float):
+            raise infeasible(budget, planned * factor, table.original_ms)
+        settings = {entry.name: (entry.method, entry.ranks) for entry in planned.plan.changed}
+        if not settings:
+            return planned, table.original_ms
+        with progress.bar(f"timing plan {trial + 1}", None):
+            found = measure_variants(
+                work.module, checkpoint.pose, work.input_size, budget.target, {"plan": settings}, fresh=True, rounds=30
+            )
+        measured = found.whole_ms["plan"] / found.original_ms * table.original_ms
+        predicted = replace(planned, price=planned.price * factor)
+        progress.say(
+            f"plan {trial + 1}: predicted {predicted.price:.2f} ms, measured {measured:.2f} ms, bound {bound:.2f} ms"
+        )
+        if measured <= bound:
+            if best is None or planned.error < best[0].error:
+                best = predicted, measured
+            if measured >= bound * (1 - CLOSE):
+                break
+        factor *= measured / predicted.price
+    if best is None:
+        raise infeasible(budget, measured, table.original_ms)
+    return best
+
+
+def _gate(work: Work, checkpoint: Checkpoint, target: Target, done: Factorized) -> Gate:
+    """Measure the result against the original, both as they are exported."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        runners = []
+        for label, module in (("original", work.module), ("result", done.module)):
+            runner = runner_for(module, checkpoint, target, folder / label)
+            stack.callback(runner.close)
+            runners.append(runner)
+        return never_slower(runners[0], runners[1], (1, 3, *work.input_size))
+
+
+def runner_for(module: nn.Module, checkpoint: Checkpoint, target: Target, stem: Path) -> Runner:
+    """A network on a target, exported to files beside ``stem`` where the runtime reads files."""
+    if target.runtime == "torch":
+        return TorchRunner(module, checkpoint.pose, device=target.device, precision=target.precision)
+    path = export_onnx(module, checkpoint.pose, stem.with_suffix(".onnx"))
+    if target.runtime == "openvino":
+        write_ir(path, stem.with_suffix(".xml"))
+        path = stem.with_suffix(".xml")
+    return open_runner(path, device=target.device, precision=target.precision)

@@ -1,0 +1,180 @@
+"""Every network, factorized, with other attention, and both: does everything that can be done to it still work?"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.export.to_onnx import export_onnx
+from compress.export.to_openvino import export_openvino
+from compress.model.factors import full_ranks, layer_kernel
+from compress.model.layers import list_layers
+from compress.networks.attention import Attention
+from compress.networks.registry import entries, get_entry
+from compress.plan import LayerPlan, Plan
+from compress.ranks.fixed import Ratio, make_plan, obstacle, usual_method
+from compress.runtime.opening import open_runner
+from compress.surgery.attention import swap_attention
+from compress.surgery.edits import FactorizeEdit
+from compress.surgery.factorize import factorize
+
+NETWORKS = [entry.name for entry in entries()]
+
+#: The same network made quicker where an option allows it; its blocks stay what they are.
+SMALLER: dict[str, dict[str, Any]] = {
+    "attention-cpm": {"stages": 2},
+    "attention-cpm-background": {"stages": 1},
+    "openpose-vgg19": {"stages": 2},
+    "context-cpm": {"stages": 2},
+    "context-cpm-mpii": {"stages": 2},
+    "context-cpm-coco": {"stages": 2},
+}
+
+#: Minutes, not seconds: only with the slow tests.
+HEAVY = {
+    "openpose-vgg19",
+    "hrnet",
+    "simple-baseline",
+    "esa",
+    "esa-prev",
+    "context-cpm-mpii",
+    "attention-cpm-background",
+}
+
+CHANGES = ("factorize", "attention", "both")
+
+
+def cases(*changes: str) -> list[Any]:
+    return [
+        pytest.param(name, change, marks=[pytest.mark.slow] if name in HEAVY else [], id=f"{name}-{change}")
+        for name in NETWORKS
+        for change in changes
+    ]
+
+
+def size_of(name: str) -> tuple[int, int]:
+    """A small input that the network takes: all strides divide it."""
+    return (128, 128) if name.startswith("repose") else (64, 96)
+
+
+def start(name: str) -> Checkpoint:
+    return initial_checkpoint(name, SMALLER.get(name, {}), seed=0, trained=False)
+
+
+def factorized(checkpoint: Checkpoint, size: tuple[int, int], share: Fraction = Fraction(1, 3)) -> Checkpoint:
+    module = checkpoint.build()
+    plan = make_plan(module, Ratio(share), network=checkpoint.network.name, input_size=size)
+    done = factorize(module, plan)
+    assert done.plan.changed
+    return snapshot(checkpoint, done.module, edits=(FactorizeEdit.from_plan(done.plan),), command="factorize")
+
+
+def with_attention(checkpoint: Checkpoint, size: tuple[int, int]) -> Checkpoint:
+    module = checkpoint.build()
+    if any(isinstance(block, Attention) for block in module.modules()):
+        done = swap_attention(module, "coord", input_size=size)
+    else:
+        maps = [x for x in list_layers(module, size) if x.kind == "conv" and x.calls == 1 and x.weight_shape[0] >= 16]
+        done = swap_attention(module, "cbam", after=(maps[len(maps) // 2].name,), input_size=size)
+    return snapshot(checkpoint, done.module, edits=(done.edit,), command="attention")
+
+
+def changed(name: str, change: str) -> Checkpoint:
+    checkpoint, size = start(name), size_of(name)
+    if change in ("factorize", "both"):
+        checkpoint = factorized(checkpoint, size)
+    if change in ("attention", "both"):
+        checkpoint = with_attention(checkpoint, size)
+    return checkpoint
+
+
+def images(name: str, count: int = 2) -> Tensor:
+    return torch.rand(count, 3, *size_of(name), generator=torch.Generator().manual_seed(1)) - 0.5
+
+
+def loss_of(module: nn.Module, batch: Tensor) -> Tensor:
+    """Distance of all maps of all stages to ones that no fresh network gives."""
+    maps = [value for stage in module(batch) for value in stage.values()]
+    return torch.stack([functional.mse_loss(value, torch.full_like(value, 0.1)) for value in maps]).sum()
+
+
+@pytest.mark.parametrize(("name", "change"), cases(*CHANGES))
+def test_a_changed_network_runs_trains_and_is_saved(name: str, change: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint = changed(name, change)
+    module, batch = checkpoint.build(), images(name)
+    with torch.no_grad():
+        before = module(batch)
+        wanted = start(name).build()(batch)
+    assert [{kind: value.shape for kind, value in stage.items()} for stage in before] == [
+        {kind: value.shape for kind, value in stage.items()} for stage in wanted
+    ]
+    assert all(value.isfinite().all() for stage in before for value in stage.values())
+
+    path = save_checkpoint(checkpoint, tmp_path / "changed.pt") or tmp_path / "changed.pt"
+    again = load_checkpoint(path).build()
+    with torch.no_grad():
+        for mine, loaded in zip(before, again(batch), strict=True):
+            for kind in mine:
+                torch.testing.assert_close(loaded[kind], mine[kind], rtol=0, atol=0)
+
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    first = loss_of(module, batch)
+    first.backward()
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert len(gradients) > len(list(module.parameters())) // 2
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    assert float(norm) > 0
+    optimizer.step()
+    with torch.no_grad():
+        assert float(loss_of(module, batch)) < float(first)
+
+
+@pytest.mark.parametrize(("name", "change"), cases("factorize"))
+def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> None:
+    module, size, batch = start(name).build(), size_of(name), images(name, 1)
+    entries_ = [
+        LayerPlan(x.name, usual_method(x), full_ranks(layer_kernel(x), usual_method(x)), "plan", (0, 0), (0, 0))
+        for x in list_layers(module, size)
+        if obstacle(x) is None and min(x.weight_shape[:2]) >= 8 and not x.tied_to
+    ]
+    done = factorize(module, Plan(name, size, tuple(entries_)))
+    assert len(done.plan.changed) == len(entries_) > 5
+    with torch.no_grad():
+        for mine, other in zip(module(batch), done.module(batch), strict=True):
+            for kind in mine:
+                scale = float(mine[kind].abs().max()) or 1.0
+                assert float((mine[kind] - other[kind]).abs().max()) <= 1e-3 * scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exports_of_a_changed_network_agree_at_sizes_other_than_the_traced_one(name: str, tmp_path: Path) -> None:
+    checkpoint, size = changed(name, "both"), size_of(name)
+    module = checkpoint.build()
+    onnx = export_onnx(module, checkpoint.pose, tmp_path / "m.onnx", example_size=(size[0], size[1] + 32))
+    export_openvino(onnx, tmp_path / "m.xml")
+    for path in (onnx, tmp_path / "m.xml"):
+        runner = open_runner(path, threads=1)
+        for height, width in (size, (size[0] + 64, size[1] + 32)):
+            batch = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height)) - 0.5
+            with torch.no_grad():
+                wanted = module(batch)[-1]
+            for kind, value in runner.run(batch.numpy()).items():
+                scale = float(wanted[kind].abs().max())
+                assert float(np.abs(value - wanted[kind].numpy()).max()) <= 2e-3 * scale
+        runner.close()
+
+
+def test_every_published_family_is_there() -> None:
+    families = ("attention-cpm", "openpose-vgg19", "context-cpm", "lightweight-openpose", "default")
+    assert all(get_entry(name).summary for name in families)

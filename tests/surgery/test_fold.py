@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.errors import CheckpointError
+from compress.model.cost import cost
+from compress.surgery.edits import edit_from_dict
+from compress.surgery.fold import FoldEdit, fold
+
+SIZE = (32, 48)
+
+
+class Between(nn.Module):
+    """A normalisation that can be folded, one whose input is read elsewhere too, and a pair of 1x1 convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 8, 3, stride=2)
+        self.shared = nn.BatchNorm2d(8)
+        self.narrow = nn.Conv2d(8, 8, 1)
+        self.wide = nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        y = self.second(x)
+        return self.wide(self.narrow(torch.relu(self.shared(y)) + y))
+
+
+@pytest.fixture
+def network() -> Between:
+    torch.manual_seed(0)
+    module = Between()
+    module(torch.randn(8, 3, *SIZE))  # running statistics that are not 0 and 1
+    for layer in (module.norm, module.shared):
+        nn.init.uniform_(layer.weight, 0.5, 2)
+        nn.init.normal_(layer.bias)
+    return module.eval()
+
+
+def test_folding_keeps_the_output_and_leaves_alone_what_others_read(network: Between) -> None:
+    done = fold(network, SIZE)
+    assert done.edit.pairs == (("first", "norm"), ("narrow", "wide"))
+    x = torch.randn(2, 3, *SIZE)
+    torch.testing.assert_close(done.module(x), network(x), rtol=1e-4, atol=1e-5)
+    assert isinstance(network.norm, nn.BatchNorm2d)
+    assert cost(done.module, SIZE).macs < cost(network, SIZE).macs
+
+
+def test_a_pair_whose_product_is_dearer_stays(network: Between) -> None:
+    network.narrow, network.wide = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+    assert ("narrow", "wide") not in fold(network.eval(), SIZE).edit.pairs
+
+
+@pytest.mark.parametrize("name", ["default", "lightweight-openpose"])
+def test_networks_with_normalisation_are_folded_and_replayed(name: str, tmp_path: Path) -> None:
+    checkpoint = initial_checkpoint(name, {}, seed=0, trained=False)
+    module = checkpoint.build()
+    done = fold(module, (64, 64))
+    assert len(done.edit.pairs) == sum(isinstance(x, nn.BatchNorm2d) for x in module.modules()) > 20
+    x = torch.rand(1, 3, 64, 64) - 0.5
+    folded = snapshot(checkpoint, done.module, edits=(done.edit,), command="fold")
+    save_checkpoint(folded, tmp_path / "folded.pt")
+    again = load_checkpoint(tmp_path / "folded.pt").build()
+    with torch.no_grad():
+        for mine, loaded, first in zip(done.module(x), again(x), module(x), strict=True):
+            for kind in mine:
+                torch.testing.assert_close(loaded[kind], mine[kind], rtol=0, atol=0)
+                torch.testing.assert_close(mine[kind], first[kind], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "fold"},
+        {"kind": "fold", "pairs": [["a"]]},
+        {"kind": "fold", "pairs": [["a", 1]]},
+        {"kind": "fold", "pairs": 3},
+    ],
+)
+def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError):
+        edit_from_dict(record)
+
+
+@pytest.mark.parametrize("pair", [("first", "absent"), ("norm", "second"), ("first", "second")])
+def test_an_edit_that_does_not_fit_is_refused(network: Between, pair: tuple[str, str]) -> None:
+    with pytest.raises(CheckpointError):
+        FoldEdit((pair,)).apply(network)
