@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress.data.sample import Dataset, Image, iterate
+import numpy as np
+
+from compress.data.boxes import Boxes
+from compress.data.person_view import person_region, usable_people
+from compress.data.sample import Dataset, Image, Sample, iterate
 from compress.errors import DataError
-from compress.pose.oks import coco_results, keypoint_ap
+from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, normalise_crop, region_matrix
+from compress.pose.heatmap import HeatmapOptions, decode_heatmaps, merge_mirrored
+from compress.pose.oks import coco_results, keypoint_ap, oks_nms
 from compress.pose.paf import PafOptions, Pose, decode
+from compress.pose.pck import Pck, pck_lsp, pckh_lip, pckh_mpii
 from compress.pose.prepare import prepare
-from compress.runtime.runner import Runner
+from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, convert_keypoints, get_skeleton
+from compress.pose.spec import PoseSpec
+from compress.runtime.runner import Array, Runner
+
+#: Most crops that a network is given at once.
+_CROPS = 16
+
+#: A joint counts for a person's score from this height of its maximum on, as in public top-down code.
+_SEEN = 0.2
+
+#: What scores of boxes taken from the annotations are called.
+GT_BOXES = "gt boxes"
+
+_OKS = "COCO OKS AP, ten thresholds"
+_BOTTOM_UP = "single scale, no flip"
 
 
 @dataclass(frozen=True)
@@ -22,17 +43,23 @@ class Score:
     Attributes
     ----------
     metrics : mapping of str to float
-        COCO's ten numbers, `compress.pose.oks.METRICS`.
+        What applies to the data, the headline first: COCO's ten numbers, `compress.pose.oks.METRICS`, or shares of
+        joints found, `compress.pose.pck`. All lie between 0 and 1, or are -1 over nobody.
     images : int
         Number of images.
     runtime, device, precision : str
         What the network ran on.
     height : int
-        Height in pixels that images were scaled to.
+        Height in pixels that images, or crops of people, were scaled to.
     data : str
         Name of the data set.
     seconds : float
         Wall time of everything: reading images, network, decoding and scoring.
+    convention : str
+        What the metrics mean, and how people were found.
+    boxes : str or None
+        Where a top-down network's boxes come from: ``"gt boxes"`` (the annotations, which is worth one or two points
+        of AP) or the name of a file of detections. None for networks that find people by themselves.
     """
 
     metrics: Mapping[str, float]
@@ -43,6 +70,13 @@ class Score:
     height: int
     data: str
     seconds: float
+    convention: str = _OKS
+    boxes: str | None = None
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """Name and value of the metric that stands for all."""
+        return next(iter(self.metrics.items()))
 
 
 @dataclass(frozen=True)
@@ -61,7 +95,15 @@ class Evaluation:
     detections: list[dict[str, Any]]
 
 
-def detect(runner: Runner, image: Image, *, height: int | None = None, options: PafOptions | None = None) -> list[Pose]:
+def detect(
+    runner: Runner,
+    image: Image,
+    *,
+    height: int | None = None,
+    options: PafOptions | None = None,
+    heatmap: HeatmapOptions | None = None,
+    regions: Sequence[Region] | None = None,
+) -> list[Pose]:
     """People in an image.
 
     Parameters
@@ -71,18 +113,106 @@ def detect(runner: Runner, image: Image, *, height: int | None = None, options: 
     image : array, shape (H, W, 3), uint8
         Pixels in BGR order.
     height : int, optional
-        Height in pixels that the image is scaled to; the network's own by default.
+        Height in pixels that the image, or a crop, is scaled to; the network's own by default.
     options : PafOptions, optional
-        How maps become people.
+        How maps of a bottom-up network become people.
+    heatmap : HeatmapOptions, optional
+        How maps of a network that sees one person become joints.
+    regions : sequence of Region, optional
+        Where that network looks for a person each; by default the whole image shows one. A bottom-up network finds
+        people by itself.
 
     Returns
     -------
     list of Pose
-        In pixels of the image, joints in the order of the runner's skeleton.
+        In pixels of the image, joints in the order of the runner's skeleton; one for each region.
     """
+    if runner.pose.decoder == "heatmap":
+        size = crop_size(runner.pose, height)
+        if regions is None:
+            regions = [image_region(image.shape, size)]
+        return _detect_in(runner, image, regions, size, heatmap or HeatmapOptions())
     prepared = prepare(image, runner.pose, height)
     maps = runner.run(prepared.array[None])
     return decode(maps["heatmaps"][0], maps["pafs"][0], prepared, runner.pose, options or PafOptions())
+
+
+def detect_people(
+    runner: Runner,
+    sample: Sample,
+    *,
+    height: int | None = None,
+    options: PafOptions | None = None,
+    heatmap: HeatmapOptions | None = None,
+) -> list[Pose]:
+    """`detect`, where a network that sees one person is shown the annotated ones, if there are any."""
+    regions = None
+    if runner.pose.decoder == "heatmap" and sample.people:
+        regions = [region for region, _ in _regions(sample, None, runner.pose, height)]
+    return detect(runner, sample.image, height=height, options=options, heatmap=heatmap, regions=regions)
+
+
+def network_inputs(sample: Sample, pose: PoseSpec, height: int | None = None) -> list[Array]:
+    """What a network is shown of a sample, each (3, H, W) float32.
+
+    The whole image for a bottom-up network; for one that sees one person a crop for each annotated person, or the
+    whole image where there are none.
+
+    Parameters
+    ----------
+    sample : Sample
+        The image and its people.
+    pose : PoseSpec
+        What the network expects.
+    height : int, optional
+        Height in pixels that the image, or a crop, is scaled to; the network's own by default.
+    """
+    if pose.decoder != "heatmap":
+        return [prepare(sample.image, pose, height).array]
+    size = crop_size(pose, height)
+    regions = [region for region, _ in _regions(sample, None, pose, height)]
+    matrices = [
+        region_matrix(region, size, corner_grid=pose.corner_grid)
+        for region in regions or [image_region(sample.image.shape, size)]
+    ]
+    return [normalise_crop(cut(sample.image, matrix, size, fill_colour(pose)), pose) for matrix in matrices]
+
+
+def crop_size(pose: PoseSpec, height: int | None = None) -> tuple[int, int]:
+    """Height and width of the crops of a network that sees one person, at another height in the same proportions."""
+    own = pose.size
+    if height is None or height == own[0]:
+        return own
+    return height, max(1, round(height * own[1] / own[0] / pose.stride)) * pose.stride
+
+
+def _detect_in(
+    runner: Runner, image: Image, regions: Sequence[Region], size: tuple[int, int], options: HeatmapOptions
+) -> list[Pose]:
+    """One person in each region."""
+    pose = runner.pose
+    found: list[Pose] = []
+    for start in range(0, len(regions), _CROPS):
+        matrices = [region_matrix(r, size, corner_grid=pose.corner_grid) for r in regions[start : start + _CROPS]]
+        crops = np.stack([normalise_crop(cut(image, m, size, fill_colour(pose)), pose) for m in matrices])
+        maps = runner.run(crops)["heatmaps"]
+        if options.flip:
+            mirrored = runner.run(np.ascontiguousarray(crops[..., ::-1]))["heatmaps"]
+            maps = merge_mirrored(maps, mirrored, pose.joints, shift=pose.corner_grid)
+        for keypoints in decode_heatmaps(maps, matrices, pose, options):
+            seen = keypoints[:, 2][keypoints[:, 2] > _SEEN]
+            found.append(Pose(keypoints, float(seen.mean()) if len(seen) else 0.0))
+    return found
+
+
+def _regions(sample: Sample, boxes: Boxes | None, pose: PoseSpec, height: int | None) -> list[tuple[Region, float]]:
+    """Where a top-down network looks in a sample, and how sure it is that somebody is there."""
+    size = crop_size(pose, height)
+    if boxes is not None:
+        return [(box_region(box.box, size), box.score) for box in boxes.by_image.get(sample.image_id, ())]
+    if sample.skeleton == COCO17.name:
+        return [(person_region(person, size), 1.0) for person, _ in usable_people(sample, COCO17)]
+    return [(person_region(person, size), 1.0) for person in sample.people]
 
 
 def evaluate(
@@ -91,9 +221,18 @@ def evaluate(
     *,
     height: int | None = None,
     options: PafOptions | None = None,
+    heatmap: HeatmapOptions | None = None,
+    boxes: Boxes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Find people in all images of a data set and score them: single scale, no flip.
+    """Find people in all images of a data set and score them at a single scale.
+
+    A bottom-up network is given whole images. A network that sees one person is given a crop for each annotated person
+    with labelled joints, or for each of the given boxes; its people are then ranked by the box's score times the mean
+    of their joints' scores above 0.2, and of people that are almost the same the best stays (OKS above 0.9).
+
+    Data with the joints of COCO is scored by OKS, that of MPII, LIP and LSP by the share of joints found, one crop for
+    each annotated person. Joints that the network's skeleton lacks count as not found.
 
     Parameters
     ----------
@@ -102,16 +241,21 @@ def evaluate(
     runner : Runner
         Runs the network.
     height : int, optional
-        Height in pixels that images are scaled to; the network's own by default.
+        Height in pixels that images or crops are scaled to; the network's own by default.
     options : PafOptions, optional
-        How maps become people.
+        How maps of a bottom-up network become people.
+    heatmap : HeatmapOptions, optional
+        How maps of a network that sees one person become joints.
+    boxes : Boxes, optional
+        Where it looks for people; the annotated boxes by default.
     progress : callable, optional
         Called as ``progress(images done, all images)`` after each image.
 
     Raises
     ------
     DataError
-        If the data set has no annotations or no images, or an image can't be read.
+        If the data set has no annotations or no images, an image can't be read, or the network or the boxes do not
+        suit the data.
     """
     start = time.perf_counter()
     if not dataset.annotated:
@@ -120,23 +264,103 @@ def evaluate(
             found=dataset.name,
             way_out="Use --data coco:DIR, --annotations FILE --images DIR, or --data synthetic",
         )
+    top_down = runner.pose.decoder == "heatmap"
+    if boxes is not None and not top_down:
+        raise DataError("this network finds people by itself and takes no boxes", found=boxes.name)
+    heatmap = heatmap or HeatmapOptions()
     detections: list[dict[str, Any]] = []
-    image_ids = []
+    image_ids: list[int] = []
+    skeleton = COCO17
     for sample in iterate(dataset):
-        poses = detect(runner, sample.image, height=height, options=options)
-        detections += coco_results(poses, sample.image_id, runner.pose.joints)
+        skeleton = get_skeleton(sample.skeleton)
+        if skeleton is not COCO17 and (boxes is not None or not top_down):
+            raise DataError(
+                f"people with the joints {skeleton.name} are scored one by one, in their annotated places",
+                found="boxes of a file" if top_down else "a bottom-up network",
+                way_out="Leave out --boxes" if top_down else "Score bottom-up networks on data with COCO's joints",
+            )
+        if top_down:
+            places = _regions(sample, boxes, runner.pose, height)
+            poses = detect(runner, sample.image, height=height, heatmap=heatmap, regions=[r for r, _ in places])
+            poses = [Pose(p.keypoints, p.score * sure) for p, (_, sure) in zip(poses, places, strict=True)]
+        else:
+            poses = detect(runner, sample.image, height=height, options=options)
+        if skeleton is COCO17:
+            if top_down:
+                poses = _suppress(poses, [r.area for r, _ in places], runner.pose)
+            detections += coco_results(poses, sample.image_id, runner.pose.joints)
+        else:
+            detections += [
+                {
+                    "image_id": sample.image_id,
+                    "category_id": 1,
+                    "keypoints": convert_keypoints(p.keypoints, runner.pose.joints, skeleton).ravel().tolist(),
+                    "score": p.score,
+                }
+                for p in poses
+            ]
         image_ids.append(sample.image_id)
         if progress is not None:
             progress(len(image_ids), len(dataset))
-    metrics = keypoint_ap(dataset.ground_truth(), detections, image_ids)
+    if skeleton is COCO17:
+        metrics: Mapping[str, float] = keypoint_ap(dataset.ground_truth(), detections, image_ids)
+        convention = _OKS
+    else:
+        shares = _pck(dataset.ground_truth(), detections, skeleton.name)
+        metrics, convention = shares.metrics, shares.convention
+    source = (GT_BOXES if boxes is None else boxes.name) if top_down else None
+    found_by = _describe(source, heatmap) if source else _BOTTOM_UP
     score = Score(
         metrics=metrics,
         images=len(image_ids),
         runtime=runner.name,
         device=runner.device,
         precision=runner.precision,
-        height=runner.pose.height if height is None else height,
+        height=crop_size(runner.pose, height)[0],
         data=dataset.name,
         seconds=time.perf_counter() - start,
+        convention=f"{convention}; {found_by}",
+        boxes=source,
     )
     return Evaluation(score, detections)
+
+
+def _describe(boxes: str, options: HeatmapOptions) -> str:
+    parts = [boxes, "flip" if options.flip else "no flip"]
+    if options.blur is not None:
+        parts.append(f"Gaussian filter {options.blur}")
+    return ", ".join(parts)
+
+
+def _suppress(poses: list[Pose], areas: Sequence[float], pose: PoseSpec) -> list[Pose]:
+    """The people without those that are almost the same, in their old order."""
+    shared = [joint for joint in pose.joints.joints if joint in COCO17.joints]
+    columns = [pose.joints.joints.index(joint) for joint in shared]
+    sigmas = [COCO17.sigmas[COCO17.joints.index(joint)] for joint in shared]
+    kept = oks_nms([Pose(p.keypoints[columns], p.score) for p in poses], areas, sigmas)
+    return [poses[index] for index in sorted(kept)]
+
+
+def _pck(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], skeleton: str) -> Pck:
+    """Shares of joints found, the people of an image paired with its annotations in order."""
+    by_image: dict[int, list[Mapping[str, Any]]] = {}
+    for annotation in truth["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    order = list(dict.fromkeys(found["image_id"] for found in detections))
+    annotations = [annotation for image in order for annotation in by_image[image]]
+    found, wanted = (
+        np.array([entry["keypoints"] for entry in entries], dtype=np.float64).reshape(len(entries), -1, 3)
+        for entries in (detections, annotations)
+    )
+    if skeleton == LSP14.name:
+        return pck_lsp(found, wanted)
+    if skeleton == LIP16.name:
+        return pckh_lip(found, wanted)
+    if skeleton != MPII16.name:
+        raise DataError("there is no metric for data with these joints", found=skeleton)
+    if any("head_box" not in annotation for annotation in annotations):
+        raise DataError(
+            "MPII's PCKh needs the boxes of the heads",
+            way_out="Put gt_valid.mat of the public training code beside annot/valid.json, and score that part",
+        )
+    return pckh_mpii(found, wanted, [annotation["head_box"] for annotation in annotations])

@@ -153,7 +153,8 @@ def show_evaluate(record: Record) -> None:
     """All metrics and the conditions they hold under."""
     _table(
         f"{record['model']} on {record['data']}: {record['images']} images at height {record['height']}, "
-        f"{record['runtime']} {record['device']} {record['precision']}, {record['seconds']:.1f} s",
+        f"{record['runtime']} {record['device']} {record['precision']}, {record['seconds']:.1f} s; "
+        f"{record['convention']}",
         list(record["metrics"]),
         [[f"{value:.3f}" for value in record["metrics"].values()]],
         left=0,
@@ -257,10 +258,11 @@ def headline(stage: str, record: Record) -> str:
     if stage in ("train", "finetune"):
         text = f"{record['output']}: {record['steps']} steps, loss {record['loss'][0]:.4g} -> {record['loss'][1]:.4g}"
         if record["score"] is not None:
-            text += f", AP {record['score'][0]:.3f} -> {record['score'][1]:.3f}"
+            text += f", score {record['score'][0]:.3f} -> {record['score'][1]:.3f}"
         return text
     if stage == "evaluate":
-        return f"{record['model']}: AP {record['metrics']['AP']:.3f} on {record['data']}, {record['images']} images"
+        metric, value = next(iter(record["metrics"].items()))
+        return f"{record['model']}: {metric} {value:.3f} on {record['data']}, {record['images']} images"
     if stage == "export":
         return ", ".join(record["files"])
     if stage == "benchmark":

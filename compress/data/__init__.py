@@ -1,1 +1,1 @@
-"""Data sets as samples: COCO folders, plain images and drawn people."""
+"""Data sets as samples: COCO, MPII, LSP and LIP folders, plain images and drawn people."""

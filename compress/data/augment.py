@@ -37,7 +37,11 @@ class Augmentation:
         Strength of the changes of brightness, contrast, saturation and colour balance; 0 leaves colours alone.
     crop : str
         Where the crop lies if the scaled image is larger: at a random ``"person"``, anywhere (``"random"``; also
-        where there is nobody) or in the ``"centre"``.
+        where there is nobody) or in the ``"centre"``. Views of one person lie around that person whatever it says.
+    half_body : float
+        Probability, in views of one person, of showing only the upper or the lower half of the body.
+    body_mask : float
+        Probability, in views of one person, of a grey quadrangle over the middle of the body.
 
     Raises
     ------
@@ -51,6 +55,8 @@ class Augmentation:
     shift: float = 0.1
     colour: float = 0.25
     crop: Literal["person", "random", "centre"] = "person"
+    half_body: float = 0.0
+    body_mask: float = 0.0
 
     def __post_init__(self) -> None:
         checks = (
@@ -59,6 +65,8 @@ class Augmentation:
             ("flip", 0 <= self.flip <= 1, "Give a probability from 0 to 1"),
             ("shift", 0 <= self.shift < 1, "Give a share of the crop from 0 to below 1"),
             ("colour", 0 <= self.colour < 1, "Give a strength from 0 to below 1"),
+            ("half_body", 0 <= self.half_body <= 1, "Give a probability from 0 to 1"),
+            ("body_mask", 0 <= self.body_mask <= 1, "Give a probability from 0 to 1"),
             ("crop", self.crop in ("person", "random", "centre"), "Known: person, random, centre"),
         )
         for name, good, way_out in checks:

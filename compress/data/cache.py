@@ -12,6 +12,9 @@ from compress.data.sample import Dataset, Person, Sample
 from compress.errors import DataError
 from compress.files import atomic_path
 
+#: What stands in a file for a view that is not there.
+_NO_VIEW = np.full(4, np.nan, dtype=np.float32)
+
 
 class Cached:
     """A data set whose samples are made once and read from a folder from then on.
@@ -85,6 +88,10 @@ def _to_arrays(sample: Sample, name: str) -> dict[str, Any]:
         "boxes": np.array([p.box for p in people], dtype=np.float32).reshape(-1, 4),
         "areas": np.array([p.area for p in people], dtype=np.float64),
         "crowd": np.array([p.crowd for p in people], dtype=np.bool_),
+        # A view that is not there is written as NaN.
+        "views": np.array([np.full(4, np.nan) if p.view is None else p.view for p in people], np.float32).reshape(
+            -1, 4
+        ),
         "image_id": sample.image_id,
         "name": sample.name,
         "skeleton": sample.skeleton,
@@ -95,12 +102,13 @@ def _from_arrays(arrays: dict[str, Any]) -> Sample:
     shape = arrays["image"].shape[:2]
     ends = np.cumsum(arrays["joints"])
     people = tuple(
-        Person(keypoints, box, float(area), bool(crowd))
-        for keypoints, box, area, crowd in zip(
+        Person(keypoints, box, float(area), bool(crowd), None if np.isnan(view).any() else view)
+        for keypoints, box, area, crowd, view in zip(
             np.split(arrays["keypoints"], ends)[: len(ends)],
             arrays["boxes"],
             arrays["areas"],
             arrays["crowd"],
+            arrays.get("views", np.tile(_NO_VIEW, (len(ends), 1))),  # older folders have none
             strict=True,
         )
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.images import read_image
+from compress.data.images import check_inside, check_there, read_image
 from compress.data.sample import Person, Sample
 from compress.data.segmentation import region_mask
 from compress.errors import DataError, FileError
@@ -67,7 +66,7 @@ class CocoDataset:
                         found=annotation.get("image_id"),
                     )
                 of_image.append(_checked(annotation, annotations))
-        _check_there(self._images, images)
+        check_there([entry["file_name"] for entry in self._images], images)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -173,25 +172,7 @@ def _check_image(entry: dict[str, Any], path: Path) -> None:
     name = entry.get("file_name")
     if not isinstance(entry.get("id"), int) or not isinstance(name, str) or not name:
         raise DataError(f"an image of {path.name} lacks an id or a file_name", found=entry)
-    # A file from elsewhere must not make us open files outside the folder that the user named.
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise DataError(f"a file_name of {path.name} leads out of the folder of images", found=name)
-
-
-def _check_there(entries: Sequence[dict[str, Any]], folder: Path) -> None:
-    if not folder.is_dir():
-        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
-    # One listing of the folder is much faster than a hundred thousand questions about single files.
-    listed = {path.name for path in folder.iterdir()}
-    names = [entry["file_name"] for entry in entries]
-    missing = [name for name in names if name not in listed and not (folder / name).is_file()]
-    if missing:
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise DataError(
-            f"{len(missing)} of {len(names)} images are not in {folder}",
-            found=first,
-            way_out="Fetch them, name the folder they lie in, or take annotations of the images that are there",
-        )
+    check_inside(name, path)
 
 
 def _checked(annotation: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -64,6 +65,29 @@ def _image_files(folder: Path) -> list[Path]:
     if not paths:
         raise DataError("the folder holds no images", found=str(folder), way_out=f"Files end in {', '.join(SUFFIXES)}")
     return paths
+
+
+def check_there(names: Sequence[str], folder: Path) -> None:
+    """Refuse, with a `DataError`, a folder that lacks some of the image files."""
+    if not folder.is_dir():
+        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+    # One listing of the folder is much faster than a hundred thousand questions about single files.
+    listed = {path.name for path in folder.iterdir()}
+    missing = [name for name in names if name not in listed and not (folder / name).is_file()]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            f"{len(missing)} of {len(names)} images are not in {folder}",
+            found=first,
+            way_out="Fetch them, name the folder they lie in, or take annotations of the images that are there",
+        )
+
+
+def check_inside(name: str, source: Path) -> str:
+    """The file name, refused with a `DataError` where it leads out of the folder that the user named."""
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise DataError(f"a file_name of {source.name} leads out of the folder of images", found=name)
+    return name
 
 
 class ImageFolder:

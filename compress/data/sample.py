@@ -27,12 +27,16 @@ class Person:
         Area of the visible person in square pixels: the scale of OKS.
     crowd : bool
         A region with several people that are not annotated one by one; its keypoints are empty.
+    view : array, shape (4,), optional
+        x, y, width, height of what a network that sees one person is shown, margins included, where the data set says
+        so (MPII by a centre and a scale; LSP and LIP show the whole image). Otherwise it follows from ``box``.
     """
 
     keypoints: NDArray[np.float32]
     box: NDArray[np.float32]
     area: float
     crowd: bool = False
+    view: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from compress.data.coco import CocoDataset
 from compress.data.images import ImageFolder
+from compress.data.lip import open_lip
+from compress.data.lsp import open_lsp, open_lspet
+from compress.data.mpii import open_mpii
 from compress.data.sample import Dataset
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError, UsageError
 
 #: What `open_data` understands.
-FORMS = "synthetic[:SEED[:COUNT]], coco:DIR, images:DIR[,DIR], or --annotations FILE with --images DIR"
+FORMS = (
+    "synthetic[:SEED[:COUNT]], coco:DIR[,SPLIT], mpii:DIR[,SPLIT], lsp:DIR[,SPLIT], lspet:DIR, lip:DIR[,SPLIT], "
+    "images:DIR[,DIR], or --annotations FILE with --images DIR"
+)
 
 
 def open_data(
@@ -24,11 +31,13 @@ def open_data(
     ----------
     spec : str or None
         ``synthetic[:SEED[:COUNT]]``: drawn people. ``coco:DIR``: a folder with
-        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``.
+        ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``mpii:DIR``,
+        ``lsp:DIR``, ``lspet:DIR``, ``lip:DIR``: folders of single people, see `compress.data.mpii`,
+        `compress.data.lsp` and `compress.data.lip`. ``,SPLIT`` after a folder stands for ``split``.
         ``images:DIR[,DIR]``: image files of one or more folders, without annotations. None where ``annotations`` and
         ``images`` say it.
     split : str
-        Split of a COCO folder.
+        Split of a COCO folder. Of the others the training part if it begins with ``train``, else what is scored.
     annotations, images : Path, optional
         A COCO keypoint file and the folder of its images, wherever they lie.
 
@@ -51,11 +60,28 @@ def open_data(
     kind, _, rest = spec.partition(":")
     if kind == "synthetic":
         return _drawn(spec)
-    if kind == "coco" and rest:
-        return _coco(Path(rest), split)
+    if kind in _FOLDERS and rest:
+        folder, comma, named = rest.rpartition(",")
+        if comma and not Path(rest).is_dir():
+            rest, split = folder, named
+        return _FOLDERS[kind](Path(rest), split)
     if kind == "images" and rest:
         return ImageFolder(*(Path(folder) for folder in rest.split(",")))
     raise DataError("this names no data set", found=spec, way_out=f"Known: {FORMS}")
+
+
+def _training(split: str) -> str:
+    return "train" if split.startswith("train") else "valid"
+
+
+#: Kinds of folders and what opens them.
+_FOLDERS: dict[str, Callable[[Path, str], Dataset]] = {
+    "coco": lambda folder, split: _coco(folder, split),
+    "mpii": lambda folder, split: open_mpii(folder, _training(split)),
+    "lsp": lambda folder, split: open_lsp(folder, _training(split)),
+    "lspet": lambda folder, split: open_lspet(folder),
+    "lip": lambda folder, split: open_lip(folder, _training(split)),
+}
 
 
 def _drawn(spec: str) -> DrawnPeople:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from compress.errors import CompressError, ParityError, UsageError
+from compress.evaluate import crop_size
+from compress.pose.crop import Matrix, cut, fill_colour, image_region, normalise_crop, region_matrix
+from compress.pose.heatmap import decode_heatmaps
 from compress.pose.paf import PafOptions, Pose, decode
 from compress.pose.prepare import Prepared, prepare
 
@@ -24,6 +27,9 @@ Maps = Mapping[str, NDArray[np.float32]]
 
 #: Two keypoints of one joint that are farther apart than this share of the image's diagonal are not the same one.
 _FAR = 0.05
+
+#: Inputs of networks with maps at several resolutions are multiples of this.
+_COARSEST = 32
 
 
 @dataclass(frozen=True)
@@ -193,22 +199,23 @@ def check(
     options = options or PafOptions()
     heights = tuple(heights or (pose.height,))
     if len(heights) == 1:
-        heights += (pose.stride * max(1, round(0.7 * heights[0] / pose.stride)),)
+        step = pose.stride if pose.decoder == "paf" else _COARSEST
+        heights += (step * max(1, round(0.7 * heights[0] / step)),)
     errors = _MapErrors()
     people = _PeopleErrors()
     sizes: dict[tuple[int, int], None] = {}
     for image in images:
         for height in heights:
-            prepared = prepare(image, pose, height)
-            sizes[prepared.array.shape[1], prepared.array.shape[2]] = None
-            pair = np.ascontiguousarray(np.stack([prepared.array, prepared.array[..., ::-1]]))  # [2, 3, H, W]
+            view = _View.of(image, pose, height)
+            sizes[view.array.shape[1], view.array.shape[2]] = None
+            pair = np.ascontiguousarray(np.stack([view.array, view.array[..., ::-1]]))  # [2, 3, H, W]
             wanted, found = reference.run(pair), _run(exported, pair)
             errors.add(wanted, found, pose.outputs)
             alone = _run(exported, pair[:1])
             errors.add({name: maps[:1] for name, maps in wanted.items()}, alone, pose.outputs)
             for index in range(len(pair)):
-                both = (_decode(maps, index, prepared, pose, options) for maps in (wanted, found))
-                people.add(*both, far=_FAR * float(np.hypot(*prepared.size)))
+                both = (view.decode(maps, index, pose, options) for maps in (wanted, found))
+                people.add(*both, far=_FAR * float(np.hypot(*image.shape[:2])))
     moved = np.asarray(people.moved or [0.0])
     return Parity(
         reference=reference.name,
@@ -327,7 +334,29 @@ def _stack(people: Sequence[Pose]) -> NDArray[np.float64]:
     return np.stack([pose.keypoints for pose in people]).astype(np.float64)
 
 
-def _decode(maps: Maps, index: int, prepared: Prepared, pose: PoseSpec, options: PafOptions) -> list[Pose]:
-    if not all(np.isfinite(maps[name][index]).all() for name in pose.outputs):
-        return []
-    return decode(maps["heatmaps"][index], maps["pafs"][index], prepared, pose, options)
+@dataclass(frozen=True)
+class _View:
+    """An image as a network reads it, and the way back: whole, or as the crop of one person."""
+
+    array: NDArray[np.float32]
+    prepared: Prepared | None = None
+    matrix: Matrix | None = None
+
+    @classmethod
+    def of(cls, image: Image, pose: PoseSpec, height: int) -> _View:
+        if pose.decoder == "paf":
+            prepared = prepare(image, pose, height)
+            return cls(prepared.array, prepared=prepared)
+        size = crop_size(pose, height)
+        size = (size[0], max(1, round(size[1] / _COARSEST)) * _COARSEST) if height != pose.height else size
+        matrix = region_matrix(image_region(image.shape, size), size, corner_grid=pose.corner_grid)
+        return cls(normalise_crop(cut(image, matrix, size, fill_colour(pose)), pose), matrix=matrix)
+
+    def decode(self, maps: Maps, index: int, pose: PoseSpec, options: PafOptions) -> list[Pose]:
+        if not all(np.isfinite(maps[name][index]).all() for name in pose.outputs):
+            return []
+        if self.prepared is not None:
+            return decode(maps["heatmaps"][index], maps["pafs"][index], self.prepared, pose, options)
+        assert self.matrix is not None
+        keypoints = decode_heatmaps(maps["heatmaps"][index : index + 1], [self.matrix], pose)[0]
+        return [Pose(keypoints, float(keypoints[:, 2].mean()))]

@@ -3,32 +3,33 @@
 A layer timed alone in a loop finds its input and weights in the cache and its threads awake; in the network it does
 not. So whole networks are run, in each of which every layer has one form and one set of ranks, and the runtime's own
 records tell the time of every step. All variants run interleaved with the original.
-
-A form with ranks ``r1, r2, ...`` is a chain of steps; the work of each is proportional to the product of the ranks
-beside it, which the runtime rounds up to the width of its vectors. Between measured ranks a step's time is linear in
-that product. Layers of one shape share their measurements.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from compress.errors import UsageError
 from compress.export.to_openvino import write_ir
 from compress.measure.latency import measure_interleaved
 from compress.measure.latency_cache import (
-    Measured, cache_file, cache_folder, load_measured, save_measured, settings_key,
-)  # fmt: skip
+    Measured,
+    cache_file,
+    cache_folder,
+    load_measured,
+    save_measured,
+    settings_key,
+)
+from compress.measure.latency_table import ORIGINAL, make_table
+from compress.measure.latency_table import LatencyTable as LatencyTable
 from compress.measure.machine import vector_channels
 from compress.measure.profiled import Profiled, ProfiledOnnx, ProfiledOpenVino, ProfiledTorch, Stopwatch
 from compress.measure.timing_graph import Settings, Step, TimingGraph
@@ -40,99 +41,14 @@ from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 
-#: Label of the network as it is.
-ORIGINAL = "original"
+#: Which of a step's times is taken: whatever else runs on the machine adds to them, to some steps of some runs.
+QUANTILE = 0.2
 
 #: Shares of a layer's MACs at which forms with one rank are measured, and of its channels for Tucker-2.
 SHARES = (0.25, 0.5, 0.8)
 
 #: Networks that are held at once may have so many bytes of weights in all.
 HELD_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Time of one step of a form by the product of its ranks.
-
-    Attributes
-    ----------
-    work : array, shape (n,)
-        Products of the ranks on both sides of the step, rounded up; rising.
-    latency_ms : array, shape (n,)
-        Never falling.
-    """
-
-    work: NDArray[np.float64]
-    latency_ms: NDArray[np.float64]
-
-    def at(self, work: float) -> float:
-        """Milliseconds, linear between measured points and beyond them; never below half of proportional."""
-        x, y = self.work, self.latency_ms
-        if x[0] <= work <= x[-1]:
-            return float(np.interp(work, x, y))
-        near, far = (0, 1) if work < x[0] else (-1, -2)
-        slope = (y[near] - y[far]) / (x[near] - x[far]) if len(x) > 1 else y[near] / x[near]
-        return float(max(y[near] + slope * (work - x[near]), 0.5 * y[near] * min(1.0, work / x[near])))
-
-
-@dataclass(frozen=True)
-class LatencyTable:
-    """Measured latencies of a network's layers, and those in between.
-
-    Attributes
-    ----------
-    target : Target
-        Where it was measured.
-    align : int
-        Ranks are rounded up to multiples of it before times are looked up.
-    original_ms : float
-        Of the whole network as it is.
-    rest_ms : float
-        Of everything in it that belongs to no layer.
-    layers_ms : mapping of str to float
-        Of each layer as it is; with ``rest_ms`` they add up to ``original_ms``.
-    curves : mapping of (str, str) to tuple of Curve
-        By layer and method: the form's steps.
-    whole_ms : mapping of str to float
-        Of each measured variant.
-    """
-
-    target: Target
-    align: int
-    original_ms: float
-    rest_ms: float
-    layers_ms: Mapping[str, float]
-    curves: Mapping[tuple[str, str], tuple[Curve, ...]] = field(repr=False)
-    whole_ms: Mapping[str, float]
-
-    def latency_ms(self, name: str, method: str, ranks: tuple[int, ...]) -> float:
-        """Time of a layer in a form.
-
-        Parameters
-        ----------
-        name : str
-            The layer.
-        method : str
-            A key of `compress.plan.METHODS`.
-        ranks : tuple of int
-            As in a plan.
-
-        Raises
-        ------
-        UsageError
-            If that layer was not measured in that form.
-        """
-        if method == "keep" and name in self.layers_ms:
-            return self.layers_ms[name]
-        if (name, method) not in self.curves:
-            raise UsageError(f"the layer {name} was not timed in this form", found=method)
-        works = _works(ranks, self.align)
-        return sum(curve.at(work) for curve, work in zip(self.curves[name, method], works, strict=True))
-
-    def total_ms(self, settings: Settings) -> float:
-        """Predicted time of the whole network with some layers in other forms."""
-        keep: tuple[str, tuple[int, ...]] = ("keep", ())
-        return self.rest_ms + sum(self.latency_ms(name, *settings.get(name, keep)) for name in self.layers_ms)
 
 
 def spread_variants(
@@ -176,7 +92,7 @@ def measure_variants(
     variants: Mapping[str, Settings],
     *,
     threads: int | None = None,
-    rounds: int = 12,
+    rounds: int = 16,
     budget_s: float = 90.0,
     align: int | None = None,
     cache: Path | None = None,
@@ -225,15 +141,15 @@ def measure_variants(
         raise UsageError("variants have names of their own; rounds and align are at least 1", found=(rounds, align))
     layers = list_layers(module, input_size)
     path = cache_file(cache or cache_folder(), layers, input_size, target, threads)
-    known = {} if fresh else load_measured(path)
+    known = load_measured(path)
     wanted = {ORIGINAL: {}, **variants}
-    missing = {label: settings for label, settings in wanted.items() if settings_key(settings) not in known}
+    missing = {label: settings for label, settings in wanted.items() if fresh or settings_key(settings) not in known}
     if missing:
         work = _Work(module, pose, (1, 3, *input_size), target, threads, layers)
         known |= work.measure(missing, rounds, budget_s, progress)
         save_measured(path, known)
     measured = {label: known[settings_key(settings)] for label, settings in wanted.items()}
-    return _table(layers, target, align or vector_channels(), wanted, measured)
+    return make_table(layers, target, align or vector_channels(), wanted, measured)
 
 
 @dataclass(frozen=True)
@@ -339,87 +255,15 @@ class _Work:
 
 
 def _measured(records: Sequence[Mapping[Step | None, float]], whole_ms: float, original_ms: float) -> Measured:
-    """Median times of steps, scaled to the measured whole."""
+    """Times of steps without disturbance, scaled to the measured whole."""
     warm = records[2:] or records
     owners = {owner for record in warm for owner in record}
-    medians = {owner: max(0.0, float(np.median([record.get(owner, 0.0) for record in warm]))) for owner in owners}
-    scale = whole_ms / (sum(medians.values()) or 1.0)
-    steps = {owner: ms * scale for owner, ms in medians.items() if owner is not None}
-    return Measured(whole_ms, original_ms, steps, medians.get(None, 0.0) * scale)
-
-
-def _table(
-    layers: Sequence[LayerInfo],
-    target: Target,
-    align: int,
-    variants: Mapping[str, Settings],
-    measured: Mapping[str, Measured],
-) -> LatencyTable:
-    original = measured[ORIGINAL]
-    alike: dict[Any, list[str]] = defaultdict(list)
-    for layer in layers:
-        alike[_shape(layer)].append(layer.name)
-    layers_ms: dict[str, float] = {}
-    points: dict[tuple[Any, str], list[tuple[tuple[float, ...], tuple[float, ...]]]] = defaultdict(list)
-    shapes = {layer.name: _shape(layer) for layer in layers}
-    kept: dict[str, list[float]] = defaultdict(list)
-    for label, entry in measured.items():
-        # Measured at another time, the machine may have been faster or slower: the original tells by how much.
-        scale = original.whole_ms / entry.original_ms
-        by_layer: dict[str, dict[int, float]] = defaultdict(dict)
-        for (name, index), ms in entry.steps.items():
-            by_layer[name][index] = ms * scale
-        for name, steps in by_layer.items():
-            if name in variants[label]:
-                method, ranks = variants[label][name]
-                times = tuple(steps.get(index, 0.0) for index in range(len(ranks) + 1))
-                points[shapes[name], method].append((_works(ranks, align), times))
-            elif label == ORIGINAL:
-                kept[name].append(sum(steps.values()))
-    for names in alike.values():
-        there = [name for name in names if name in kept]
-        for name in there:
-            layers_ms[name] = float(np.mean([kept[other][0] for other in there]))
-    curves = {
-        (name, method): tuple(_curve(listed, index) for index in range(len(listed[0][0])))
-        for (shape, method), listed in points.items()
-        for name in alike[shape]
+    times = {
+        owner: max(0.0, float(np.quantile([record.get(owner, 0.0) for record in warm], QUANTILE))) for owner in owners
     }
-    whole = {label: entry.whole_ms * original.whole_ms / entry.original_ms for label, entry in measured.items()}
-    return LatencyTable(target, align, original.whole_ms, original.rest_ms, layers_ms, curves, whole)
-
-
-def _shape(layer: LayerInfo) -> tuple[object, ...]:
-    """What decides how long a layer takes."""
-    return (
-        layer.kind, layer.weight_shape, layer.stride, layer.padding, layer.dilation, layer.groups, layer.bias,
-        layer.input_size, layer.input_positions, layer.output_positions, layer.calls,
-    )  # fmt: skip
-
-
-def _works(ranks: Sequence[int], align: int) -> tuple[float, ...]:
-    """For each step of a form the product of the ranks beside it, rounded up to whole vectors."""
-    sides = [1, *(-(-rank // align) * align for rank in ranks), 1]
-    return tuple(float(before * after) for before, after in zip(sides, sides[1:], strict=False))
-
-
-def _curve(listed: Sequence[tuple[tuple[float, ...], tuple[float, ...]]], index: int) -> Curve:
-    """Times of a step by work: means at equal work, then made never falling by pooling neighbours."""
-    times: dict[float, list[float]] = defaultdict(list)
-    for works, found in listed:
-        times[works[index]].append(found[index])
-    work = sorted(times)
-    blocks: list[list[float]] = []  # mean, weight, points
-    for value in work:
-        blocks.append([float(np.mean(times[value])), float(len(times[value])), 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            mean, weight, count = blocks.pop()
-            before = blocks[-1]
-            before[0] = (before[0] * before[1] + mean * weight) / (before[1] + weight)
-            before[1] += weight
-            before[2] += count
-    rising = np.concatenate([np.full(int(count), mean) for mean, _, count in blocks])
-    return Curve(np.array(work), rising)
+    scale = whole_ms / (sum(times.values()) or 1.0)
+    steps = {owner: ms * scale for owner, ms in times.items() if owner is not None}
+    return Measured(whole_ms, original_ms, steps, times.get(None, 0.0) * scale)
 
 
 def _settings(layer: LayerInfo, align: int, methods: Collection[str] | None) -> Sequence[tuple[str, tuple[int, ...]]]:
@@ -439,8 +283,7 @@ def _settings(layer: LayerInfo, align: int, methods: Collection[str] | None) -> 
             even = layer.macs / factorized_cost(layer, method, (1,))[1]
             chosen = [(_step(share * even, full[0], align),) for share in SHARES]
         for ranks in chosen:
-            if clip_ranks(shape, method, ranks) == ranks:
-                found[method, ranks] = None
+            found[method, clip_ranks(shape, method, ranks)] = None
     return tuple(found)
 
 

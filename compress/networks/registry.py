@@ -193,5 +193,8 @@ def _current_folder_importable() -> Iterator[None]:
 
 def _load() -> None:
     """Import the files that register networks; late, so that importing the registry alone stays cheap."""
-    for module in ("lightweight_openpose", "openpose", "attention_cpm", "context_cpm"):
+    for module in (
+        "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
+        "simple_baseline", "hrnet", "lite_hrnet", "repose",
+    ):  # fmt: skip
         importlib.import_module(f"compress.networks.{module}")

@@ -60,6 +60,45 @@ def oks(
     return np.asarray((similarity * weight).sum(axis=-1) / weight.sum(axis=-1))
 
 
+def oks_nms(poses: Sequence[Pose], areas: ArrayLike, sigmas: Sequence[float], threshold: float = 0.9) -> list[int]:
+    """Which people to keep where several crops found the same one: hard suppression, as in public top-down code.
+
+    The best person is kept, all others whose similarity to it exceeds the threshold go, and so on. The similarity of
+    two found people counts all joints and takes the mean of both areas.
+
+    Parameters
+    ----------
+    poses : sequence of Pose
+        People of one image.
+    areas : array, shape (N,)
+        Area of each person's region in square pixels.
+    sigmas : sequence of K floats
+        As in `oks`.
+    threshold : float, optional
+        Similarity above which the person of the lower score goes.
+
+    Returns
+    -------
+    list of int
+        Indices of those kept, best first; of equal ones the earlier.
+    """
+    if not poses:
+        return []
+    points = np.stack([pose.keypoints[:, :2] for pose in poses]).astype(np.float64)  # [N, K, 2]
+    size = np.asarray(areas, dtype=np.float64)
+    variance = (2 * np.asarray(sigmas)) ** 2
+    kept: list[int] = []
+    left = sorted(range(len(poses)), key=lambda index: -poses[index].score)
+    while left:
+        best, *left = left
+        kept.append(best)
+        square = ((points[left] - points[best]) ** 2).sum(axis=-1)  # [M, K]
+        mean_area = (size[left, None] + size[best]) / 2 + np.spacing(1)
+        similarity = np.exp(-square / variance / mean_area / 2).mean(axis=-1)
+        left = [index for index, value in zip(left, similarity.tolist(), strict=True) if value <= threshold]
+    return kept
+
+
 def coco_results(poses: Iterable[Pose], image_id: int, skeleton: Skeleton) -> list[dict[str, Any]]:
     """Found people of one image as COCO keypoint results.
 

@@ -26,6 +26,9 @@ class Skeleton:
         First PAF channel (x; y follows) of each limb; empty where the skeleton has no PAFs.
     sigmas : tuple of float
         OKS sigma of each joint, empty where OKS is not defined for it.
+    between : tuple of str
+        Joints that lie midway between a left and a right one by definition (`MIDDLES`). A joint of the same name that
+        is annotated for itself, such as the upper neck of MPII, LIP and LSP, is another point of the body.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Skeleton:
     limbs: tuple[tuple[int, int], ...]
     paf_channels: tuple[int, ...] = ()
     sigmas: tuple[float, ...] = ()
+    between: tuple[str, ...] = ()
 
     @property
     def flip_order(self) -> tuple[int, ...]:
@@ -69,6 +73,7 @@ OPENPOSE18 = Skeleton(
     limbs=((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
            (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17)),
     paf_channels=(12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26),
+    between=("neck",),
 )  # fmt: skip
 
 #: The 16 joints of MPII in the order of its annotations.
@@ -78,6 +83,7 @@ MPII16 = Skeleton(
             "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
     limbs=((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 7), (7, 13),
            (13, 14), (14, 15)),
+    between=("pelvis", "thorax"),
 )  # fmt: skip
 
 #: The 16 joints of Look Into Person.
@@ -87,6 +93,7 @@ LIP16 = Skeleton(
             "head_top", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
     limbs=((0, 1), (1, 2), (2, 6), (3, 6), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9), (10, 11), (11, 12), (12, 8), (8, 13),
            (13, 14), (14, 15)),
+    between=("pelvis",),
 )  # fmt: skip
 
 #: The 14 joints of Leeds Sports Pose.
@@ -101,8 +108,8 @@ LSP14 = Skeleton(
 SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18, MPII16, LIP16, LSP14)}
 
 
-#: Joints that lie midway between a pair of others.
-_BETWEEN = {"neck": "shoulder", "thorax": "shoulder", "pelvis": "hip"}
+#: Joints that a skeleton may define as the middle of two others, and which pair that is.
+MIDDLES = {"neck": "shoulder", "thorax": "shoulder", "pelvis": "hip"}
 
 
 def get_skeleton(name: str) -> Skeleton:
@@ -126,15 +133,15 @@ def convert_keypoints(keypoints: NDArray[np.float32], source: Skeleton, target: 
     Returns
     -------
     array, shape (..., K_target, 3)
-        Joints that the source lacks are zero, except a neck (or thorax) and a pelvis, which lie midway between two
-        shoulders or hips that are there and take the lower of their third values.
+        Joints that the source lacks are zero, except those that the target defines as midway between two others
+        (`Skeleton.between`): they lie there if both are there, and take the lower of their third values.
     """
     result = np.zeros((*keypoints.shape[:-2], len(target.joints), 3), dtype=keypoints.dtype)
     for index, joint in enumerate(target.joints):
-        if joint in source.joints:
+        if joint in source.joints and (joint in source.between) == (joint in target.between):
             result[..., index, :] = keypoints[..., source.joints.index(joint), :]
-        elif joint in _BETWEEN and f"left_{_BETWEEN[joint]}" in source.joints:
-            left, right = (keypoints[..., source.joints.index(f"{x}_{_BETWEEN[joint]}"), :] for x in ("left", "right"))
+        elif joint in target.between and f"left_{MIDDLES[joint]}" in source.joints:
+            left, right = (keypoints[..., source.joints.index(f"{x}_{MIDDLES[joint]}"), :] for x in ("left", "right"))
             both = ((left[..., 2] > 0) & (right[..., 2] > 0))[..., None]
             middle = np.concatenate(
                 [(left[..., :2] + right[..., :2]) / 2, np.minimum(left[..., 2:], right[..., 2:])], axis=-1

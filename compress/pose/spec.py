@@ -77,6 +77,25 @@ class PoseSpec:
             raise CheckpointError("the outputs of a pose specification must be names", found=self.outputs)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the network's own input; a square where the width is free."""
+        return self.height, self.height if self.width is None else self.width
+
+    @property
+    def corner_grid(self) -> bool:
+        """Whether a map's cell c stands for input pixel ``stride * c`` and not for the centre of the cell's pixels.
+
+        So it is in the public code of the top-down networks (SimpleBaseline, HRNet), whose maps have no background.
+        The networks of the OpenPose family count from the centres, ``stride * c + (stride - 1) / 2``.
+        """
+        return self.decoder == "heatmap" and not self.background and self.stride > 1
+
+    @property
+    def first_cell(self) -> float:
+        """Input pixel, along either axis, that the first cell of a map stands for."""
+        return 0.0 if self.corner_grid else (self.stride - 1) / 2
+
+    @property
     def joints(self) -> Skeleton:
         """The skeleton of the maps."""
         return get_skeleton(self.skeleton)

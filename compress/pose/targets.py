@@ -27,6 +27,7 @@ def heatmap_targets(
     sigma: float = 7.0,
     skeleton: Skeleton = OPENPOSE18,
     background: bool = True,
+    first_cell: float | None = None,
 ) -> NDArray[np.float32]:
     """Gaussian peaks at the joints: the heatmaps of lightweight OpenPose (Osokin, 2018).
 
@@ -49,6 +50,9 @@ def heatmap_targets(
         Whose joints the keypoints are.
     background : bool, optional
         Whether the background follows the joints.
+    first_cell : float, optional
+        Input pixel that the first cell stands for along either axis (`compress.pose.spec.PoseSpec.first_cell`); the
+        middle of its pixels by default.
 
     Returns
     -------
@@ -66,7 +70,7 @@ def heatmap_targets(
     spread = 2 * (sigma / stride) ** 2
     reach = spread * -math.log(CUT)
     half = math.ceil(math.sqrt(reach) + 0.5)
-    cells = (keypoints[..., :2] - (stride - 1) / 2) / stride
+    cells = (keypoints[..., :2] - ((stride - 1) / 2 if first_cell is None else first_cell)) / stride
     nearest = np.floor(cells + 0.5)
     inside = np.all((nearest >= -half) & (nearest < np.array([columns, rows]) + half), axis=-1)
     joint = np.nonzero((keypoints[..., 2] > 0) & inside)

@@ -1,8 +1,9 @@
 """Spending one budget on many layers: the multiple-choice knapsack problem.
 
 Every layer becomes exactly one of its choices; the sum of errors shall be least with the sum of costs within a budget.
-It is solved by dynamic programming over costs in units that do not depend on the budget, so the tables of a small
-budget are the beginning of those of a larger one: a larger budget never gives a larger error.
+It is solved by dynamic programming, layer after layer: of all allocations of the first layers whose costs fall into
+the same one of many bins, the one of least error is kept, with its true cost. The bins do not depend on the budget, so
+all budgets choose from the same allocations and a larger budget never gives a larger error.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 
 from compress.errors import RankError
 
-#: The dearest allocation costs so many units; costs are rounded up to whole ones, so no budget is ever exceeded.
-UNITS = 20_000
+#: The cost of the dearest allocation is divided into so many bins.
+BINS = 20_000
 
-# A cost within this share of a unit above a whole number of units is that number: it is rounding.
-_SLACK = 1e-6
+# A budget that is lower by this share is the same: sums of costs are rounded.
+_SLACK = 1e-12
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Allocation:
 
 
 def cheapest(layers: Sequence[Sequence[Choice]]) -> float:
-    """The least that all layers together can cost, up to the rounding of `allocate`."""
-    unit = _unit(layers)
-    return sum(min(_units(choices, unit)) for choices in layers) * unit
+    """The least that all layers together can cost."""
+    _check(layers)
+    return sum(min(choice.cost for choice in choices) for choices in layers)
 
 
 def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> Allocation | None:
@@ -75,20 +76,17 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> Allocation | 
     Returns
     -------
     Allocation or None
-        None if the budget is below `cheapest`. The error is at most that of any other choices whose costs, each
-        rounded up to a whole unit (`UNITS`), are within the budget.
+        None if the budget is below `cheapest`. The error is at most the least one within a budget that is smaller by
+        one bin (`BINS`) for each layer.
 
     Raises
     ------
     RankError
         If a cost or error is negative or not finite, or a layer has no choices.
     """
-    tables = _tables(layers)
-    unit = _unit(layers)
-    room = min(math.floor(budget / unit + _SLACK), tables.errors.shape[1] - 1)
-    if room < 0 or not math.isfinite(tables.errors[-1, room]):
-        return None
-    return _read(layers, tables, room)
+    front = _front(layers)
+    within = front.cost <= budget + abs(budget) * _SLACK
+    return front.read(int(np.count_nonzero(within)) - 1) if within.any() else None
 
 
 def least_cost(layers: Sequence[Sequence[Choice]], error: float) -> Allocation:
@@ -96,55 +94,80 @@ def least_cost(layers: Sequence[Sequence[Choice]], error: float) -> Allocation:
 
     Without any such choices it is the one of least error.
     """
-    tables = _tables(layers)
-    final = tables.errors[-1]
-    bound = max(error, float(final[-1]))
-    return _read(layers, tables, int(np.argmax(final <= bound * (1 + 1e-12))))
+    front = _front(layers)
+    bound = max(error * (1 + _SLACK), float(front.error[-1]))
+    return front.read(int(np.argmax(front.error <= bound)))
 
 
 @dataclass(frozen=True)
-class _Tables:
-    errors: NDArray[np.float64]  # [layers + 1, units + 1]: least error of the first layers within so many units
-    picks: NDArray[np.int32]  # [layers, units + 1]
-    costs: list[NDArray[np.int64]]
+class _Front:
+    """Allocations that nothing cheaper equals: cost rising, error falling."""
+
+    cost: NDArray[np.float64]
+    error: NDArray[np.float64]
+    places: NDArray[np.int64]  # in the last of the tables
+    tables: list[tuple[NDArray[np.int32], NDArray[np.int32]]]  # for each layer: choice, and place one layer before
+
+    def read(self, index: int) -> Allocation:
+        picks, place = [], int(self.places[index])
+        for choice, before in reversed(self.tables):
+            picks.append(int(choice[place]))
+            place = int(before[place])
+        return Allocation(tuple(reversed(picks)), float(self.cost[index]), float(self.error[index]))
 
 
-def _tables(layers: Sequence[Sequence[Choice]]) -> _Tables:
-    unit = _unit(layers)
-    costs = [_units(choices, unit) for choices in layers]
-    size = sum(int(units.max()) for units in costs) + 1
-    errors = np.full((len(layers) + 1, size), np.inf)
-    errors[0] = 0.0
-    picks = np.full((len(layers), size), -1, dtype=np.int32)
-    for row, (choices, units) in enumerate(zip(layers, costs, strict=True)):
-        for index, choice in enumerate(choices):
-            start = int(units[index])
-            total = errors[row, : size - start] + choice.error
-            best, pick = errors[row + 1, start:], picks[row, start:]
-            better = total < best
-            np.copyto(best, total, where=better)
-            pick[better] = index
-    return _Tables(errors, picks, costs)
+def _front(layers: Sequence[Sequence[Choice]]) -> _Front:
+    _check(layers)
+    width = sum(max(choice.cost for choice in choices) for choices in layers) / BINS or 1.0
+    cost, error = np.zeros(1), np.zeros(1)
+    tables = []
+    for choices in layers:
+        cost, error, choice, before = _extend(cost, error, _worthwhile(choices), width)
+        tables.append((choice, before))
+    falling = np.minimum.accumulate(error)
+    places = np.flatnonzero(np.concatenate([[True], falling[1:] < falling[:-1]]))
+    return _Front(cost[places], error[places], places, tables)
 
 
-def _read(layers: Sequence[Sequence[Choice]], tables: _Tables, room: int) -> Allocation:
-    chosen = []
-    for row in range(len(layers) - 1, -1, -1):
-        pick = int(tables.picks[row, room])
-        chosen.append(pick)
-        room -= int(tables.costs[row][pick])
-    picks = tuple(reversed(chosen))
-    made = [choices[pick] for choices, pick in zip(layers, picks, strict=True)]
-    return Allocation(picks, sum(x.cost for x in made), sum(x.error for x in made))
+def _extend(
+    cost: NDArray[np.float64], error: NDArray[np.float64], choices: Sequence[tuple[int, Choice]], width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
+    """Allocations of one layer more, by rising cost: cost, error, choice and place of the one extended."""
+    size = int((cost[-1] + max(choice.cost for _, choice in choices)) / width) + 2
+    best = np.full(size, np.inf)
+    costs = np.full(size, np.inf)
+    picks, before = np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32)
+    for index, choice in choices:
+        total, sums = cost + choice.cost, error + choice.error
+        bins = (total / width).astype(np.int64)
+        better = np.flatnonzero(sums < best[bins])
+        # Errors fall along a front, so of several in one bin the last is written last and stays.
+        at = bins[better]
+        best[at], costs[at], picks[at], before[at] = sums[better], total[better], index, better
+    # The cheapest of all comes first, whatever else is in its bin: a budget that can be met is met.
+    index, choice = choices[0]
+    first = (cost[0] + choice.cost, error[0] + choice.error)
+    kept = np.flatnonzero(np.isfinite(best))
+    # Along the front errors fall, so that it can be extended again.
+    kept = kept[np.concatenate([[True], best[kept][1:] < np.minimum.accumulate(best[kept])[:-1]])]
+    extended = [costs[kept], best[kept], picks[kept], before[kept]]
+    if costs[kept[0]] > first[0]:
+        ahead = (first[0], first[1], index, 0)
+        extended = [np.concatenate([[value], listed]) for value, listed in zip(ahead, extended, strict=True)]
+    return extended[0], extended[1], extended[2].astype(np.int32), extended[3].astype(np.int32)
 
 
-def _unit(layers: Sequence[Sequence[Choice]]) -> float:
+def _worthwhile(choices: Sequence[Choice]) -> list[tuple[int, Choice]]:
+    """The choices, with their places, that nothing cheaper equals: cost rising, error falling."""
+    kept: list[tuple[int, Choice]] = []
+    for index, choice in sorted(enumerate(choices), key=lambda x: (x[1].cost, x[1].error)):
+        if not kept or choice.error < kept[-1][1].error:
+            kept.append((index, choice))
+    return kept
+
+
+def _check(layers: Sequence[Sequence[Choice]]) -> None:
     for choices in layers:
         values = [value for choice in choices for value in (choice.cost, choice.error)]
         if not values or not all(math.isfinite(value) and value >= 0 for value in values):
             raise RankError("every layer needs choices of finite cost and error, neither below 0", found=list(choices))
-    return sum(max(choice.cost for choice in choices) for choices in layers) / UNITS or 1.0
-
-
-def _units(choices: Sequence[Choice], unit: float) -> NDArray[np.int64]:
-    return np.array([math.ceil(choice.cost / unit - _SLACK) for choice in choices], dtype=np.int64)

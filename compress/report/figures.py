@@ -44,7 +44,7 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
 
     The line joins the models that no other beats in both quantities (the Pareto front).
     """
-    scored = [model for model in models if "AP" in model.metrics]
+    scored = [model for model in models if model.metrics]
     if not scored:
         return None
     panels: list[tuple[str, list[float]]] = [("GMACs", [model.macs / 1e9 for model in scored])]
@@ -52,7 +52,8 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
         if all(runtime in model.latency for model in scored):
             panels.append((f"{runtime}, median ms", [model.latency[runtime]["latency_ms"] for model in scored]))
     figure, axes = _new_figure(4.6 * len(panels), 3.9, len(panels))
-    accuracy = [model.metrics["AP"] for model in scored]
+    metric = scored[0].metric
+    accuracy = [model.metrics[metric] for model in scored]
     for panel, (axis, (name, cost)) in enumerate(zip(axes, panels, strict=True)):
         front = pareto_front(cost, accuracy)
         axis.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#999999", linewidth=1, zorder=1)
@@ -63,7 +64,7 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
         axis.set_ylim(bottom=min(0.0, *accuracy), top=max(accuracy) * 1.1 + 0.01)
         axis.grid(alpha=0.25)
         if panel == 0:
-            axis.set_ylabel("AP (OKS)")
+            axis.set_ylabel("AP (OKS)" if metric == "AP" else metric)
             axis.legend(fontsize=7, loc="lower right")
     return _png(figure)
 

@@ -60,10 +60,10 @@ def verdict(models: Sequence[ModelFacts]) -> list[str]:
             f"{model.label}: {model.params / original.params:.0%} of the parameters, "
             f"{model.macs / original.macs:.0%} of the MACs"
         ]
-        if "AP" in model.metrics and "AP" in original.metrics:
+        if model.accuracy is not None and original.accuracy is not None:
             parts.append(
-                f"AP {model.metrics['AP']:.3f} against {original.metrics['AP']:.3f} "
-                f"({model.metrics['AP'] - original.metrics['AP']:+.3f})"
+                f"{model.metric} {model.accuracy:.3f} against {original.accuracy:.3f} "
+                f"({model.accuracy - original.accuracy:+.3f})"
             )
         for runtime, found in model.latency.items():
             if found["speedup"]:

@@ -32,7 +32,7 @@ class ModelFacts:
     before : str or None
         Label of the same network before its fine-tuning, where that is part of the report.
     metrics : dict
-        OKS metrics, empty where the data has no annotations.
+        Keypoint metrics, the headline first, empty where the data has no annotations.
     latency : dict
         Runtime label to ``{"latency_ms", "interval_ms", "p90_ms", "fps", "speedup"}``; ``speedup`` is (median, low,
         high) against the original or None.
@@ -51,6 +51,16 @@ class ModelFacts:
     metrics: dict[str, float] = field(default_factory=dict)
     latency: dict[str, dict[str, Any]] = field(default_factory=dict)
     layers: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that stands for the accuracy; AP where there is none."""
+        return next(iter(self.metrics), "AP")
+
+    @property
+    def accuracy(self) -> float | None:
+        """That metric."""
+        return self.metrics.get(self.metric)
 
 
 def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
@@ -79,11 +89,11 @@ def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
         }
         if original.metrics:
             before = by_label.get(model.before or "")
-            row["AP before tuning"] = before.metrics.get("AP") if before else None
-            row["AP"] = model.metrics.get("AP")
-            row["AP change"] = model.metrics["AP"] - original.metrics["AP"] if model.metrics else None
-            row["AP50"] = model.metrics.get("AP50")
-            row["AR"] = model.metrics.get("AR")
+            metric = original.metric
+            row[f"{metric} before tuning"] = before.metrics.get(metric) if before else None
+            row[metric] = model.metrics.get(metric)
+            row[f"{metric} change"] = model.metrics[metric] - original.metrics[metric] if model.metrics else None
+            row |= {name: model.metrics.get(name) for name in ("AP50", "AR") if name in original.metrics}
         for runtime, found in model.latency.items():
             row[f"{runtime} (ms)"] = found["latency_ms"]
             row[f"{runtime} speed-up"] = found["speedup"][0] if found["speedup"] else None
@@ -160,6 +170,6 @@ def show(value: object, column: str) -> str:
         return f"{number / 1e6:.3f} M"
     if "(ms)" in column or column == "fps" or "(MB)" in column or column.endswith("speed-up"):
         return f"{number:.2f}"
-    if column == "AP change":
+    if column.endswith(" change"):
         return f"{number:+.3f}"
     return f"{number:.3f}"

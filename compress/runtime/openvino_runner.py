@@ -179,9 +179,7 @@ def _denormalised(model: Any, pose: PoseSpec) -> Any:
     return steps.build()
 
 
-def compile_model(
-    core: Any, model: Any, device: str, precision: str, threads: int | None, **config: Any
-) -> Any:
+def compile_model(core: Any, model: Any, device: str, precision: str, threads: int | None, **config: Any) -> Any:
     """Compile a model for a device; `RuntimeAbsent` if the precision is not there."""
     # Asked for more than the device can do, OpenVINO quietly computes in something else.
     hint = _HINTS[precision]

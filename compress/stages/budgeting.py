@@ -107,7 +107,7 @@ def by_budget(
             with progress.bar("scoring", len(dataset)) as advance:
                 runner = TorchRunner(candidate, checkpoint.pose)
                 found = evaluate(dataset, runner, height=size[0], progress=lambda *_: advance(1))
-            return found.score.metrics["AP"]
+            return found.score.headline[1]
 
         done, record = within_drop(work, budget, score, progress)
     elif budget.kind == "latency":

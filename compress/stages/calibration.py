@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.sample import Dataset, iterate
-from compress.errors import DataError
+from compress.errors import DataError, UsageError
+from compress.evaluate import network_inputs
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Calibration, measure_sensitivity
-from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 from compress.ranks.budgeted import Curves, eligible, measure_curves
 from compress.ranks.fixed import Selection
 from compress.stages.base import Progress
 
 
-def network_inputs(dataset: Dataset, pose: PoseSpec, height: int, count: int) -> list[Tensor]:
-    """The first images of a data set as a network reads them.
+def calibration_images(dataset: Dataset, pose: PoseSpec, height: int, count: int) -> list[Tensor]:
+    """The first images of a data set as a network reads them: whole, or a crop of each person.
 
     Parameters
     ----------
@@ -29,28 +29,30 @@ def network_inputs(dataset: Dataset, pose: PoseSpec, height: int, count: int) ->
     pose : PoseSpec
         What the network expects.
     height : int
-        Height in pixels that images are scaled to.
+        Height in pixels that images or crops are scaled to.
     count : int
         At most so many.
 
     Returns
     -------
     list of Tensor, shape (1, 3, H, W)
-        One for each image.
+        In the order of the data set.
 
     Raises
     ------
     DataError
         If there are none.
     """
+    if count < 2:
+        raise UsageError("--calibrate must be at least 2", found=count, way_out="A few dozen images are best")
     inputs: list[Tensor] = []
     for sample in iterate(dataset):
-        if len(inputs) == count:
+        inputs += [torch.from_numpy(array)[None] for array in network_inputs(sample, pose, height)]
+        if len(inputs) >= count:
             break
-        inputs.append(torch.from_numpy(prepare(sample.image, pose, height).array)[None])
     if not inputs:
         raise DataError("there are no images to calibrate with", found=dataset.name)
-    return inputs
+    return inputs[:count]
 
 
 def calibrate(module: nn.Module, images: Sequence[Tensor], names: Sequence[str], progress: Progress) -> Calibration:

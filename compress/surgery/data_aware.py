@@ -20,8 +20,8 @@ from compress.plan import LayerPlan, Plan
 from compress.ranks.fixed import check_plan
 from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
 
-#: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel. Layers
-#: that are fitted together each make up for the errors before all of them, so a weak pull makes up for them twice.
+#: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel.
+#: Layers fitted together each make up for the errors before all of them, so a weak pull makes up for them twice.
 PULL = 1.0
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from compress.data.augment import Augmentation, augment
+from compress.data.person_view import PersonView, random_view
 from compress.data.sample import Dataset, Sample
 from compress.errors import CompressError, DataError
 from compress.pose.skeleton import convert_keypoints, get_skeleton
@@ -22,10 +23,16 @@ from compress.pose.targets import heatmap_targets, paf_targets
 #: Where a training example comes from: (epoch, index in the data set).
 Key = tuple[int, int]
 
+#: Images that are looked at for somebody to show before giving up.
+_TRIES = 100
+
+#: Standard deviation of the peaks in input pixels for networks that find several people, or have a background map.
+_SIGMA = 7.0
+
 
 @dataclass(frozen=True)
 class Example:
-    """One training example: image (H, W, 3) uint8, targets (C, h, w) by name, mask (1, h, w)."""
+    """One training example: image (H, W, 3) uint8, targets (C, h, w) by name, mask (1, h, w) or (C, 1, 1)."""
 
     image: np.ndarray
     targets: dict[str, np.ndarray]
@@ -42,8 +49,9 @@ class Batch:
         Pixels in the network's channel order, not yet normalised; channels last in memory.
     targets : dict of str to Tensor, shape (N, C, h, w)
         Targets by map name; empty without labels.
-    mask : Tensor, shape (N, 1, h, w)
-        Share of each cell where the annotation can be trusted.
+    mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1)
+        Share of each cell where the annotation can be trusted; for networks that see one person, the weight of each
+        map: 0 for joints that are not annotated or not in the picture, the same for all others, 1 on average.
     """
 
     images: Tensor
@@ -73,7 +81,18 @@ def normalise(images: Tensor, pose: PoseSpec) -> Tensor:
     return images.float().sub_(mean).mul_(scale)
 
 
-def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def default_sigma(pose: PoseSpec) -> float:
+    """Standard deviation in input pixels of the peaks that a network is trained on unless told otherwise.
+
+    7 as in lightweight OpenPose and Global Context CPM; for other networks that see one person two cells, as in
+    SimpleBaseline and HRNet, but no less than 5 pixels, as in RePose.
+    """
+    if pose.decoder == "paf" or pose.background:
+        return _SIGMA
+    return max(2.0 * pose.stride, 5.0)
+
+
+def make_targets(sample: Sample, pose: PoseSpec, sigma: float = _SIGMA) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Target maps of a sample in network-input pixels, and the mask at their size.
 
     Parameters
@@ -82,6 +101,8 @@ def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray],
         Of the network's input size, which is a multiple of the stride.
     pose : PoseSpec
         Skeleton, stride and background of the maps.
+    sigma : float, optional
+        Standard deviation of the heatmaps' peaks in input pixels.
 
     Returns
     -------
@@ -95,10 +116,49 @@ def make_targets(sample: Sample, pose: PoseSpec) -> tuple[dict[str, np.ndarray],
     people = [convert_keypoints(p.keypoints, source, pose.joints) for p in sample.people if not p.crowd]
     size, joints = (height, width), pose.joints
     targets = {
-        "heatmaps": heatmap_targets(people, size, pose.stride, skeleton=joints, background=pose.background),
+        "heatmaps": heatmap_targets(
+            people, size, pose.stride, sigma=sigma, skeleton=joints, background=pose.background
+        ),
         "pafs": paf_targets(people, size, pose.stride, skeleton=joints),
     }
     return targets, _shrink_mask(sample.mask, size)
+
+
+def person_targets(view: PersonView, pose: PoseSpec, sigma: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Target heatmaps of one person, and the weight of each map.
+
+    Parameters
+    ----------
+    view : PersonView
+        Of a size that is a multiple of the stride.
+    pose : PoseSpec
+        Skeleton, stride, grid and background of the maps.
+    sigma : float
+        Standard deviation of the peaks in input pixels.
+
+    Returns
+    -------
+    targets : dict of str to array, shape (C, h, w), float32
+        ``heatmaps``: Gaussians that are 1 at the joint, not normalised, and 1 minus the largest of them where the
+        network has a background map.
+    weights : array, shape (C, 1, 1), float32
+        Those of the partial loss of RePose (Isack et al., 2020): 0 for joints that are not there and ``C / n`` for the
+        n others and the background, so that people with few annotated joints count as much as any. All 0 without any.
+    """
+    size = (view.image.shape[0] // pose.stride, view.image.shape[1] // pose.stride)
+    maps = heatmap_targets(
+        [view.keypoints],
+        size,
+        pose.stride,
+        sigma=sigma,
+        skeleton=pose.joints,
+        background=pose.background,
+        first_cell=pose.first_cell,
+    )
+    there = view.keypoints[:, 2] > 0
+    known = np.append(there, there.any()) if pose.background else there
+    weights = known * (len(known) / max(int(known.sum()), 1))
+    return {"heatmaps": maps}, weights.astype(np.float32)[:, None, None]
 
 
 def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -108,7 +168,11 @@ def _shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class Examples(TorchDataset[Example | CompressError]):
-    """A data set seen through augmentation: ``examples[epoch, index]`` depends on these two and the seed alone."""
+    """A data set seen through augmentation: ``examples[epoch, index]`` depends on these two and the seed alone.
+
+    For a network that sees one person at a time, an example shows a random person of the image; if there is none to
+    show, one of another image that the seed, the epoch and the index choose.
+    """
 
     def __init__(
         self,
@@ -119,6 +183,7 @@ class Examples(TorchDataset[Example | CompressError]):
         augmentation: Augmentation,
         seed: int,
         labels: bool,
+        sigma: float | None = None,
     ) -> None:
         if labels and not data.annotated:
             raise DataError(
@@ -130,6 +195,7 @@ class Examples(TorchDataset[Example | CompressError]):
             raise DataError("the data set is empty", found=data.name)
         self.data, self.pose, self.size = data, pose, size
         self.augmentation, self.seed, self.labels = augmentation, seed, labels
+        self.sigma = default_sigma(pose) if sigma is None else sigma
         # The network's channel order is the mean's; OpenCV fills blue, green, red.
         self._fill = pose.mean if pose.color == "bgr" else pose.mean[::-1]
 
@@ -143,12 +209,30 @@ class Examples(TorchDataset[Example | CompressError]):
     def _make(self, key: Key) -> Example:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
+        if self.pose.decoder == "heatmap":
+            return self._make_person(index, rng)
         sample = augment(self.data[index], self.size, self.augmentation, rng, self._fill)
         image = sample.image if self.pose.color == "bgr" else sample.image[..., ::-1]
         if self.labels:
-            return Example(image, *make_targets(sample, self.pose))
+            return Example(image, *make_targets(sample, self.pose, self.sigma))
         mask = _shrink_mask(sample.mask, (self.size[0] // self.pose.stride, self.size[1] // self.pose.stride))
         return Example(image, {}, mask)
+
+    def _make_person(self, index: int, rng: np.random.Generator) -> Example:
+        for _ in range(_TRIES):
+            view = random_view(self.data[index], self.pose, self.size, self.augmentation, rng)
+            # Of an image without people nothing can be learned from labels.
+            if view is not None and (not self.labels or (view.keypoints[:, 2] > 0).any()):
+                image = view.image if self.pose.color == "bgr" else view.image[..., ::-1]
+                if self.labels:
+                    return Example(image, *person_targets(view, self.pose, self.sigma))
+                return Example(image, {}, np.ones((1, 1, 1), dtype=np.float32))
+            index = int(rng.integers(len(self.data)))
+        raise DataError(
+            "found nobody with labelled joints to show a network that sees one person at a time",
+            found=self.data.name,
+            way_out=f"{_TRIES} images were looked at; does the data have the skeleton {self.pose.skeleton}?",
+        )
 
 
 class Steps(Sampler[list[Key]]):

@@ -242,7 +242,13 @@ class _Run:
                 way_out="Give a teacher, or a label_weight above 0",
             )
         self.examples = Examples(
-            data, pose, size=options.size, augmentation=options.augmentation, seed=options.seed, labels=labels
+            data,
+            pose,
+            size=options.size,
+            augmentation=options.augmentation,
+            seed=options.seed,
+            labels=labels,
+            sigma=options.sigma,
         )
         self.conditions = {
             **options.to_dict(),

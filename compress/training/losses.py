@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Maps = Mapping[str, Tensor]
 
@@ -37,8 +38,8 @@ def masked_squares(prediction: Tensor, target: Tensor, mask: Tensor | None) -> T
     ----------
     prediction, target : Tensor, shape (N, C, h, w)
         Maps; compared in float32.
-    mask : Tensor, shape (N, 1, h, w), optional
-        1 where the target can be trusted, 0 where an error must cost nothing.
+    mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1), optional
+        1 where the target can be trusted, 0 where an error must cost nothing; or a weight for each map.
 
     Returns
     -------
@@ -54,13 +55,17 @@ def masked_squares(prediction: Tensor, target: Tensor, mask: Tensor | None) -> T
 def pose_loss(stages: Sequence[Maps], targets: Maps, mask: Tensor | None) -> Loss:
     """`masked_squares` summed over stages and maps.
 
+    A stage whose maps have another size than the target is compared with the target resized to it, bilinear and
+    smoothed where it gets smaller; its squares are scaled by the numbers of cells, so that they count as much as those
+    of a stage of the target's size (the mean over cells of RePose). The mask has to be one of weights then.
+
     Parameters
     ----------
     stages : sequence of mappings
         Maps of each stage, as a network's ``forward`` returns them.
     targets : mapping
         One target for each kind of map, the same for all stages.
-    mask : Tensor, shape (N, 1, h, w), optional
+    mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1), optional
         As in `masked_squares`.
 
     Returns
@@ -69,10 +74,19 @@ def pose_loss(stages: Sequence[Maps], targets: Maps, mask: Tensor | None) -> Los
         One part for each kind of map, summed over the stages.
     """
     parts = {
-        name: torch.stack([masked_squares(stage[name], target, mask) for stage in stages]).sum()
+        name: torch.stack([_at_size(stage[name], target, mask) for stage in stages]).sum()
         for name, target in targets.items()
     }
     return Loss(torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()})
+
+
+def _at_size(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    size = prediction.shape[-2:]
+    if size == target.shape[-2:]:
+        return masked_squares(prediction, target, mask)
+    resized = functional.interpolate(target.float(), tuple(size), mode="bilinear", antialias=True)
+    cells = target.shape[-2] * target.shape[-1] / (size[0] * size[1])
+    return cells * masked_squares(prediction, resized, mask)
 
 
 def add_losses(losses: Mapping[str, tuple[float, Loss]]) -> Loss:

@@ -51,6 +51,8 @@ class FineTuneOptions:
         Weights of the loss against a teacher.
     augmentation : Augmentation
         How samples are varied.
+    sigma : float or None
+        Standard deviation of the heatmaps' peaks in input pixels; None: `compress.training.batches.default_sigma`.
     ema : float or None
         Decay of an exponential moving average of the weights, which then is what is scored and returned.
     workers : int
@@ -81,6 +83,7 @@ class FineTuneOptions:
     label_weight: float = 1.0
     distil: DistilWeights = field(default_factory=DistilWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    sigma: float | None = None
     ema: float | None = None
     workers: int = 2
     seed: int = 0
@@ -100,6 +103,7 @@ class FineTuneOptions:
             ("clip", self.clip is None or self.clip > 0, "a number above 0, or nothing"),
             ("amp", self.amp in ("auto", "off", "bf16", "fp16"), "auto, off, bf16 or fp16"),
             ("label_weight", 0 <= self.label_weight < math.inf, "0 or more"),
+            ("sigma", self.sigma is None or 0 < self.sigma < math.inf, "a number of pixels above 0, or nothing"),
             ("ema", self.ema is None or 0 < self.ema < 1, "a decay between 0 and 1, or nothing"),
             ("workers", self.workers >= 0, "0 or more"),
             ("seed", self.seed >= 0, "0 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Counted:
         rng = np.random.default_rng(index)
         people = [Person(rng.random((17, 3), np.float32), rng.random(4, np.float32), 7.25) for _ in range(index)]
         if index == 2:
+            people[0] = replace(people[0], view=rng.random(4, np.float32))
             people.insert(1, Person(np.zeros((0, 3), np.float32), rng.random(4, np.float32), 1.5, crowd=True))
         image = rng.integers(0, 256, (13, 21, 3), dtype=np.uint8)
         return Sample(image, tuple(people), rng.random((13, 21)) < 0.5, 40 + index, f"{index}.png")
@@ -50,6 +52,8 @@ def equal(a: Sample, b: Sample) -> bool:
             and p.keypoints.dtype == q.keypoints.dtype
             and np.array_equal(p.box, q.box)
             and (p.area, p.crowd) == (q.area, q.crowd)
+            and (p.view is None) == (q.view is None)
+            and (p.view is None or np.array_equal(p.view, q.view))
             for p, q in zip(a.people, b.people, strict=True)
         )
     )

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from pycocotools.cocoeval import Params
 
 from compress.errors import DataError
-from compress.pose.skeleton import COCO17, OPENPOSE18, SKELETONS, Skeleton, convert_keypoints, get_skeleton
+from compress.pose.skeleton import (
+    COCO17,
+    LIP16,
+    LSP14,
+    MIDDLES,
+    MPII16,
+    OPENPOSE18,
+    SKELETONS,
+    Skeleton,
+    convert_keypoints,
+    get_skeleton,
+)
 
 BOTH = pytest.mark.parametrize("skeleton", SKELETONS.values(), ids=SKELETONS.keys())
 
@@ -89,3 +100,32 @@ def test_the_neck_lies_between_two_shoulders_that_are_there(left: int, right: in
     keypoints[COCO17.joints.index("right_shoulder")] = (2, 8, right)
     found = convert_keypoints(keypoints, COCO17, OPENPOSE18)[OPENPOSE18.joints.index("neck")]
     assert found.tolist() == ([6, 6, neck] if neck else [0, 0, 0])
+
+
+@BOTH
+def test_joints_in_the_middle_have_a_pair_to_lie_between(skeleton: Skeleton) -> None:
+    for joint in skeleton.between:
+        assert joint in skeleton.joints
+        assert {f"{side}_{MIDDLES[joint]}" for side in ("left", "right")} <= set(skeleton.joints)
+
+
+def test_only_joints_that_mean_the_same_are_carried_over() -> None:
+    keypoints = np.ones((16, 3), np.float32)
+    keypoints[:, 0] = 10 * np.arange(16)
+    found = convert_keypoints(keypoints, MPII16, OPENPOSE18)
+    shoulders = [MPII16.joints.index(f"{side}_shoulder") for side in ("left", "right")]
+    # OpenPose's neck is the middle of the shoulders, MPII's is the upper neck.
+    assert found[OPENPOSE18.joints.index("neck"), 0] == 5 * sum(shoulders)
+    assert found[OPENPOSE18.joints.index("nose")].tolist() == [0, 0, 0]
+    # The datasets of single people share their upper neck and the top of the head.
+    for joint in ("neck", "head_top"):
+        there = [convert_keypoints(keypoints, MPII16, other)[other.joints.index(joint), 0] for other in (LIP16, LSP14)]
+        assert there == [10 * MPII16.joints.index(joint)] * 2
+    # COCO has neither; hips and shoulders give MPII's pelvis and thorax.
+    coco = np.ones((17, 3), np.float32)
+    coco[:, 0] = np.arange(17)
+    mpii = convert_keypoints(coco, COCO17, MPII16)
+    missing = [joint for joint, value in zip(MPII16.joints, mpii, strict=True) if value[2] == 0]
+    assert missing == ["neck", "head_top"]
+    assert mpii[MPII16.joints.index("pelvis"), 0] == 11.5
+    assert mpii[MPII16.joints.index("thorax"), 0] == 5.5

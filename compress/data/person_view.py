@@ -1,0 +1,167 @@
+"""Random views of one person of a sample, for networks that see one person at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data.augment import Augmentation, colour_matrix, shift_colours
+from compress.data.sample import Image, Person, Sample
+from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, region_matrix, transform
+from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
+from compress.pose.spec import PoseSpec
+
+#: A half of a body is shown only of people with more labelled joints than this, as in the public top-down code.
+_ENOUGH = 8
+
+#: How much larger than the bounds of its joints the region of half a body is.
+_HALF_PADDING = 1.5
+
+#: Parts of joint names that make the lower half.
+_LOWER = ("hip", "knee", "ankle", "pelvis")
+
+_GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True)
+class PersonView:
+    """What a network is shown of one person.
+
+    Attributes
+    ----------
+    image : array, shape (H, W, 3), uint8
+        Pixels in BGR order.
+    keypoints : array, shape (K, 3), float32
+        x, y in pixels of the view and visibility, of the network's skeleton; all 0 for joints that are not annotated
+        or lie outside.
+    """
+
+    image: Image
+    keypoints: NDArray[np.float32]
+
+
+def person_region(person: Person, size: tuple[int, int]) -> Region:
+    """The region that shows a person, without chance: the data set's own view, or the box with its padding."""
+    if person.view is not None:
+        return box_region(person.view, size, padding=1.0)
+    return box_region(person.box, size)
+
+
+def usable_people(sample: Sample, skeleton: Skeleton) -> list[tuple[Person, NDArray[np.float32]]]:
+    """People with at least one labelled joint of a skeleton and a box, and their keypoints in it."""
+    source = get_skeleton(sample.skeleton)
+    found = []
+    for person in sample.people:
+        if not person.crowd and float(person.box[2:].min()) > 0:
+            keypoints = convert_keypoints(person.keypoints, source, skeleton)
+            if (keypoints[:, 2] > 0).any():
+                found.append((person, keypoints))
+    return found
+
+
+def random_view(
+    sample: Sample, pose: PoseSpec, size: tuple[int, int], options: Augmentation, rng: np.random.Generator
+) -> PersonView | None:
+    """A random view of a random person.
+
+    The region follows from the person's box (`person_region`); where ``options`` says so, from the labelled joints of
+    the upper or lower half of the body, with a padding of 1.5. It is then shrunk by the scale, turned, shifted and
+    mirrored. Samples without annotated people, where they are no people at all but images alone, show the whole image.
+
+    Parameters
+    ----------
+    sample : Sample
+        Left as it is.
+    pose : PoseSpec
+        Skeleton, grid and colours of the network.
+    size : (int, int)
+        Height and width of the view.
+    options : Augmentation
+        What may vary and by how much.
+    rng : numpy Generator
+        The only source of chance.
+
+    Returns
+    -------
+    PersonView or None
+        None if the sample has people, but none that is usable.
+    """
+    people = usable_people(sample, pose.joints)
+    if people:
+        person, keypoints = people[int(rng.integers(len(people)))]
+        region = person_region(person, size)
+        if rng.random() < options.half_body:
+            region = _half_region(keypoints, pose.joints, size, rng) or region
+        box = np.asarray(person.box, dtype=np.float64)
+    elif sample.people:
+        return None
+    else:
+        keypoints = np.zeros((len(pose.joints.joints), 3), dtype=np.float32)
+        region = image_region(sample.image.shape, size)
+        box = np.array([0, 0, sample.image.shape[1], sample.image.shape[0]], dtype=np.float64)
+    region = _vary(region, options, rng)
+    image = sample.image
+    if rng.random() < options.body_mask:
+        image = mask_body(image, box, rng)
+    if options.colour > 0:
+        image = shift_colours(image, colour_matrix(options.colour, rng))
+    matrix = region_matrix(region, size, corner_grid=pose.corner_grid)
+    pixels = cut(image, matrix, size, fill_colour(pose))
+    return PersonView(pixels, _move(keypoints, matrix, size, region.mirrored, pose.joints))
+
+
+def _vary(region: Region, options: Augmentation, rng: np.random.Generator) -> Region:
+    low, high = np.log(options.scale)
+    scale = float(np.exp(rng.uniform(low, high)))
+    rotation = float(rng.uniform(-options.rotate, options.rotate))
+    mirrored = bool(rng.random() < options.flip)
+    shift = rng.uniform(-options.shift, options.shift, 2)
+    centre = (region.centre[0] + shift[0] * region.size[0], region.centre[1] + shift[1] * region.size[1])
+    size = (region.size[0] / scale, region.size[1] / scale)
+    return replace(region, centre=centre, size=size, rotation=rotation, mirrored=mirrored)
+
+
+def _half_region(
+    keypoints: NDArray[np.float32], skeleton: Skeleton, size: tuple[int, int], rng: np.random.Generator
+) -> Region | None:
+    """The region of the upper or the lower half, the other where one has too few joints; None where both have."""
+    there = keypoints[:, 2] > 0
+    lower = np.array([any(part in joint for part in _LOWER) for joint in skeleton.joints])
+    halves = [there & ~lower, there & lower]
+    if rng.random() < 0.5:
+        halves.reverse()
+    chosen = next((half for half in halves if half.sum() > 2), None)
+    if there.sum() <= _ENOUGH or chosen is None:
+        return None
+    low, high = keypoints[chosen, :2].min(axis=0), keypoints[chosen, :2].max(axis=0)
+    return box_region([*low, *np.maximum(high - low, 1)], size, padding=_HALF_PADDING)
+
+
+def mask_body(image: Image, box: NDArray[np.float64], rng: np.random.Generator) -> Image:
+    """A copy with a grey quadrangle over a person: the body masking of Global Context CPM (Osokin, 2019).
+
+    Its centre lies in the middle third of the box, and it has one corner in each quarter around the centre, no further
+    than 0.3 of the box's width and height.
+    """
+    x, y, width, height = box.tolist()
+    centre = np.array([x + width * rng.uniform(1 / 3, 2 / 3), y + height * rng.uniform(1 / 3, 2 / 3)])
+    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    corners = centre + signs * rng.uniform(0, 0.3, (4, 2)) * (width, height)
+    return np.asarray(cv2.fillPoly(image.copy(), [np.rint(corners).astype(np.int32)], _GREY), dtype=np.uint8)
+
+
+def _move(
+    keypoints: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    size: tuple[int, int],
+    mirrored: bool,
+    skeleton: Skeleton,
+) -> NDArray[np.float32]:
+    moved = keypoints.copy()
+    moved[:, :2] = transform(keypoints[:, :2], matrix)
+    inside = np.all((moved[:, :2] >= -0.5) & (moved[:, :2] < (size[1] - 0.5, size[0] - 0.5)), axis=1)
+    moved[~inside | (keypoints[:, 2] <= 0)] = 0
+    return moved[list(skeleton.flip_order)] if mirrored else moved

@@ -1,0 +1,84 @@
+"""Building and running networks for the shapes of their tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional, init
+from torch.overrides import TorchFunctionMode
+
+#: What fills a tensor and so does nothing to its shape.
+_FILLING: tuple[Callable[..., Any], ...] = (
+    init.kaiming_normal_,
+    init.kaiming_uniform_,
+    init.normal_,
+    init.uniform_,
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.fill_,
+    Tensor.zero_,
+)
+
+#: What gives a tensor of its first argument's shape.
+_SAME: tuple[Callable[..., Any], ...] = (
+    functional.batch_norm,
+    functional.relu,
+    torch.relu,
+    torch.sigmoid,
+    functional.leaky_relu,
+    functional.elu,
+    functional.hardswish,
+)
+
+_UNTOUCHED = frozenset((*_FILLING, *_SAME))
+
+
+class ShapesOnly(TorchFunctionMode):
+    """A context in which networks are built without values, and run on the meta device several times as fast.
+
+    The meta device gives the shapes of all results already, but works through the steps of normalisations and
+    convolutions in Python; here they are passed over. What a network returns inside has the right shape and no other
+    meaning.
+    """
+
+    def __enter__(self) -> ShapesOnly:
+        """Make new tensors on the meta device."""
+        self._device = torch.device("meta")
+        self._device.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        """Leave both."""
+        super().__exit__(*exception)
+        self._device.__exit__(*exception)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Pass over what does not change shapes, and give a convolution's output at once."""
+        kwargs = kwargs or {}
+        if func in _UNTOUCHED:
+            given = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
+            if isinstance(given, Tensor) and given.is_meta:
+                return given
+        if func is functional.conv2d and len(args) == 7 and args[0].is_meta and not isinstance(args[4], str):
+            return _convolved(*args)
+        return func(*args, **kwargs)
+
+
+def _convolved(x: Tensor, weight: Tensor, _bias: Any, stride: Any, padding: Any, dilation: Any, _groups: int) -> Tensor:
+    """A tensor of the shape that `torch.nn.functional.conv2d` gives."""
+    pairs = (nn.modules.utils._pair(value) for value in (stride, padding, dilation))
+    sides = [
+        (side + 2 * pad - wide * (kernel - 1) - 1) // step + 1
+        for side, kernel, step, pad, wide in zip(x.shape[-2:], weight.shape[2:], *pairs, strict=True)
+    ]
+    return x.new_empty((*x.shape[:-3], weight.shape[0], *sides))

@@ -1,0 +1,154 @@
+"""Batches and losses of networks that see one person at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress.data.augment import PLAIN, Augmentation
+from compress.data.person_view import PersonView
+from compress.data.synthetic import DrawnPeople
+from compress.errors import DataError
+from compress.pose.spec import PoseSpec
+from compress.training.batches import Batch, Examples, default_sigma, load_batches, person_targets
+from compress.training.loop import FineTuneOptions, finetune
+from compress.training.losses import masked_squares, pose_loss
+
+POSE = PoseSpec(
+    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=64, width=48, stride=4, background=False
+)
+
+
+class TinyHeatmaps(nn.Module):
+    """Two stages, the first on half as many rows and columns as the second."""
+
+    distill_points = ("trunk",)
+
+    def __init__(self, joints: int = 17) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.coarse, self.fine = nn.Conv2d(8, joints, 3, 2, 1), nn.Conv2d(8, joints, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        features = self.trunk(x)
+        return [{"heatmaps": self.coarse(features)}, {"heatmaps": self.fine(features)}]
+
+
+def load(data: Any, pose: PoseSpec = POSE, **changes: Any) -> list[Batch]:
+    settings = {"size": (64, 48), "augmentation": Augmentation(), "seed": 5, "labels": True} | changes
+    workers = settings.pop("workers", 0)
+    return list(load_batches(Examples(data, pose, **settings), batch_size=4, start=0, steps=3, workers=workers))
+
+
+def view(*labelled: int) -> PersonView:
+    keypoints = np.zeros((17, 3), np.float32)
+    for joint in labelled:
+        keypoints[joint] = (20, 28, 2)
+    return PersonView(np.zeros((64, 48, 3), np.uint8), keypoints)
+
+
+def test_a_target_is_an_unnormalised_gaussian_on_the_networks_grid() -> None:
+    maps, weights = person_targets(view(0, 3), POSE, 8.0)
+    heat = maps["heatmaps"]
+    assert heat.shape == (17, 16, 12)
+    assert heat[0, 7, 5] == 1  # cell (5, 7) stands for pixel (20, 28)
+    assert heat[0, 7, 7] == pytest.approx(np.exp(-(8**2) / (2 * 8**2)))
+    assert not heat[1].any()
+    assert weights[:, 0, 0].tolist() == [17 / 2 if k in (0, 3) else 0 for k in range(17)]
+
+
+def test_the_background_is_what_is_left_and_counts_like_a_joint() -> None:
+    pose = replace(POSE, background=True, stride=8)
+    maps, weights = person_targets(view(0, 3), pose, 7.0)
+    np.testing.assert_allclose(maps["heatmaps"][17], 1 - maps["heatmaps"][:17].max(axis=0))
+    assert weights[:, 0, 0].tolist() == [6 if k in (0, 3, 17) else 0 for k in range(18)]
+    assert not person_targets(view(), pose, 7.0)[1].any()
+
+
+def test_the_loss_is_the_partial_loss_of_repose_but_for_a_constant() -> None:
+    torch.manual_seed(0)
+    targets, weights = zip(*(person_targets(v, POSE, 8.0) for v in (view(0), view(*range(9)))), strict=True)
+    goal = torch.from_numpy(np.stack([t["heatmaps"] for t in targets]))
+    prediction = torch.rand(2, 17, 16, 12)
+    loss = pose_loss([{"heatmaps": prediction}], {"heatmaps": goal}, torch.from_numpy(np.stack(weights)))
+    expected = 0.0
+    for image, labelled in enumerate((1, 9)):
+        squares = (prediction[image, :labelled] - goal[image, :labelled]).square().mean(dim=(1, 2))
+        expected += float(squares.sum()) / labelled / 2
+    assert float(loss.total) == pytest.approx(expected * 17 * 16 * 12 / 2, rel=1e-5)
+
+
+def test_a_stage_of_another_size_counts_by_its_mean_over_cells() -> None:
+    torch.manual_seed(0)
+    target, weights = torch.rand(2, 5, 16, 12), torch.rand(2, 5, 1, 1)
+    small = torch.rand(2, 5, 8, 6)
+    loss = pose_loss([{"heatmaps": small}], {"heatmaps": target}, weights)
+    resized = functional.interpolate(target, (8, 6), mode="bilinear", antialias=True)
+    assert float(loss.total) == pytest.approx(4 * float(masked_squares(small, resized, weights)), rel=1e-6)
+    flat = pose_loss([{"heatmaps": torch.zeros(2, 5, 8, 6)}], {"heatmaps": torch.ones(2, 5, 16, 12)}, None)
+    same = pose_loss([{"heatmaps": torch.zeros(2, 5, 16, 12)}], {"heatmaps": torch.ones(2, 5, 16, 12)}, None)
+    assert float(flat.total) == pytest.approx(float(same.total))
+
+
+def test_workers_do_not_change_what_is_seen() -> None:
+    data = DrawnPeople(3, 6)
+    straight, other = load(data), load(data, workers=2)
+    assert len(straight) == len(other) == 3
+    for a, b in zip(straight, other, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.targets["heatmaps"], b.targets["heatmaps"])
+        assert torch.equal(a.mask, b.mask)
+    assert straight[0].images.shape == (4, 3, 64, 48)
+    assert straight[0].targets["heatmaps"].shape == (4, 17, 16, 12)
+    assert straight[0].mask.shape == (4, 17, 1, 1)
+
+
+def test_images_with_nobody_to_show_give_way_to_others(stickmen: Callable[..., Any]) -> None:
+    class Half(stickmen):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            sample = super().__getitem__(index)
+            return sample if index % 2 else replace(sample, people=())
+
+    for batch in load(Half(), augmentation=PLAIN):
+        assert (batch.mask.mean(dim=1) > 0.99).all()
+
+
+def test_data_without_a_usable_person_is_refused_and_without_labels_is_enough(stickmen: Callable[..., Any]) -> None:
+    class Empty(stickmen):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            return replace(super().__getitem__(index), people=())
+
+    with pytest.raises(DataError, match="nobody with labelled joints"):
+        load(Empty())
+    batch = load(stickmen(annotated=False), labels=False)[0]
+    assert batch.targets == {}
+    assert batch.images.float().std() > 0
+
+
+@pytest.mark.parametrize(
+    ("pose", "sigma"),
+    [(PoseSpec(), 7), (POSE, 8), (replace(POSE, stride=1), 5), (replace(POSE, background=True, stride=8), 7)],
+)
+def test_the_width_of_the_peaks_is_that_of_the_networks_paper(pose: PoseSpec, sigma: float) -> None:
+    assert default_sigma(pose) == sigma
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_the_loss_falls_with_labels_and_with_a_teacher(stickmen: Callable[..., Any], teacher: bool) -> None:
+    torch.manual_seed(0)
+    network, other = TinyHeatmaps(), TinyHeatmaps()
+    options = FineTuneOptions(
+        steps=30, batch_size=4, size=(64, 48), learning_rate=1e-2, workers=0, amp="off", augmentation=PLAIN
+    )
+    data = stickmen(annotated=not teacher)
+    done = finetune(network, data, options, pose=POSE, teacher=other.eval() if teacher else None)
+    losses = [entry.loss for entry in done.log]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert {name.split(".")[0] for name in done.log[0].parts} == {"teacher" if teacher else "labels"}
