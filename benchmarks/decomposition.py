@@ -74,8 +74,10 @@ def mean_error(kernels, factors):
 def compare(kernels, share: Fraction, rounds, threads):
     """One row of the table."""
     torch.set_num_threads(threads)
-    ranks = [clip_ranks(k.shape, tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
-             for k in kernels]  # fmt: skip
+    ranks = [
+        clip_ranks(k.shape, "tucker2", tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
+        for k in kernels
+    ]
     wall, cpu, factors = ({ours: [], theirs: []} for _ in range(3))
     for number in range(rounds + 1):  # the first round warms up
         for method in (ours, theirs) if number % 2 else (theirs, ours):

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from compress.model.conventions import CONVENTIONS
 from compress.plan import REASONS
 
 Record = dict[str, Any]
@@ -45,22 +46,41 @@ def _share(before: float, after: float) -> str:
 
 
 def show_networks(record: Record) -> None:
-    """The table of networks."""
+    """The table of networks, and why counts differ from printed ones."""
+    rows = record["networks"]
     _table(
         "Networks (MACs: executed multiply-adds of convolution and linear layers)",
-        ["name", "source", "params", "MACs", "input", "weights"],
+        ["name", "paper", "input", "params", "MACs", "printed params", "printed operations", "deviation"],
         [
             (
-                row["name"],
-                f"{row['summary']} [{row['source']}]".replace("[", "(").replace("]", ")"),
+                row["name"].replace("[", "\\["),
+                row["paper"],
+                "x".join(map(str, row["input"])),
                 millions(row["params"]),
                 giga(row["macs"]),
-                "x".join(map(str, row["input"])),
-                "shipped" if row["weights"] else "-",
+                *_printed(row["published"] or {}),
+                ", ".join(f"{value:+.1%}" for value in row["deviation"].values() if value is not None) or "-",
             )
-            for row in record["networks"]
+            for row in rows
         ],
         left=2,
+    )
+    out = _console()
+    for row in rows:
+        if row["published"] and row["published"]["reason"]:
+            out.print(f"{row['name']}: {row['published']['reason']}", markup=False, soft_wrap=True)
+    used = {row["published"]["convention"] for row in rows if row["published"]}
+    for convention in CONVENTIONS.values():
+        if convention.name in used:
+            out.print(f"{convention.name}: {convention.summary}", markup=False, soft_wrap=True)
+
+
+def _printed(published: Record) -> tuple[str, str]:
+    """Parameters and operations as a paper has them."""
+    params, operations = published.get("params"), published.get("operations")
+    return (
+        "-" if params is None else f"{params / 1e6:g} M",
+        "-" if operations is None else f"{operations:g} {published['unit']} ({published['convention']})",
     )
 
 

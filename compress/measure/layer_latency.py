@@ -41,7 +41,7 @@ from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 
-#: Which of a step's times is taken: whatever else runs on the machine adds to them, to some steps of some runs.
+#: Which of all times of a step, or of a network, is taken: whatever else runs on the machine only ever adds to them.
 QUANTILE = 0.2
 
 #: Shares of a layer's MACs at which forms with one rank are measured, and of its channels for Tucker-2.
@@ -217,14 +217,10 @@ class _Work:
                 progress=progress,
             )
             recorded = {label: runner.records() for label, runner in profiled.items()}
-        times = {timing.model: np.array(timing.samples_ms) for timing in timings}
-        # What recording costs, taken within rounds.
-        factor = float(np.median(times[""] / times[ORIGINAL]))
-        original_ms = float(np.median(times[ORIGINAL])) * factor
+        times = {timing.model: float(np.quantile(timing.samples_ms, QUANTILE)) for timing in timings}
+        recording = times[ORIGINAL] / times[""]  # what it costs
         return {
-            settings_key(settings): _measured(
-                recorded[label], float(np.median(times[label] / times[ORIGINAL])) * original_ms, original_ms
-            )
+            settings_key(settings): _measured(recorded[label], times[label] / recording, times[""])
             for label, settings in wanted.items()
         }
 

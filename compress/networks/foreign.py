@@ -37,11 +37,32 @@ class Layout:
         Tensors that it has, and that together no other known network has.
     options : callable
         Reads the network's options off the state dict.
+    joints : int or None
+        How many maps the last layer gives, where that alone tells two networks apart.
+    rename : callable or None
+        From the name that another toolkit gives a tensor to the network's own, or None for tensors it does not have;
+        the network's own names stay as they are.
     """
 
     name: str
     keys: tuple[str, ...]
     options: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    joints: int | None = None
+    rename: Callable[[str], str | None] | None = None
+
+    def translate(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state dict with the network's own names."""
+        if self.rename is None:
+            return state
+        names = ((self.rename(key), value) for key, value in state.items())
+        return {name: value for name, value in names if name is not None}
+
+    def matches(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a state dict with the network's own names is of this network."""
+        if not all(key in state for key in self.keys):
+            return False
+        last = next((value for key, value in state.items() if key.endswith("final_layer.weight")), None)
+        return self.joints is None or (last is not None and last.shape[:1] == (self.joints,))
 
 
 def _no_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -64,13 +85,70 @@ def _context(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"stages": refinements + 1, "context": context}
 
 
-#: Known layouts. The default network differs from the public one by its normalised stages.
+def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
+    """How many children of a stage have tensors."""
+    found = (re.match(rf"{re.escape(stage)}\.([0-9]{{1,3}})\.", key) for key in state)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _residual_depth(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    depths = {6: 50, 23: 101, 36: 152}
+    return {"depth": depths.get(_blocks(state, "layer3"), 50)}
+
+
+def _width(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"width": state["transition1.0.0.weight"].shape[0]}
+
+
+def _lite_depth(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"depth": 30 if _blocks(state, "backbone.stage1") == 8 else 18}
+
+
+def _lite(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Depth, and the kind of the blocks, which tells itself by their names and width."""
+    options = _lite_depth(state)
+    if "backbone.stage0.0.layers.0.cross_resolution_weighting.conv1.conv.weight" not in state:
+        width = state["backbone.stage0.0.fuse_layers.0.1.0.weight"].shape[0]
+        options["blocks"] = "naive" if width == 30 else "naive_wide"
+    return options
+
+
+def _without_parts(name: str) -> str | None:
+    """MMPose's names of networks that are trunk and head in one here."""
+    if name.startswith("data_preprocessor."):
+        return None
+    return re.sub(r"^(backbone|keypoint_head|head)\.", "", name)
+
+
+def _with_old_head(name: str) -> str | None:
+    """MMPose 1's names of networks that have MMPose 0's here."""
+    return None if name.startswith("data_preprocessor.") else re.sub(r"^head\.", "keypoint_head.", name)
+
+
+_BASELINE = ("layer4.0.conv1.weight", "deconv_layers.0.weight", "final_layer.weight")
+_HRNET = ("transition1.0.0.weight", "stage4.0.fuse_layers.0.1.0.weight", "final_layer.weight")
+_LITE = (
+    "backbone.stem.expand_conv.conv.weight",
+    "backbone.stage0.0.fuse_layers.0.1.0.weight",
+    "keypoint_head.final_layer.weight",
+)
+_CBAM = (*_LITE, "keypoint_head.attention.0.channel.reduce.weight")
+
+#: Known layouts; where two match, the first one counts. The default network differs from the public one by its normalised stages.
 LAYOUTS = (
     Layout("lightweight-openpose", ("cpm.align.0.weight", "cpm.trunk.0.2.weight"), _refinements),
     Layout("default", ("cpm.align.0.weight", "cpm.align.1.weight"), _refinements),
     Layout("human-pose-estimation-0001", ("align.0.weight", "cpm_conv.0.weight", "ref_trunk.0.initial.0.weight"),
            _no_options),
     Layout("context-cpm", ("cpm.0.0.weight", "cpm.1.0.weight", "initial_stage.heatmaps.1.0.weight"), _context),
+    Layout("simple-baseline-mpii", _BASELINE, _residual_depth, 16, _without_parts),
+    Layout("simple-baseline", _BASELINE, _residual_depth, None, _without_parts),
+    Layout("hrnet-mpii", _HRNET, _width, 16, _without_parts),
+    Layout("hrnet", _HRNET, _width, None, _without_parts),
+    Layout("cbam-lite-hrnet-mpii", _CBAM, _lite_depth, 16, _with_old_head),
+    Layout("cbam-lite-hrnet", _CBAM, _lite_depth, None, _with_old_head),
+    Layout("lite-hrnet-mpii", _LITE, _lite, 16, _with_old_head),
+    Layout("lite-hrnet", _LITE, _lite, None, _with_old_head),
 )  # fmt: skip
 
 
@@ -118,14 +196,17 @@ def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
 
     Only signature keys are looked at; whether everything fits is for `fit` to say.
     """
-    layout = next((layout for layout in LAYOUTS if all(key in state for key in layout.keys)), None)
-    return None if layout is None else NetworkSpec(layout.name, layout.options(state))
+    for layout in LAYOUTS:
+        named = layout.translate(state)
+        if layout.matches(named):
+            return NetworkSpec(layout.name, layout.options(named))
+    return None
 
 
 def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, Tensor]:
     """The state dict in the order and in the types of a network, which it must fit entirely.
 
-    Only a missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with
+    Names that another toolkit gives the tensors of a registered network are translated (`Layout.rename`). Only a missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with
     cumulative averages reads it.
 
     Parameters
@@ -143,6 +224,8 @@ def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, 
         If tensors are missing, unexpected, or of another shape or kind (with the names of all of them up to
         `LISTED`), or hold NaN or infinity.
     """
+    layout = next((layout for layout in LAYOUTS if layout.name == name), None)
+    state = state if layout is None else layout.translate(state)
     expected: dict[str, Tensor] = module.state_dict()
     fitted: dict[str, Tensor] = {}
     missing: list[str] = []

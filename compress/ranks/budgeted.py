@@ -18,7 +18,7 @@ from compress.ranks.curves import weight_only as only
 from compress.ranks.fixed import Selection, keep_layer, keep_tied, kept_by_selection, replace_layer
 
 #: Images on which errors of single layers are measured; the rest are for moments.
-PROBED = 48
+PROBED = 24
 
 #: What a layer costs as a candidate: (layer name, candidate) -> price.
 Price = Callable[[str, Candidate], float]

@@ -31,6 +31,10 @@ from compress.surgery.edits import FactorizeEdit
 from compress.surgery.factorize import Factorized, factorize
 
 
+#: Calibration images on which final maps are compared at the end.
+COMPARED = 24
+
+
 class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     """Options of `compress factorize`."""
 
@@ -211,7 +215,7 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     if reached is not None:
         record["budget"] = reached
     if images:
-        record["map_error"] = map_errors(module, done.module, images)
+        record["map_error"] = map_errors(module, done.module, images[:COMPARED])
     files: list[Path] = []
     if options.save_plan is not None:
         write_text(options.save_plan, done.plan.to_json(), force=options.force)

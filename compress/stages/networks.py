@@ -1,9 +1,17 @@
-"""List the networks that can be built by name."""
+"""List the networks that can be built by name, with their costs and what papers print of them."""
 
 from __future__ import annotations
 
-from compress.model.cost import cost
-from compress.networks.registry import NetworkSpec, build, entries
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from compress.model.conventions import CONVENTIONS, layers_number, published_number
+from compress.model.layers import LayerInfo, list_layers
+from compress.model.shapes import ShapesOnly
+from compress.networks.published import PUBLISHED, Published
+from compress.networks.registry import NetworkEntry, NetworkSpec, build, entries
 from compress.stages.base import Progress, StageOptions, StageResult
 from compress.stages.registry import Stage
 
@@ -12,24 +20,82 @@ class NetworksOptions(StageOptions):
     """`compress networks` takes no options."""
 
 
+class _Counter:
+    """Builds a form of a network once, and runs it once an input size, whatever is counted."""
+
+    def __init__(self) -> None:
+        self.layers = cache(self._layers)
+        self.module = cache(self._module)
+
+    def _module(self, name: str, options: tuple[tuple[str, Any], ...]) -> nn.Module:
+        return build(NetworkSpec(name, dict(options))).eval()
+
+    def _layers(
+        self, name: str, options: tuple[tuple[str, Any], ...], input_size: tuple[int, int]
+    ) -> tuple[LayerInfo, ...]:
+        return list_layers(self.module(name, options), input_size)
+
+
 def list_networks(options: NetworksOptions, progress: Progress) -> StageResult:
-    """Every registered network with its options and costs."""
-    rows = []
-    for entry in entries():
-        counted = cost(build(NetworkSpec(entry.name)), entry.input_size)
-        rows.append(
-            {
-                "name": entry.name,
-                "summary": entry.summary,
-                "source": entry.source,
-                "params": counted.params,
-                "macs": counted.macs,
-                "input": list(entry.input_size),
-                "options": entry.options,
-                "weights": entry.weights is not None,
-            }
-        )
+    """Every registered network, and every form of one that something is printed of."""
+    lines = [
+        (entry, line)
+        for entry in entries()
+        for line in [line for line in PUBLISHED if line.network == entry.name]
+        or [Published(entry.name, entry.input_size)]
+    ]
+    counter, rows = _Counter(), []
+    with progress.bar("counting", len(lines)) as advance, ShapesOnly():
+        for entry, line in lines:
+            rows.append(_row(entry, line, counter))
+            advance(1, line.label)
     return StageResult({"networks": rows})
+
+
+def _row(entry: NetworkEntry, line: Published, counter: _Counter) -> dict[str, Any]:
+    form = line.network, tuple(line.options.items())
+    module, layers = counter.module(*form), counter.layers(*form, line.input_size)
+    if line.part:
+        layers = tuple(layer for layer in layers if layer.name.startswith(f"{line.part}."))
+    params = sum(p.numel() for p in module.get_submodule(line.part).parameters())
+    counted: float | None = None
+    if line.operations is not None:
+        whole = line.convention == "lite-hrnet"
+        counted = (
+            published_number(line.convention, module, line.input_size)
+            if whole
+            else layers_number(line.convention, layers)
+        )
+    published = {
+        "params": None if line.params is None else round(line.params * 1e6),
+        "operations": line.operations,
+        "convention": line.convention,
+        "unit": CONVENTIONS[line.convention].unit,
+        "counted": counted,
+        "where": line.where,
+        "reason": line.reason,
+    }
+    return {
+        "name": line.label,
+        "network": entry.name,
+        "paper": entry.source,
+        "summary": entry.summary,
+        "source": entry.source,
+        "params": params,
+        "macs": sum(layer.macs for layer in layers),
+        "input": list(line.input_size),
+        "options": {**entry.options, **line.options},
+        "weights": entry.weights is not None and not line.options,
+        "published": published if line.where else None,
+        "deviation": {
+            "params": _deviation(params, None if line.params is None else line.params * 1e6),
+            "operations": None if counted is None else _deviation(counted, line.operations),
+        },
+    }
+
+
+def _deviation(found: float, printed: float | None) -> float | None:
+    return None if printed is None else found / printed - 1
 
 
 STAGE = Stage(NetworksOptions, list_networks, "compress networks")

@@ -1,0 +1,88 @@
+"""Every network under a latency budget: is what comes back ever slower than the original?
+
+    python benchmarks/never_slower.py [--budget 0.7] [--target openvino-cpu --target openvino-cpu-bf16] [-o FILE.csv]
+
+Networks have random weights (their values do not change how long they take) and their own input size, or half of it
+with --half; curves come from weights alone. Each network is compressed for the budget as `compress factorize --budget
+latency=` does it: layers timed inside the running network, the plan timed and corrected, the result held against the
+original, interleaved. The last column is that verdict; what is not faster comes back as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from pathlib import Path
+
+from compress.checkpoint import initial_checkpoint
+from compress.errors import CompressError
+from compress.measure.machine import describe
+from compress.networks.registry import entries, get_entry
+from compress.ranks.budget import parse_budget
+from compress.ranks.fixed import Selection
+from compress.stages.base import Silent
+from compress.stages.budgeting import BudgetRequest, by_budget
+
+COLUMNS = (
+    "network", "input", "target", "budget", "original_ms", "predicted_ms", "planned_ms", "result_ms", "ratio", "low",
+    "high", "verdict", "layers", "seconds",
+)  # fmt: skip
+
+
+def measure(name: str, target: str, share: float, half: bool) -> dict[str, object]:
+    """One row."""
+    height, width = get_entry(name).input_size
+    size = (max(64, height // 64 * 32), max(64, width // 64 * 32)) if half else (height, width)
+    row: dict[str, object] = {
+        "network": name, "input": f"{size[0]}x{size[1]}", "target": target, "budget": share,
+    }  # fmt: skip
+    checkpoint = initial_checkpoint(name, {}, seed=0, trained=False)
+    request = BudgetRequest(parse_budget(f"latency={share}@{target}"), Selection(pointwise=True))
+    start = time.perf_counter()
+    try:
+        done, record = by_budget(checkpoint, checkpoint.build(), size, request, [], None, Silent())
+    except CompressError as error:
+        return row | {"verdict": f"refused: {error.what}", "seconds": round(time.perf_counter() - start)}
+    gate = record["gate"]
+    back = "" if gate["verdict"] == "faster" else "; came back as it was"
+    return row | {
+        "original_ms": round(record["original"], 2),
+        "predicted_ms": round(record["predicted"], 2),
+        "planned_ms": round(record["planned"], 2),
+        "result_ms": round(record["reached"], 2),
+        "ratio": round(gate["ratio"], 3),
+        "low": round(gate["interval"][0], 3),
+        "high": round(gate["interval"][1], 3),
+        "verdict": gate["verdict"] + back,
+        "layers": len(done.plan.changed),
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+def main() -> None:
+    """Measure, print and write after every row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", action="append", help="only these; repeat for more (default: all)")
+    parser.add_argument("--target", action="append", help="as in --budget latency=...@TARGET; repeat for more")
+    parser.add_argument("--budget", type=float, default=0.7, help="share of the original's latency")
+    parser.add_argument("--half", action="store_true", help="half of each network's input size, in steps of 32")
+    parser.add_argument("-o", "--output", type=Path, help="CSV to write")
+    options = parser.parse_args()
+    names = options.network or [entry.name for entry in entries()]
+    rows = []
+    print(json.dumps(describe().to_dict()))
+    for name in names:
+        for target in options.target or ["openvino-cpu", "openvino-cpu-bf16"]:
+            rows.append(measure(name, target, options.budget, options.half))
+            print(rows[-1], flush=True)
+            if options.output:
+                with options.output.open("w", newline="") as file:
+                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                    writer.writeheader()
+                    writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
