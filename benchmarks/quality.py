@@ -37,7 +37,7 @@ from compress.model.cost import cost
 from compress.model.layers import list_layers
 from compress.model.maps import map_errors
 from compress.plan import Plan
-from compress.pose.oks import keypoint_ap
+from compress.pose.resampled_ap import average_precision, match_images
 from compress.ranks.budget import parse_budget
 from compress.ranks.budgeted import eligible
 from compress.ranks.fixed import Ratio, Selection, Vbmf, make_plan, parse_ratio
@@ -54,7 +54,7 @@ BUDGETS = (6.5, 5.9, 5.28, 4.63, 4.0, 3.5)
 COLUMNS = (
     "method", "setting", "gmacs", "params", "AP", "low", "high", "dAP", "dlow", "dhigh", "heatmaps", "pafs", "seconds",
 )  # fmt: skip
-DRAWS = 200
+DRAWS = 1000
 
 
 class Bench:
@@ -86,24 +86,9 @@ class Bench:
     def score(self, runner: Any) -> tuple[float, list[float]]:
         """AP, and AP of the bootstrap draws."""
         found = evaluate(self.dataset, runner, height=self.size[0])
-        return found.score.metrics["AP"], [self._resampled(found.detections, draw) for draw in self.draws]
-
-    def _resampled(self, detections: list[dict[str, Any]], draw: np.ndarray) -> float:
-        by_image: dict[int, list[dict[str, Any]]] = {}
-        for detection in detections:
-            by_image.setdefault(detection["image_id"], []).append(detection)
-        people: dict[int, list[dict[str, Any]]] = {}
-        for annotation in self.truth["annotations"]:
-            people.setdefault(annotation["image_id"], []).append(annotation)
-        info = {image["id"]: image for image in self.truth["images"]}
-        images, annotations, results = [], [], []
-        for new, index in enumerate(draw):  # an image that is drawn twice counts as two
-            old = self.ids[index]
-            images.append(info[old] | {"id": new})
-            annotations += [x | {"image_id": new} for x in people.get(old, [])]
-            results += [x | {"image_id": new} for x in by_image.get(old, [])]
-        truth = self.truth | {"images": images, "annotations": [x | {"id": i + 1} for i, x in enumerate(annotations)]}
-        return keypoint_ap(truth, results, list(range(len(draw))))["AP"]
+        matches = match_images(self.truth, found.detections)
+        images = [matches[i] for i in self.ids]
+        return found.score.metrics["AP"], [average_precision([images[i] for i in draw]) for draw in self.draws]
 
     def add(self, method: str, setting: str, make: Callable[[], tuple[nn.Module, Any]]) -> None:
         """Make a network, score it, write the row."""

@@ -123,7 +123,7 @@ def show_factorize(record: Record) -> None:
             kept[row["reason"]] = kept.get(row["reason"], 0) + 1
     _table(
         "Factorized layers",
-        ["layer", "method", "ranks", "params", "MACs", "MACs kept", "kernel error"],
+        ["layer", "method", "ranks", "params", "MACs", "MACs kept", "kernel error", "output error"],
         [
             (
                 row["name"],
@@ -133,15 +133,45 @@ def show_factorize(record: Record) -> None:
                 f"{giga(row['macs'][0])} -> {giga(row['macs'][1])}",
                 _share(*row["macs"]),
                 "-" if row["error"] is None else f"{row['error']:.3f}",
+                "-" if row["output_error"] is None else f"{row['output_error']:.4f}",
             )
             for row in changed
         ],
         left=2,
     )
     out = _console()
-    for reason, count in sorted(kept.items(), key=lambda item: -item[1]):
-        out.print(f"{count} layer(s) {REASONS[reason]}", markup=False, soft_wrap=True)
+    lines = [f"{count} layer(s) {REASONS[reason]}" for reason, count in sorted(kept.items(), key=lambda x: -x[1])]
+    lines += [f"note: {notice}" for notice in record["notices"]]
+    for name, noise in record.get("noise", {}).items():
+        lines.append(
+            f"{name}: VBMF sees noise of {noise['mode3']:.2e} along mode 3 and {noise['mode4']:.2e} along mode 4; "
+            f"the kernel's mean square root is {noise['kernel']:.2e}"
+        )
+    if "budget" in record:
+        lines.append(_spent(record["budget"]))
+    if "map_error" in record:
+        errors = ", ".join(f"{kind} {value:.4f}" for kind, value in record["map_error"].items())
+        lines.append(f"relative squared error of the final maps on calibration images: {errors}")
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
     out.print(headline("factorize", record), markup=False, soft_wrap=True)
+
+
+def _spent(budget: Record) -> str:
+    """What was asked of a budget, predicted and reached."""
+    line = (
+        f"budget {budget['budget']}: asked {budget['asked']:.4g}, predicted {budget['predicted']:.4g}, "
+        f"reached {budget['reached']:.4g} (original {budget['original']:.4g})"
+    )
+    gate = budget.get("gate")
+    if gate is None:
+        return line
+    low, high = gate["interval"]
+    kept = "" if gate["verdict"] == "faster" else "; the network stays as it was"
+    return (
+        f"{line}; against the original, interleaved: x{gate['ratio']:.3f} of its time "
+        f"(95 % interval {low:.3f} to {high:.3f}): {gate['verdict']}{kept}"
+    )
 
 
 def show_attention(record: Record) -> None:

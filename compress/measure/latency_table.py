@@ -160,7 +160,7 @@ def make_table(
         for name in timed
         if shapes[name] == shape
     }
-    scaled = {label: entry.whole_ms * original.whole_ms / entry.original_ms for label, entry in measured.items()}
+    scaled = {label: entry.whole_ms * (original.whole_ms / entry.original_ms) for label, entry in measured.items()}
     return LatencyTable(target, align, original.whole_ms, original.rest_ms, layers_ms, curves, scaled)
 
 

@@ -136,10 +136,10 @@ class ProfiledOpenVino:
         if len(self._counters) == _COUNTED:
             return {}
         with self._stopwatch.pause():
-            executed = [x for x in self._request.profiling_info if x.status == x.Status.EXECUTED]
+            found = self._request.profiling_info
             if not self._owners:
-                self._owners = [_owner(x.node_name, self._steps) for x in executed]
-            self._counters.append(np.array([x.real_time.total_seconds() * 1e6 for x in executed]))
+                self._owners = [_owner(x.node_name, self._steps) for x in found]
+            self._counters.append(np.array([x.real_time.total_seconds() * 1e6 for x in found]))
         return {}
 
     def records(self) -> list[Record]:
@@ -148,7 +148,8 @@ class ProfiledOpenVino:
         if self.device == "cpu":
             # The CPU plugin tells the mean over all runs so far in whole microseconds, rounded down.
             runs = np.arange(1, len(counters) + 1)[:, None]
-            counters = np.diff((counters + 0.5) * runs, axis=0, prepend=0.0)
+            halves = 0.5 * (counters.max(axis=0) > 0)  # what was fused into other nodes never ran
+            counters = np.diff((counters + halves) * runs, axis=0, prepend=0.0)
         return [_gathered(zip(self._owners, row, strict=True), 1e-3) for row in counters]
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ others are here to compare with published numbers, and never without their name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +58,12 @@ CONVENTIONS = {
 }
 
 
-def executed(layers: tuple[LayerInfo, ...]) -> int:
+def executed(layers: Sequence[LayerInfo]) -> int:
     """Multiply-adds that the layers execute."""
     return sum(layer.macs for layer in layers)
 
 
-def at_output_size(layers: tuple[LayerInfo, ...]) -> int:
+def at_output_size(layers: Sequence[LayerInfo]) -> int:
     """Multiply-adds as if every layer, transposed ones too, applied its whole kernel at each place of its output."""
     return sum(layer.output_positions * math.prod(layer.weight_shape) for layer in layers)
 
@@ -96,41 +96,39 @@ def counted_once(module: nn.Module, input_size: tuple[int, int]) -> int:
     return sum(counts.values())
 
 
-def published_number(convention: str, module: nn.Module, input_size: tuple[int, int], part: str = "") -> float:
-    """The number that a paper with that convention would print for a network.
+#: Conventions that are sums over convolution and linear layers.
+LAYER_CONVENTIONS: dict[str, Callable[[Sequence[LayerInfo]], int]] = {
+    "mac": executed,
+    "2mac": lambda layers: 2 * executed(layers),
+    "hrnet": at_output_size,
+}
+
+
+def layers_number(convention: str, layers: Sequence[LayerInfo]) -> float:
+    """What a paper with one of `LAYER_CONVENTIONS` would print for these layers, in the unit of the convention."""
+    return LAYER_CONVENTIONS[convention](layers) / CONVENTIONS[convention].divisor
+
+
+def published_number(convention: str, module: nn.Module, input_size: tuple[int, int]) -> float:
+    """What a paper with that convention would print for a network.
 
     Parameters
     ----------
     convention : str
         A key of `CONVENTIONS`.
     module : Module
-        The network.
+        The network; it is only read.
     input_size : (int, int)
         H and W in pixels.
-    part : str
-        Name of a submodule to count alone, while the whole network runs.
 
     Raises
     ------
     NetworkError
         If the network can't be run on such an input.
     """
-    if convention == "lite-hrnet":
-        if part:
-            raise ValueError("this convention counts whole networks")
-        return counted_once(module, input_size) / CONVENTIONS[convention].divisor
-    layers = list_layers(module, input_size)
-    return layers_number(convention, tuple(x for x in layers if not part or x.name.startswith(f"{part}.")))
-
-
-def layers_number(convention: str, layers: tuple[LayerInfo, ...]) -> float:
-    """The same from layers that are listed already, for conventions that count nothing else."""
-    count: dict[str, Callable[[tuple[LayerInfo, ...]], int]] = {
-        "mac": executed,
-        "2mac": lambda layers: 2 * executed(layers),
-        "hrnet": at_output_size,
-    }
-    return count[convention](layers) / CONVENTIONS[convention].divisor
+    if convention in LAYER_CONVENTIONS:
+        return layers_number(convention, list_layers(module, input_size))
+    return counted_once(module, input_size) / CONVENTIONS[convention].divisor
 
 
 def _operations(part: Any, x: Tensor, output: Tensor) -> int:

@@ -69,6 +69,8 @@ class ShapesOnly(TorchFunctionMode):
             given = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
             if isinstance(given, Tensor) and given.is_meta:
                 return given
+        if func is torch.empty_like and len(args) == 1 and kwargs.keys() <= {"device", "requires_grad"}:
+            return torch.empty(args[0].shape, dtype=args[0].dtype, **{"device": args[0].device, **kwargs})
         if func is functional.conv2d and len(args) == 7 and args[0].is_meta and not isinstance(args[4], str):
             return _convolved(*args)
         return func(*args, **kwargs)

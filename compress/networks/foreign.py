@@ -134,7 +134,8 @@ _LITE = (
 )
 _CBAM = (*_LITE, "keypoint_head.attention.0.channel.reduce.weight")
 
-#: Known layouts; where two match, the first one counts. The default network differs from the public one by its normalised stages.
+#: Known layouts; where two match, the first one counts. The default network differs from the public one by its
+#: normalised stages.
 LAYOUTS = (
     Layout("lightweight-openpose", ("cpm.align.0.weight", "cpm.trunk.0.2.weight"), _refinements),
     Layout("default", ("cpm.align.0.weight", "cpm.align.1.weight"), _refinements),
@@ -206,8 +207,9 @@ def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
 def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, Tensor]:
     """The state dict in the order and in the types of a network, which it must fit entirely.
 
-    Names that another toolkit gives the tensors of a registered network are translated (`Layout.rename`). Only a missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with
-    cumulative averages reads it.
+    Names that another toolkit gives the tensors of a registered network are translated (`Layout.rename`). Only a
+    missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with cumulative
+    averages reads it.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ _SB = "the printed figures are up to 1.1 % below what this convention gives"
 _STACKS = "the link between stacks is not described; here a stack reads the features and heatmaps of the one before"
 _WIDE = "a 7x7 kernel instead of two of 3x3 has 31 more weights a stage; the row is of the authors' earlier network"
 _AT_INPUT = "the paper counts the strided 5x5 convolutions at the size of their input"
-_COARSE = "open in this reading; all other rows are within rounding"
+_SHORT = "the reading whose other rows fit has fewer here"
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ def _pose_machines() -> Iterator[Published]:
     share = "lightweight OpenPose, text: its 9 G are 15 % of it"
     yield Published(name, size, {"stages": 2}, None, 60, where=share, reason=_ROUNDED)
     size = (368, 656)
-    for options in ({}, {"ratio": "1/3"}, {"ratio": "1/4"}):
-        yield Published("attention-cpm", size, options)
-        yield Published("attention-cpm", size, {"head_size": 1, **options})
+    ratios: tuple[dict[str, Any], ...] = ({}, {"ratio": "1/3"}, {"ratio": "1/4"})
+    for ratio in ratios:
+        yield Published("attention-cpm", size, ratio)
+        yield Published("attention-cpm", size, {"head_size": 1, **ratio})
     name, size, table = "context-cpm", (256, 256), "global context CPM, complexity of the contexts"
     yield Published(name, size, {}, None, 21.3, where="global context CPM, text")
     for stages in (1, 2):
@@ -109,7 +110,8 @@ def _residual() -> Iterator[Published]:
     typo = f"{_WIDE}, and contradicts the 50.2 of the next table"
     yield Published("esa", size, {"depth": 101, "attention": "esa_7"}, 51.3, where=table, reason=typo)
     table = "ESA, comparison on COCO"
-    for attended in ({}, {"attended": 2}):
+    attentions: tuple[dict[str, Any], ...] = ({}, {"attended": 2})
+    for attended in attentions:
         for depth, params in ((50, 31.2), (101, 50.2)):
             yield Published("esa-prev", size, {**_depth(depth), **attended}, params, where=table)
     where = "HRNet, comparison on COCO"
@@ -139,8 +141,8 @@ def _repose() -> Iterator[Published]:
     lines: tuple[tuple[dict[str, Any], float, float | None, str], ...] = (
         ({}, 4.0, 13.5, ""),
         ({"coarse": 8}, 4.3, 12.4, ""),
-        ({"coarse": 32}, 3.8, 17.8, _COARSE),
-        ({"blocks": 1}, 3.3, 13.1, _COARSE),
+        ({"coarse": 32}, 3.8, 17.8, _SHORT),
+        ({"blocks": 1}, 3.3, 13.1, _SHORT),
         ({"blocks": 2}, 3.5, 13.2, ""),
         ({"blocks": 3}, 3.8, 13.3, ""),
         ({"blocks": 5}, 4.3, 13.6, ""),

@@ -1,9 +1,9 @@
-"""Figures of a report: trade-offs, kernel errors, and poses drawn on images."""
+"""Figures: trade-offs, kernel errors, what layers are worth in keypoints, and poses drawn on images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.pose.skeleton import Skeleton
+from compress.ranks.front import pareto_front as nondominated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,12 +72,7 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
 
 def pareto_front(cost: Sequence[float], accuracy: Sequence[float]) -> list[int]:
     """Indices of the points that no other beats, by rising cost: each costs more and scores more than the last."""
-    order = sorted(range(len(cost)), key=lambda i: (cost[i], -accuracy[i]))
-    front: list[int] = []
-    for index in order:
-        if not front or accuracy[index] > accuracy[front[-1]]:
-            front.append(index)
-    return front
+    return list(nondominated([(c, -a) for c, a in zip(cost, accuracy, strict=True)]))
 
 
 def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
@@ -97,6 +93,72 @@ def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
     axis.set_xlabel("relative kernel error |W - W~| / |W| before fine-tuning")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=7)
+    return _png(figure)
+
+
+def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], joints: Sequence[str]) -> bytes:
+    """OKS loss of each layer, by rank and by joint, as PNG.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As `compress.stages.sensitivity` records them.
+    shares : sequence of str
+        Shares of full rank: columns of the left panel; a white cell is a rank that was not tried.
+    joints : sequence of str
+        Columns of the right panel, at the smallest rank of each layer.
+    """
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    by_rank = np.full((len(names), len(shares)), np.nan)
+    by_joint = np.full((len(names), len(joints)), np.nan)
+    for row in rows:  # the smallest rank of a layer comes last
+        line = names.index(row["name"])
+        by_rank[line, shares.index(row["share"])] = row["loss"]
+        by_joint[line] = [np.nan if (loss := row["joints"][x]["loss"]) is None else loss for x in joints]
+    figure, axes = _new_figure(12.0, 1.8 + 0.21 * len(names), 2)
+    most = max(float(np.nanmax(by_rank)), float(np.nanmax(by_joint)), 1e-6)
+    titles = ("by share of full rank", "by joint, at the smallest rank")
+    for axis, values, columns, title in zip(axes, (by_rank, by_joint), (shares, joints), titles, strict=True):
+        # The root tells small losses apart, and those are the layers to factorize.
+        shown = axis.imshow(np.sqrt(values / most), cmap="YlOrRd", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90 if len(columns) > 6 else 0)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [], fontsize=7)
+        axis.set_title(f"OKS loss {title}", fontsize=9)
+    for (line, column), value in np.ndenumerate(by_rank):
+        if np.isfinite(value):
+            axes[0].text(column, line, f"{value:.3f}", ha="center", va="center", fontsize=6)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, ticks=[0, 0.25, 0.5, 0.75, 1])
+    bar.ax.set_yticklabels([f"{most * tick**2:.3f}" for tick in (0, 0.25, 0.5, 0.75, 1)], fontsize=7)
+    return _png(figure)
+
+
+def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | None) -> bytes:
+    """Cost against map error, and against accuracy where it was measured, of all points of a search, as PNG.
+
+    Parameters
+    ----------
+    points : sequence of mapping
+        With ``cost``, ``map_error``, ``score``, ``front`` and ``tuned``.
+    unit : str
+        Of the cost.
+    metric : str or None
+        Name of the score.
+    """
+    panels = [("map_error", "relative squared error of the final maps")]
+    panels += [] if metric is None else [("score", "AP (OKS)" if metric == "AP" else metric)]
+    figure, axes = _new_figure(4.8 * len(panels), 4.0, len(panels))
+    for axis, (key, name) in zip(axes, panels, strict=True):
+        for tuned, marker in ((False, "o"), (True, "^")):
+            for chosen, colour in ((True, "C0"), (False, "#bbbbbb")):
+                some = [x for x in points if (x["tuned"], x["front"]) == (tuned, chosen)]
+                label = f"{'tuned' if tuned else 'as fitted'}, {'on the front' if chosen else 'beaten'}"
+                if some:
+                    costs, values = ([x[k] for x in some] for k in ("cost", key))
+                    axis.scatter(costs, values, s=34, marker=marker, color=colour, label=label, zorder=2)
+        axis.set_xlabel(unit)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=7)
     return _png(figure)
 
 

@@ -1,25 +1,90 @@
-"""Print every layer of a network: shape, cost, VBMF ranks, and why it can't be factorized."""
+"""Print every layer of a network: shape, cost, VBMF ranks, obstacles to factorization, worth in keypoints."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from compress.checkpoint import Checkpoint
 from compress.decomposition.evbmf import evbmf_kernel
+from compress.errors import UsageError
+from compress.files import atomic_path, refuse_existing
 from compress.model.cost import cost
-from compress.model.layers import list_layers
+from compress.model.layers import LayerInfo, list_layers
 from compress.plan import REASONS
-from compress.ranks.fixed import Selection, Vbmf, make_plan
-from compress.stages.base import Progress, StageResult
-from compress.stages.models import ModelOptions, SizeOptions, counting_size, load
+from compress.ranks.fixed import Selection, Vbmf, make_plan, parse_ratio
+from compress.report.figures import sensitivity_map
+from compress.stages.base import Progress, StageResult, option
+from compress.stages.models import DataOptions, ModelOptions, SizeOptions, counting_size, load, open_dataset
 from compress.stages.registry import Stage
+from compress.stages.sensitivity import IMAGES, look, sensitivity
 
 
-class InspectOptions(ModelOptions, SizeOptions):
+class InspectOptions(ModelOptions, SizeOptions, DataOptions):
     """Options of `compress inspect`."""
+
+    sensitivity: bool = option(
+        False, "Factorize each layer alone and measure how far keypoints move on --data (12 images, or --limit)"
+    )
+    share: tuple[str, ...] = option(
+        ("3/4", "1/2", "1/3", "1/4"), "With --sensitivity: shares of full rank; repeat for more"
+    )
+    height: int | None = option(
+        None, "With --sensitivity: height that images are scaled to (default: the network's own)"
+    )
+    include: tuple[str, ...] = option((), "With --sensitivity: only layers of this name or pattern; repeat for more")
+    exclude: tuple[str, ...] = option((), "With --sensitivity: not layers of this name or pattern; repeat for more")
+    plot: Path | None = option(None, "With --sensitivity: write a figure (.png)", output=True)
+    force: bool = option(False, "Replace an existing figure")
+
+
+def _check(options: InspectOptions) -> None:
+    """Refuse options that do not go together, before any work."""
+    asked = {"--data": options.has_data, "--plot": options.plot is not None, "--include": options.include}
+    if not options.sensitivity:
+        given = [name for name, value in asked.items() if value]
+        if given:
+            raise UsageError(f"{given[0]} belongs to --sensitivity", found="no --sensitivity")
+        return
+    for share in options.share:
+        parse_ratio(share)
+    if not options.has_data:
+        raise UsageError(
+            "keypoints move on images, and none are named",
+            way_out="Give --data; images:DIR without annotations will do",
+        )
+    if options.plot is not None:
+        if options.plot.suffix.lower() != ".png":
+            raise UsageError("the figure is a .png file", found=str(options.plot))
+        refuse_existing(options.plot, options.force)
+
+
+def _measure(
+    options: InspectOptions,
+    checkpoint: Checkpoint,
+    module: nn.Module,
+    layers: tuple[LayerInfo, ...],
+    progress: Progress,
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The record of `compress.stages.sensitivity`, and its figure."""
+    limit = IMAGES if options.limit is None else options.limit
+    dataset = open_dataset(options.model_copy(update={"limit": limit}))
+    with progress.bar("looking at images", None):
+        scene = look(module, checkpoint.pose, dataset, options.height or checkpoint.pose.height)
+    selection = Selection(options.include, options.exclude, pointwise=True)
+    record = {"data": dataset.name, **sensitivity(module, layers, scene, selection, options.share, progress)}
+    if options.plot is None:
+        return record, ()
+    with atomic_path(options.plot, force=options.force) as temporary:
+        temporary.write_bytes(sensitivity_map(record["rows"], record["shares"], record["joint_names"]))
+    return record, (options.plot,)
 
 
 def inspect(options: InspectOptions, progress: Progress) -> StageResult:
     """Layers with their costs and what VBMF says of their kernels."""
+    _check(options)
     checkpoint = load(options)
     module = checkpoint.build()
     size = counting_size(checkpoint, options.input)
@@ -53,7 +118,7 @@ def inspect(options: InspectOptions, progress: Progress) -> StageResult:
                 }
             )
             advance(1)
-    record = {
+    record: dict[str, Any] = {
         "network": checkpoint.network.name,
         "options": dict(checkpoint.network.options),
         "input": list(size),
@@ -64,7 +129,10 @@ def inspect(options: InspectOptions, progress: Progress) -> StageResult:
         "history": list(checkpoint.history),
         "layers": rows,
     }
-    return StageResult(record)
+    files: tuple[Path, ...] = ()
+    if options.sensitivity:
+        record["sensitivity"], files = _measure(options, checkpoint, module, layers, progress)
+    return StageResult(record, files)
 
 
 STAGE = Stage(InspectOptions, inspect, "compress inspect model.pt")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-from compress.model.conventions import CONVENTIONS, layers_number, published_number
+from compress.model.conventions import CONVENTIONS, LAYER_CONVENTIONS, layers_number, published_number
 from compress.model.layers import LayerInfo, list_layers
 from compress.model.shapes import ShapesOnly
 from compress.networks.published import PUBLISHED, Published
@@ -21,11 +21,14 @@ class NetworksOptions(StageOptions):
 
 
 class _Counter:
-    """Builds a form of a network once, and runs it once an input size, whatever is counted."""
+    """Builds a form of a network once, and runs it once an input size, whatever is counted in the rows that follow.
+
+    Only the last few forms are kept: a hundred networks at a time are slow to collect.
+    """
 
     def __init__(self) -> None:
-        self.layers = cache(self._layers)
-        self.module = cache(self._module)
+        self.layers = lru_cache(4)(self._layers)
+        self.module = lru_cache(4)(self._module)
 
     def _module(self, name: str, options: tuple[tuple[str, Any], ...]) -> nn.Module:
         return build(NetworkSpec(name, dict(options))).eval()
@@ -59,13 +62,10 @@ def _row(entry: NetworkEntry, line: Published, counter: _Counter) -> dict[str, A
         layers = tuple(layer for layer in layers if layer.name.startswith(f"{line.part}."))
     params = sum(p.numel() for p in module.get_submodule(line.part).parameters())
     counted: float | None = None
-    if line.operations is not None:
-        whole = line.convention == "lite-hrnet"
-        counted = (
-            published_number(line.convention, module, line.input_size)
-            if whole
-            else layers_number(line.convention, layers)
-        )
+    if line.operations is not None and line.convention in LAYER_CONVENTIONS:
+        counted = layers_number(line.convention, layers)
+    elif line.operations is not None:
+        counted = published_number(line.convention, module, line.input_size)
     published = {
         "params": None if line.params is None else round(line.params * 1e6),
         "operations": line.operations,

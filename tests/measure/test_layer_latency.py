@@ -238,7 +238,7 @@ def test_nonsense_is_refused(network: nn.Module, tmp_path: Path) -> None:
         measure(network, {}, cache=tmp_path, rounds=0)
     with pytest.raises(UsageError, match="names of their own"):
         measure(network, {ORIGINAL: {}}, cache=tmp_path)
-    with pytest.raises(CheckpointError, match="no layer|does not have"):
+    with pytest.raises(CheckpointError, match="does not have"):
         measure(network, {"one": {"nowhere": ("svd", (1,))}}, cache=tmp_path)
     with pytest.raises(CheckpointError, match="can't have these ranks"):
         measure(network, {"one": {"point": ("svd", (500,))}}, cache=tmp_path)
