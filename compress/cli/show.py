@@ -112,6 +112,39 @@ def show_inspect(record: Record) -> None:
         ],
         left=3,
     )
+    if "sensitivity" in record:
+        show_sensitivity(record["sensitivity"])
+
+
+def show_sensitivity(record: Record) -> None:
+    """What each layer is worth in keypoints, at each rank."""
+    _table(
+        f"Each layer factorized alone, against the original's own {record['people']} people ({record['joints']} joints) "
+        f"in {record['images']} images of {record['data']} at height {record['height']}",
+        ["layer", "method", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost", "new",
+         "worst joint"],
+        [
+            (
+                row["name"],
+                row["method"],
+                row["share"],
+                ", ".join(map(str, row["ranks"])),
+                _share(*row["macs"]),
+                "-" if row["pixels"] is None else f"{row['pixels']:.2f}",
+                f"{row['loss']:.4f}",
+                row["lost_joints"],
+                row["lost_people"],
+                row["new_people"],
+                "{} {:.3f}".format(*max(_joint_losses(row), key=lambda found: found[1])),
+            )
+            for row in record["rows"]
+        ],
+        left=2,
+    )  # fmt: skip
+
+
+def _joint_losses(row: Record) -> list[tuple[str, float]]:
+    return [(joint, found["loss"]) for joint, found in row["joints"].items() if found["loss"] is not None]
 
 
 def show_factorize(record: Record) -> None:
@@ -172,6 +205,41 @@ def _spent(budget: Record) -> str:
         f"{line}; against the original, interleaved: x{gate['ratio']:.3f} of its time "
         f"(95 % interval {low:.3f} to {high:.3f}): {gate['verdict']}{kept}"
     )
+
+
+def show_search(record: Record) -> None:
+    """The points to choose from, beside the original."""
+    original, metric = record["original"], record["original"]["metric"]
+
+    def scored(value: float | None) -> list[str]:
+        return [] if metric is None or value is None else [f"{value:.3f}"]
+
+    points = sorted((row for row in record["trials"] if row["front"]), key=lambda row: row["cost"])
+    whole = ["original", "-", "-", millions(original["params"]), giga(original["macs"]), "1.000", "0", "-"]
+    _table(
+        f"{record['network']} at {'x'.join(map(str, record['input']))}, {record['budget']}: what no other point beats",
+        ["checkpoint", "forms", f"cost ({record['unit']})", "params", "MACs", "MACs kept", "map error", "recovered",
+         *([] if metric is None else [metric])],
+        [
+            [*whole, *scored(original["score"])],
+            *(
+                [
+                    row["checkpoint"],
+                    row["forms"],
+                    f"{row['cost']:.4g}",
+                    millions(row["params"]),
+                    giga(row["macs"]),
+                    _share(original["macs"], row["macs"]),
+                    f"{row['map_error']:.4f}",
+                    "yes" if row["tuned"] else "no",
+                    *scored(row["score"]),
+                ]
+                for row in points
+            ),
+        ],
+        left=2,
+    )  # fmt: skip
+    _console().print(headline("search", record), markup=False, soft_wrap=True)
 
 
 def show_attention(record: Record) -> None:
@@ -271,6 +339,7 @@ _SHOW: dict[str, Callable[[Record], None]] = {
     "init": show_init,
     "inspect": show_inspect,
     "factorize": show_factorize,
+    "search": show_search,
     "attention": show_attention,
     "train": show_train,
     "finetune": show_train,
@@ -299,6 +368,10 @@ def headline(stage: str, record: Record) -> str:
             f"({_share(*record['params'])}), MACs {giga(record['macs'][0])} -> {giga(record['macs'][1])} "
             f"({_share(*record['macs'])})"
         )
+    if stage == "search":
+        tried, kept = len(record["trials"]), sum(row["front"] for row in record["trials"])
+        left = f", {len(record['left'])} left for --resume" if record["left"] else ""
+        return f"{record['output']}: {kept} point(s) to choose from, {tried} tried{left}"
     if stage == "attention":
         return (
             f"{record['output']}: {len(record['blocks'])} block(s) {record['kind']}, parameters "

@@ -34,8 +34,9 @@ class Stage:
 SUMMARIES = {
     "networks": "List the networks that can be built by name",
     "init": "Write a checkpoint of a network: trained where weights ship with the package",
-    "inspect": "Print every layer: shape, cost, VBMF ranks, and why it can't be factorized",
+    "inspect": "Print every layer: shape, cost, VBMF ranks, why it can't be factorized, worth in keypoints",
     "factorize": "Factorize convolutions into pointwise, core, pointwise (Tucker-2)",
+    "search": "Try ranks, block forms and recovery within a time limit; keep what no other beats",
     "attention": "Swap attention blocks, or insert them after layers; fresh ones start as the identity",
     "train": "Train a network on annotated images",
     "finetune": "Fine-tune or distil a compressed network",

@@ -80,7 +80,7 @@ def test_each_form_has_a_time_for_each_step(table: LatencyTable) -> None:
     for settings in SETTINGS.values():
         for name, (method, ranks) in settings.items():
             assert len(table.curves[name, method]) == len(ranks) + 1
-            assert table.latency_ms(name, method, ranks) > 0
+            assert table.latency_ms(name, method, ranks) >= 0
     expected = table.original_ms - table.layers_ms["point"] + table.latency_ms("point", "svd", (8,))
     assert table.total_ms({"point": ("svd", (8,))}) == pytest.approx(expected)
 

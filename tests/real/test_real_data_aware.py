@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from compress.checkpoint import load_checkpoint
+from compress.data.coco import CocoDataset
+from compress.model.layers import list_layers
+from compress.model.maps import map_errors
+from compress.model.statistics import Calibration, measure_sensitivity
+from compress.ranks.budgeted import eligible, measure_curves, plan_within
+from compress.ranks.fixed import Ratio, Selection, make_plan
+from compress.stages.calibration import calibration_images
+from compress.surgery.data_aware import factorize_with_data
+from compress.surgery.factorize import factorize
+
+SIZE = (192, 256)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> None:
+    (path,) = assets.glob("weights/human-pose-estimation-0001/**/*.pth")
+    checkpoint = load_checkpoint(path)
+    module, name = checkpoint.build(), checkpoint.network.name
+    images = {}
+    for split in ("train2017", "val2017"):
+        annotations = assets / f"annotations/person_keypoints_{split}_subset.json"
+        data = CocoDataset(annotations, assets / "images/coco" / split)
+        images[split] = calibration_images(data, checkpoint.pose, SIZE[0], 12)
+    layers = list_layers(module, SIZE)
+    names, kept = eligible(layers, Selection(pointwise=True))
+    calibration = Calibration(
+        images["train2017"], measure_sensitivity(module, images["train2017"], names, positions=256)
+    )
+
+    half = make_plan(module, Ratio(Fraction(1, 2)), network=name, input_size=SIZE)
+    plain = map_errors(module, factorize(module, half).module, images["val2017"])
+    fitted = factorize_with_data(module, half, calibration, rounds=0)
+    aware = map_errors(module, fitted.module, images["val2017"])
+    assert plain["pafs"] > 0.7
+    assert aware["pafs"] < 0.4 * plain["pafs"]
+    assert all(x.output_error is not None and 0 < x.output_error < 0.5 for x in fitted.plan.changed)
+
+    # The same MACs spent over all layers and forms lose much less again.
+    curves = measure_curves(module, layers, kept, calibration)
+    bound = fitted.plan.macs[1]
+    rest = sum(x.macs for x in layers) - sum(listed[0].macs for listed in curves.candidates.values())
+    planned = plan_within(curves, bound, lambda _, x: x.macs, fixed=rest, network=name, input_size=SIZE)
+    assert not isinstance(planned, float)
+    assert planned.price <= bound
+    budgeted = factorize_with_data(module, planned.plan, calibration, rounds=0)
+    assert map_errors(module, budgeted.module, images["val2017"])["pafs"] < 0.7 * aware["pafs"]
