@@ -9,7 +9,7 @@ channel pruning by torch-pruning (group L2 norm) at about the same MACs; `int8` 
 same images; `stage` the network with a stage fewer, where it returns more than one. AP is OKS AP of all annotated
 images at the input's height, with the 95 % bootstrap interval over images of its difference to the original; map errors
 are relative squared errors of the final maps on the same images. Rows are written as they come; with an existing file
-only missing rows are computed.
+only missing rows are computed. A figure is drawn beside the table.
 """
 
 from __future__ import annotations
@@ -288,6 +288,31 @@ def rows() -> Iterator[Callable[[Bench], None]]:
     yield from (budgets, ratios, vbmf, tensorly, stage, int8, pruning)
 
 
+def draw(path: Path, rows_: list[dict[str, Any]]) -> None:
+    """AP by GMAC with the intervals of the difference to the original."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    good = [row for row in rows_ if row.get("gmacs")]
+    original = next(float(row["AP"]) for row in good if row["method"] == "original")
+    axes.axhline(original, color="0.6", linewidth=1, linestyle="--")
+    for method in dict.fromkeys(row["method"] for row in good):
+        points = sorted((float(r["gmacs"]), float(r["AP"]), float(r["dlow"]), float(r["dhigh"]), float(r["dAP"]))
+                        for r in good if r["method"] == method)  # fmt: skip
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        bars = [[p[4] - p[2] for p in points], [p[3] - p[4] for p in points]]
+        axes.errorbar(x, y, yerr=bars, marker="o", capsize=3, linewidth=1.5, label=method)
+    axes.set_xlabel("GMAC (executed, conv + linear)")
+    axes.set_ylabel("OKS AP, no training")
+    axes.set_ylim(bottom=-0.01)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Run the asked sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -299,13 +324,14 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--input", default="256x456")
-    parser.add_argument("--rows", default=",".join(section.__name__ for section in rows()))
+    parser.add_argument("--rows", default=",".join(section.__name__ for section in rows()), help="sections to run")
     parser.add_argument("-o", "--output", type=Path, required=True)
     bench = Bench(parser.parse_args())
     bench.add("original", "-", lambda: (bench.module, None))
     sections = {section.__name__: section for section in rows()}
     for name in bench.options.rows.split(","):
         sections[name](bench)
+    draw(bench.options.output.with_suffix(".png"), bench.rows)
 
 
 if __name__ == "__main__":

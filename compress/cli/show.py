@@ -119,10 +119,10 @@ def show_inspect(record: Record) -> None:
 def show_sensitivity(record: Record) -> None:
     """What each layer is worth in keypoints, at each rank."""
     _table(
-        f"Each layer factorized alone, against the original's own {record['people']} people ({record['joints']} joints) "
-        f"in {record['images']} images of {record['data']} at height {record['height']}",
-        ["layer", "method", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost", "new",
-         "worst joint"],
+        f"Each layer factorized alone, against the original's own {record['people']} people "
+        f"({record['joints']} joints) in {record['images']} images of {record['data']} at height {record['height']}",
+        ["layer", "method", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost",
+         "people new", "worst joint"],
         [
             (
                 row["name"],

@@ -195,6 +195,7 @@ class Problem:
         if bound is not None:
             refuse_rank(bound, outputs, "r4, the rank of the output channels,")
         if self.b == 1 and bound is None:
+            refuse_rank(ranks[0], outputs, "the rank of a matrix")
             return self._matrix(ranks[0])
         first = self.start()[: ranks[0]]
         second, core, last, error = self._second(first, bound)
@@ -322,7 +323,7 @@ def _cholesky(gram: Tensor) -> Tensor:
 def _power(matrix: Tensor, exponent: float) -> Tensor:
     """A power of a symmetric positive semi-definite matrix; null directions count as tiny ones."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(1e-10 * values[-1].clamp_min(1e-300)) ** exponent) @ vectors.T
+    return (vectors * values.clamp_min((1e-10 * values[-1]).clamp_min(1e-300)) ** exponent) @ vectors.T
 
 
 def _balance_two(first: Tensor, second: Tensor, b: int) -> tuple[Tensor, Tensor]:
