@@ -30,7 +30,6 @@ from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.edits import FactorizeEdit
 from compress.surgery.factorize import Factorized, factorize
 
-
 #: Calibration images on which final maps are compared at the end.
 COMPARED = 24
 

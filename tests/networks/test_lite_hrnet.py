@@ -190,7 +190,7 @@ def test_the_other_forms_are_told_apart(name: str, options: dict[str, Any]) -> N
 
 def test_weights_of_another_network_are_refused_with_the_names_that_differ() -> None:
     state = tensors(public_shapes(18, 17))
-    with pytest.raises(CheckpointError, match="missing: backbone.stage0.2.layers.0"):
+    with pytest.raises(CheckpointError, match=r"missing: backbone\.stage0\.2\.layers\.0"):
         fit(state, on_meta(depth=30), "lite-hrnet")
 
 
@@ -273,7 +273,8 @@ def test_maps_are_a_quarter_of_any_input_of_multiples_of_32(name: str, size: tup
 
 def test_no_layer_pools_to_a_fixed_size_but_one() -> None:
     pools = [part for part in on_meta().modules() if isinstance(part, nn.AdaptiveAvgPool2d)]
-    assert pools and all(pool.output_size == 1 for pool in pools)
+    assert pools
+    assert all(pool.output_size == 1 for pool in pools)
     with ShapesOnly():
         assert all(layer.calls for layer in list_layers(on_meta("cbam-lite-hrnet"), (64, 64)))
 

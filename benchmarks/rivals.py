@@ -1,0 +1,201 @@
+"""What else makes a pose network smaller: the methods that `benchmarks/quality.py` holds beside ours.
+
+Packages of the extra ``benchmarks`` are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import NetworkError, RankError
+from compress.export.to_onnx import export_onnx
+from compress.export.to_openvino import write_ir
+from compress.model.cost import cost
+from compress.model.maps import map_scales, probe
+from compress.plan import Plan
+from compress.pose.spec import PoseSpec
+from compress.ranks.fixed import Ratio, make_plan
+from compress.runtime.openvino_runner import OpenVinoRunner
+from compress.surgery.factorized import TuckerConv2d
+
+#: How far the MACs of a method with few settings may lie from those asked for, as a share of them.
+NEAR = 0.02
+
+#: Shares that people ask for, tried before finer ones.
+COMMON = (Fraction(2, 3), Fraction(1, 2), Fraction(1, 3), Fraction(1, 4))
+
+#: Steps in which channels are pruned, each of that share of them.
+PRUNING_STEPS = 100
+
+#: Images that gradients of the pruned network are taken on in each step.
+GRADIENT_IMAGES = 8
+
+
+def uniform_plan(module: nn.Module, network: str, size: tuple[int, int], macs: float) -> tuple[Fraction, Plan]:
+    """Tucker-2 of the kxk convolutions at the one share of all channels that comes nearest to so many MACs.
+
+    Raises
+    ------
+    RankError
+        If no share comes near.
+    """
+    whole = cost(module, size).macs
+
+    def planned(share: Fraction) -> tuple[float, Plan]:
+        plan = make_plan(module, Ratio(share), network=network, input_size=size)
+        return whole - plan.macs[0] + plan.macs[1], plan
+
+    tried = {share: planned(share) for share in COMMON}
+    low, high = 0, 128
+    while high - low > 1:
+        middle = (low + high) // 2
+        share = Fraction(middle, 128)
+        tried[share] = planned(share)
+        low, high = (middle, high) if tried[share][0] <= macs else (low, middle)
+    # Of shares that come about as near the common one, which was tried first, is taken.
+    share = min(tried, key=lambda share: round(abs(tried[share][0] - macs) / macs, 3))
+    reached, plan = tried[share]
+    if abs(reached - macs) > NEAR * macs:
+        least = min(found for found, _ in tried.values())
+        raise RankError(f"one share of all kxk convolutions gives no such MACs; the least is {least / 1e9:.2f} GMAC")
+    return share, plan
+
+
+def by_tensorly(module: nn.Module, plan: Plan) -> nn.Module:
+    """The planned layers in Tucker-2 form by `tensorly.decomposition.partial_tucker` of their weights."""
+    from tensorly import set_backend
+    from tensorly.decomposition import partial_tucker
+
+    set_backend("pytorch")
+    network = copy.deepcopy(module)
+    for entry in plan.changed:
+        layer: Any = network.get_submodule(entry.name)
+        r3, r4 = entry.ranks
+        (core, (last, first)), _ = partial_tucker(layer.weight.detach(), rank=[r4, r3], modes=[0, 1], init="svd")
+        new: Any = TuckerConv2d(layer, (r3, r4))
+        with torch.no_grad():
+            new.reduce.weight.copy_(first.T[:, :, None, None])
+            new.core.weight.copy_(core)
+            new.expand.weight.copy_(last[:, :, None, None])
+            if layer.bias is not None:
+                new.expand.bias.copy_(layer.bias)
+        parent, _, child = entry.name.rpartition(".")
+        setattr(network.get_submodule(parent), child, new)
+    return network
+
+
+def pruned(
+    module: nn.Module,
+    size: tuple[int, int],
+    macs: Sequence[float],
+    images: Sequence[Tensor],
+    importance: Literal["norm", "taylor"],
+) -> Iterator[nn.Module]:
+    """Networks whose channels torch-pruning thinned out, one for each number of MACs, which must fall.
+
+    Channels go in small steps and with all that depends on them. ``"norm"`` takes the same share of each group of
+    layers, those of the least L2 norm. ``"taylor"`` takes the least important ones of the whole network, by the first-order
+    Taylor expansion (Molchanov et al. 2019, arXiv:1906.10771) of random sums of the final maps on the images; there are
+    no labels, and the loss of a network against its own maps has no gradient.
+
+    Raises
+    ------
+    RankError
+        If pruning ends before so few MACs.
+    """
+    from torch_pruning import importance as importances
+    from torch_pruning.pruner import BasePruner
+
+    network = copy.deepcopy(module).eval().requires_grad_(True)
+    scales = map_scales(module, images)
+    some = images[:: max(1, len(images) // GRADIENT_IMAGES)][:GRADIENT_IMAGES]
+    generator = torch.Generator().manual_seed(0)
+    taylor = importance == "taylor"
+    pruner = BasePruner(
+        network,
+        torch.zeros(1, 3, *size),
+        importance=importances.GroupTaylorImportance() if taylor else importances.GroupMagnitudeImportance(p=2),
+        global_pruning=taylor,
+        pruning_ratio=1.0,
+        max_pruning_ratio=0.9,
+        iterative_steps=PRUNING_STEPS,
+        ignored_layers=map_layers(network, size),
+        output_transform=_added,
+    )
+    steps = 0
+    for wanted in macs:
+        while cost(network, size).macs > wanted:
+            if steps == PRUNING_STEPS:
+                raise RankError(f"pruning ends at {cost(network, size).macs / 1e9:.2f} GMAC")
+            if taylor:
+                network.zero_grad()
+                for image in some:
+                    probe(network(image)[-1], scales, generator).square().backward()
+            pruner.step()
+            steps += 1
+        yield copy.deepcopy(network).requires_grad_(True).eval()
+
+
+def _added(stages: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """All maps as one number, from which torch-pruning follows the graph backwards."""
+    return torch.stack([value.sum() for stage in stages for value in stage.values()]).sum()
+
+
+def map_layers(module: nn.Module, size: tuple[int, int]) -> list[nn.Module]:
+    """The layers whose outputs are maps: their channels mean joints and limbs, so all must stay."""
+    outputs: dict[nn.Module, Tensor] = {}
+    hooks = [
+        part.register_forward_hook(lambda part, _, output: outputs.__setitem__(part, output))
+        for part in module.modules()
+        if not list(part.children())
+    ]
+    try:
+        with torch.no_grad():
+            stages = module(torch.zeros(1, 3, *size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps = [value for stage in stages for value in stage.values()]
+    return [part for part, output in outputs.items() if any(output is value for value in maps)]
+
+
+def quantised(module: nn.Module, pose: PoseSpec, images: Sequence[Tensor], folder: Path) -> OpenVinoRunner:
+    """The network in eight bits by NNCF's post-training quantization, on OpenVINO."""
+    import nncf
+    import openvino
+
+    write_ir(export_onnx(module, pose, folder / "model.onnx"), folder / "model.xml")
+    model = nncf.quantize(
+        openvino.Core().read_model(folder / "model.xml"),
+        nncf.Dataset([image.numpy() for image in images]),
+        subset_size=len(images),
+    )
+    openvino.save_model(model, folder / "int8.xml", compress_to_fp16=False)
+    return OpenVinoRunner(folder / "int8.xml")
+
+
+def stage_fewer(module: nn.Module) -> nn.Module:
+    """The network without its last stage: the maps of the stage before are the output, and nothing else is left.
+
+    Raises
+    ------
+    NetworkError
+        If it has only one stage.
+    """
+    traced = torch.fx.symbolic_trace(module)
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    (stages,) = output.args
+    if not isinstance(stages, (list, tuple)) or len(stages) < 2:
+        raise NetworkError("the network has a single stage")
+    output.args = (list(stages)[:-1],)
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced.eval()
