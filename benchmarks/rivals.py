@@ -101,7 +101,7 @@ def pruned(
     """Networks whose channels torch-pruning thinned out, one for each number of MACs, which must fall.
 
     Channels go in small steps and with all that depends on them. ``"norm"`` takes the same share of each group of
-    layers, those of the least L2 norm. ``"taylor"`` takes the least important ones of the whole network, by the first-order
+    layers, those of the least L2 norm. ``"taylor"`` takes the least important ones of the whole network, by first-order
     Taylor expansion (Molchanov et al. 2019, arXiv:1906.10771) of random sums of the final maps on the images; there are
     no labels, and the loss of a network against its own maps has no gradient.
 
