@@ -29,6 +29,7 @@ from compress.stages.registry import Stage
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.edits import FactorizeEdit
 from compress.surgery.factorize import Factorized, factorize
+from compress.surgery.fold import fold
 
 #: Calibration images on which final maps are compared at the end.
 COMPARED = 24
@@ -59,6 +60,7 @@ class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     include: tuple[str, ...] = option((), "Only layers of this name or pattern; repeat for more")
     exclude: tuple[str, ...] = option((), "Leave out layers of this name or pattern; repeat for more")
     pointwise: bool = option(False, "Factorize 1x1 convolutions and linear layers too (by SVD); a --budget always may")
+    fold: bool = option(False, "First fold batch normalisation, and 1x1 after 1x1, into the convolution before it")
     save_plan: Path | None = option(None, "Write the plan as JSON", output=True)
     dry_run: bool = option(False, "Show what would be done and write no checkpoint")
     output: Path | None = option(
@@ -176,6 +178,9 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     checkpoint = load(options)
     module = checkpoint.build()
     size = counting_size(checkpoint, options.input)
+    before = cost(module, size)
+    folded = fold(module, size) if options.fold else None
+    module = module if folded is None else folded.module
     dataset = open_dataset(options) if options.has_data else None
     notices = []
     if dataset is None and options.budget is not None:
@@ -195,9 +200,11 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         plan = _choose(options, checkpoint, module, size)
         done = _apply(module, plan, images, options.rounds, progress)
     plan = done.plan
+    if folded is not None:
+        notices.append(f"{len(folded.edit.pairs)} layers folded into the convolution before them")
     if images:
         notices.append(f"factors fitted to {len(images)} images of {dataset.name}")  # type: ignore[union-attr]
-    before, after = cost(module, size), cost(done.module, size)
+    after = cost(done.module, size)
     record: dict[str, Any] = {
         "output": None if options.dry_run else str(output),
         "network": checkpoint.network.name,
@@ -229,7 +236,7 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         smaller = snapshot(
             checkpoint,
             done.module,
-            edits=(edit,) if edit.layers else (),
+            edits=(*((folded.edit,) if folded and folded.edit.pairs else ()), *((edit,) if edit.layers else ())),
             command="factorize",
             policy=dict(plan.policy),
             layers=[asdict(layer) for layer in done.plan.layers],

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
 from compress.errors import CheckpointError
 from compress.model.cost import cost
+from compress.stages.base import Silent
+from compress.stages.factorize import FactorizeOptions, run
 from compress.surgery.edits import edit_from_dict
 from compress.surgery.fold import FoldEdit, fold
 
@@ -93,3 +95,16 @@ def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
 def test_an_edit_that_does_not_fit_is_refused(network: Between, pair: tuple[str, str]) -> None:
     with pytest.raises(CheckpointError):
         FoldEdit((pair,)).apply(network)
+
+
+def test_the_command_folds_before_it_factorizes(tmp_path: Path) -> None:
+    checkpoint = initial_checkpoint("default", {}, seed=0, trained=True)
+    save_checkpoint(checkpoint, tmp_path / "m.pt")
+    options = FactorizeOptions(
+        model=tmp_path / "m.pt", ratio="1/2", fold=True, output=tmp_path / "s.pt", input=(64, 64)
+    )
+    record = run(options, Silent()).record
+    smaller = load_checkpoint(tmp_path / "s.pt")
+    assert [edit.kind for edit in smaller.edits] == ["fold", "factorize"]
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in smaller.build().modules())
+    assert record["macs"][1] < record["macs"][0] == cost(checkpoint.build(), (64, 64)).macs
