@@ -1,194 +1,335 @@
-"""Accuracy without training at equal MACs: ours beside what the world copies, one run, one table.
+"""Accuracy at equal MACs: ours beside what the world does instead; one run, one table, one figure.
 
-    python benchmarks/quality.py CHECKPOINT --calibrate-annotations FILE --calibrate-images DIR \
-        --annotations FILE --images DIR [--input 256x456] [--rows budgets,ratios,...] -o FILE.csv
+    python benchmarks/quality.py --assets DIR [--rows budgets,ratios,...] [--recover-steps N] -o FILE.csv
 
-Rows: `budgets` and `ratios` are ours (data-aware, no labels); `tensorly` is weight-only Tucker-2 by
-`tensorly.partial_tucker` at a uniform ratio; `vbmf` EVBMF ranks, weights alone and fitted to data; `pruning` uniform
-channel pruning by torch-pruning (group L2 norm) at about the same MACs; `int8` NNCF post-training quantization with the
-same images; `stage` the network with a stage fewer, where it returns more than one. AP is OKS AP of all annotated
-images at the input's height, with the 95 % bootstrap interval over images of its difference to the original; map errors
-are relative squared errors of the final maps on the same images. Rows are written as they come; with an existing file
-only missing rows are computed. A figure is drawn beside the table.
+The folder holds `weights/human-pose-estimation-0001`, `images/coco/train2017` (fitted to, without labels),
+`images/coco/val2017` with `annotations/person_keypoints_val2017_subset.json` (scored), and `images/lspet400` (for the
+recovery, with train2017). `--checkpoint`, `--data`, `--calibrate-data` and `--recover-data` name others; without any
+the default network meets drawn people.
+
+Rows: `budgets` and `ratios` are ours (forms and ranks by a budget; Tucker-2 of the kxk convolutions at one ratio, from
+weights alone and fitted to data); `tensorly` is Tucker-2 of the same layers by `partial_tucker`; `vbmf` EVBMF ranks;
+`pruning` channel pruning by torch-pruning, by norm and by Taylor importance; `int8` NNCF post-training quantization on
+OpenVINO; `stage` the network with a stage fewer. All are asked for the same MACs where they can be; what can't be made
+says why.
+
+AP is OKS AP of all annotated images at the input's height, with 95 % bootstrap intervals over images, of the difference
+to the original over the same draws; map errors are relative squared errors of the final maps on these images. With
+`--recover-steps` each network is scored again after the same distillation without labels: same loop, steps and images,
+the backbone (`--freeze`) as it is but in pruned networks, where it lost channels; INT8 networks are not trained.
+
+Rows are written as they come, and rows that are there already are not computed again; delete a line to renew it. The
+table and the figure beside the file are made from it at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import csv
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality_table import ORIGINAL, Row, draw, markdown, read_rows, write_rows
+from rivals import Pruning, by_tensorly, quantised, stage_fewer, uniform_plan
 from torch import nn
 
-from compress.checkpoint import Checkpoint, load_checkpoint
-from compress.data.coco import CocoDataset
-from compress.data.sample import iterate
+from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint
+from compress.data.augment import Augmentation
+from compress.data.sample import Dataset, Sample
+from compress.data.source import open_data
+from compress.errors import CompressError
 from compress.evaluate import evaluate
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import write_ir
+from compress.files import write_text
+from compress.measure.bootstrap import Matches, ap_difference, ap_interval, match_people
+from compress.measure.gate import never_slower
 from compress.model.cost import cost
 from compress.model.layers import list_layers
-from compress.model.maps import map_errors
 from compress.plan import Plan
-from compress.pose.resampled_ap import average_precision, match_images
 from compress.ranks.budget import parse_budget
 from compress.ranks.budgeted import eligible
-from compress.ranks.fixed import Ratio, Selection, Vbmf, make_plan, parse_ratio
+from compress.ranks.fixed import Selection, Vbmf, make_plan
 from compress.runtime.openvino_runner import OpenVinoRunner
+from compress.runtime.runner import Array, Runner
 from compress.runtime.torch_runner import TorchRunner
 from compress.stages.base import Silent
-from compress.stages.budgeting import Work, within_cost
+from compress.stages.budgeting import within_cost
 from compress.stages.calibration import calibrate, calibration_images, curves_of
+from compress.stages.work import Work
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.factorize import factorize
-from compress.surgery.factorized import TuckerConv2d
+from compress.training.loop import FineTuneOptions, finetune
 
-BUDGETS = (6.5, 5.9, 5.28, 4.63, 4.0, 3.5)
-COLUMNS = (
-    "method", "setting", "gmacs", "params", "AP", "low", "high", "dAP", "dlow", "dhigh", "heatmaps", "pafs", "seconds",
-)  # fmt: skip
-DRAWS = 1000
+REAL = "human-pose-estimation-0001"
+REAL_BUDGETS = ("6.5G", "5.9G", "5.28G", "4.63G", "4G", "3.5G")
+SHARES = ("0.85", "0.77", "0.69", "0.6", "0.52", "0.455")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A rival's network; with what runs it, where that is not torch, and what recovery may do to it."""
+
+    module: nn.Module
+    runner: Runner | None = None
+    trainable: bool = True
+    freeze: bool = True
+
+
+class First:
+    """The first samples of a data set."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self._dataset, self._count = dataset, min(count, len(dataset))
+        self.name, self.annotated = dataset.name, dataset.annotated
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        if index >= self._count:
+            raise IndexError(index)
+        return self._dataset[index]
+
+    def ground_truth(self) -> dict[str, Any]:
+        """Of the whole data set."""
+        return self._dataset.ground_truth()
+
+
+class Watched:
+    """A runner that keeps the maps it gives, or holds them against others' of the same images."""
+
+    def __init__(self, runner: Runner, wanted: list[dict[str, Array]] | None = None) -> None:
+        self.name, self.device, self.precision = runner.name, runner.device, runner.precision
+        self.threads, self.pose = runner.threads, runner.pose
+        self.maps: list[dict[str, Array]] = []
+        self._runner, self._wanted, self._done = runner, wanted, 0
+        self._lost = dict.fromkeys(runner.pose.outputs, 0.0)
+        self._whole = dict.fromkeys(runner.pose.outputs, 0.0)
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Maps of images; see `compress.runtime.runner.Runner.run`."""
+        maps = self._runner.run(images)
+        if self._wanted is None:
+            self.maps.append(maps)
+            return maps
+        for name, wanted in self._wanted[self._done].items():
+            self._lost[name] += float(np.square(maps[name] - wanted, dtype=np.float64).sum())
+            self._whole[name] += float(np.square(wanted, dtype=np.float64).sum())
+        self._done += 1
+        return maps
+
+    def errors(self) -> dict[str, float]:
+        """Relative squared error of each kind of map."""
+        return {name: self._lost[name] / (self._whole[name] or 1.0) for name in self._lost}
+
+    def close(self) -> None:
+        """Give up what the runtime holds."""
+        self._runner.close()
 
 
 class Bench:
     """The original, the images, and the rows so far."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.checkpoint: Checkpoint = load_checkpoint(options.checkpoint)
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.checkpoint = _checkpoint(options)
         self.module = self.checkpoint.build()
-        height, width = options.input.split("x")
+        height, width = options.input.split("x") if options.input else self._own_size()
         self.size = (int(height), int(width))
-        self.dataset = CocoDataset(options.annotations, options.images)
-        calibration = CocoDataset(options.calibrate_annotations, options.calibrate_images)
-        self.images = calibration_images(calibration, self.checkpoint.pose, self.size[0], options.calibrate)
-        self.dev = calibration_images(self.dataset, self.checkpoint.pose, self.size[0], len(self.dataset))
-        self.truth = self.dataset.ground_truth()
-        self.ids = [sample.image_id for sample in iterate(self.dataset)]
-        self.rows: list[dict[str, Any]] = []
-        if options.output.exists():
-            with options.output.open() as file:
-                self.rows = list(csv.DictReader(file))
-        self.draws = [np.random.default_rng(seed).choice(len(self.ids), len(self.ids)) for seed in range(DRAWS)]
-        self.original: list[float] = []
+        self.dataset = First(_data(options), options.limit or 10**9)
+        self.name, self.pose = self.checkpoint.network.name, self.checkpoint.pose
+        self.total = cost(self.module, self.size).macs
+        self.budgets = options.budget or (REAL_BUDGETS if self.name == REAL else SHARES)
+        self.rows: list[Row] = read_rows(options.output)
 
-    def known(self, method: str, setting: str) -> bool:
-        """Whether that row is there already."""
-        return any((row["method"], row["setting"]) == (method, setting) for row in self.rows)
+    def _own_size(self) -> tuple[int, int]:
+        return (256, 456) if self.checkpoint.network.name == REAL else self.checkpoint.pose.size
 
-    def score(self, runner: Any) -> tuple[float, list[float]]:
-        """AP, and AP of the bootstrap draws."""
+    def macs(self, budget: str) -> float:
+        """So many MACs a budget stands for."""
+        return parse_budget(f"macs={budget}").bound(self.total)
+
+    @cached_property
+    def images(self) -> list[torch.Tensor]:
+        """What factors, importances and eight bits are fitted to."""
+        count = min(self.options.calibrate, self.options.limit or self.options.calibrate)
+        dataset = open_data(_named(self.options, "calibrate_data", "synthetic:1:64", "images/coco/train2017"))
+        return calibration_images(dataset, self.pose, self.size[0], max(2, count))
+
+    @cached_property
+    def original(self) -> tuple[Matches, list[dict[str, Array]]]:
+        """What the original finds, and its maps."""
+        watched = Watched(TorchRunner(self.module, self.pose))
+        return self._find(watched), watched.maps
+
+    @cached_property
+    def exported(self) -> OpenVinoRunner:
+        """The original on OpenVINO."""
+        return self._export(self.module, "original")
+
+    def _find(self, runner: Runner) -> Matches:
         found = evaluate(self.dataset, runner, height=self.size[0])
-        matches = match_images(self.truth, found.detections)
-        images = [matches[i] for i in self.ids]
-        return found.score.metrics["AP"], [average_precision([images[i] for i in draw]) for draw in self.draws]
+        ids = [self.dataset[index].image_id for index in range(len(self.dataset))]
+        return match_people(self.dataset.ground_truth(), found.detections, ids)
 
-    def add(self, method: str, setting: str, make: Callable[[], tuple[nn.Module, Any]]) -> None:
-        """Make a network, score it, write the row."""
-        if self.known(method, setting):
-            return
-        start = time.perf_counter()
-        try:
-            module, runner = make()
-        except Exception as error:  # a rival that can't run says so in its row
-            self._write({"method": method, "setting": setting, "AP": f"{type(error).__name__}: {str(error)[:120]}"})
-            return
-        seconds = time.perf_counter() - start
-        runner = runner or TorchRunner(module, self.checkpoint.pose)
-        if not self.original:
-            self.original = self.score(TorchRunner(self.module, self.checkpoint.pose))[1]
-        ap, draws = self.score(runner)
-        differences = np.array(draws) - np.array(self.original)
-        counted = cost(module, self.size)
-        macs = module.used_macs(self.size) if isinstance(module, _Earlier) else counted.macs
-        errors = {} if runner.name != "torch" else map_errors(self.module, module, self.dev)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        dlow, dhigh = np.percentile(differences, [2.5, 97.5])
-        self._write(
-            {
-                "method": method, "setting": setting, "gmacs": f"{macs / 1e9:.3f}",
-                "params": counted.params, "AP": f"{ap:.4f}", "low": f"{low:.3f}", "high": f"{high:.3f}",
-                "dAP": f"{differences.mean():.4f}", "dlow": f"{dlow:.3f}", "dhigh": f"{dhigh:.3f}",
-                **{kind: f"{value:.5f}" for kind, value in errors.items()}, "seconds": round(seconds),
-            }
-        )  # fmt: skip
+    def _export(self, module: nn.Module, name: str) -> OpenVinoRunner:
+        path = self.folder / f"{name}.onnx"
+        write_ir(export_onnx(module, self.pose, path, force=True), path.with_suffix(".xml"))
+        return OpenVinoRunner(path.with_suffix(".xml"))
 
-    def _write(self, row: dict[str, Any]) -> None:
-        print(row, flush=True)
-        self.rows.append(row)
-        with self.options.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
+    def known(self, method: str, setting: str, steps: int = 0) -> bool:
+        """Whether that row is there already."""
+        return any((x["method"], x["setting"], int(x["steps"])) == (method, setting, steps) for x in self.rows)
+
+    def add(self, method: str, setting: str, make: Callable[[], Made]) -> None:
+        """Make a network, score it before and after recovery, write its rows."""
+        wanted = [s for s in sorted({0, self.options.recover_steps}) if not self.known(method, setting, s)]
+        if method == ORIGINAL:
+            wanted = [s for s in wanted if not s]
+        made, start = None, time.perf_counter()
+        for steps in wanted:
+            row = {"method": method, "setting": setting, "steps": steps}
+            try:
+                made = made or make()
+                if steps and not made.trainable:
+                    continue
+                module = self.recovered(made) if steps else made.module
+                seconds = time.perf_counter() - start
+                facts = self.measure(module, made.runner) | {"seconds": f"{seconds:.0f}"}
+            except Exception as error:  # a rival that can't be made or run says so in its row
+                what = error.what if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
+                facts = {"note": " ".join(what.split())[:200]}
+            print(row | facts, flush=True)
+            self.rows.append({name: str(value) for name, value in (row | facts).items()})
+            write_rows(self.options.output, self.rows)
+            self.rows = read_rows(self.options.output)
+            if made is None:
+                return
+
+    def measure(self, module: nn.Module, runner: Runner | None) -> dict[str, str]:
+        """Costs, AP, errors of the maps, and latency if that is asked for."""
+        matches, maps = self.original
+        watched = Watched(runner or TorchRunner(module, self.pose), maps)
+        found = self._find(watched)
+        ap, difference, counted = ap_interval(found), ap_difference(matches, found), cost(module, self.size)
+        facts = {"gmacs": f"{counted.macs / 1e9:.3f}", "params": str(counted.params)}
+        facts |= {"AP": f"{ap.value:.4f}", "low": f"{ap.low:.3f}", "high": f"{ap.high:.3f}"}
+        facts |= {"dlow": f"{difference.low:.3f}", "dhigh": f"{difference.high:.3f}"}
+        facts |= {kind: f"{value:.5f}" for kind, value in watched.errors().items() if kind in ("heatmaps", "pafs")}
+        if self.options.latency:
+            timed = runner or self._export(module, "result")
+            gate = never_slower(self.exported, timed, (1, 3, *self.size))
+            ends = {"llow": f"{gate.interval[0]:.3f}", "lhigh": f"{gate.interval[1]:.3f}"}
+            facts |= {"latency": f"{gate.ratio:.3f}", **ends}
+        return facts
+
+    def recovered(self, made: Made) -> nn.Module:
+        """The network after a short distillation without labels."""
+        names = [name for name, _ in made.module.named_modules()]
+        frozen = [x for x in self.options.freeze if made.freeze and any(fnmatchcase(name, x) for name in names)]
+        options = FineTuneOptions(
+            steps=self.options.recover_steps,
+            batch_size=self.options.recover_batch,
+            size=(256, 256),
+            learning_rate=self.options.recover_rate,
+            freeze=tuple(frozen),
+            label_weight=0.0,
+            augmentation=Augmentation(rotate=15.0),
+            checkpoint_every=None,
+        )
+        folders = ("images/coco/train2017", "images/lspet400")
+        data = open_data(_named(self.options, "recover_data", "synthetic:2:500", *folders))
+        return finetune(made.module, data, options, pose=self.pose, teacher=self.module).module
 
 
 def budgets(bench: Bench) -> None:
     """Ours: forms and ranks by a budget of MACs."""
-    wanted = [b for b in BUDGETS if not bench.known("budget, data-aware", f"macs={b:g}G")]
-    if not wanted:
-        return
-    layers = list_layers(bench.module, bench.size)
-    calibration, curves = curves_of(bench.module, layers, Selection(pointwise=True), bench.images, Silent())
-    name = bench.checkpoint.network.name
-    work = Work(bench.module, name, bench.size, curves, calibration, bench.options.rounds)
-    for budget in wanted:
-        text = f"macs={budget:g}G"
-        bench.add(
-            "budget, data-aware",
-            text,
-            lambda text=text: (within_cost(work, parse_budget(text), Silent())[0].module, None),
-        )
+    found: list[Work] = []
+
+    def made(text: str) -> Made:
+        if not found:  # statistics and curves are the same for all budgets
+            layers = list_layers(bench.module, bench.size)
+            calibration, curves = curves_of(bench.module, layers, Selection(pointwise=True), bench.images, Silent())
+            found.append(Work(bench.module, bench.name, bench.size, curves, calibration, bench.options.rounds))
+        return Made(within_cost(found[0], parse_budget(text), Silent())[0].module)
+
+    for budget in bench.budgets:
+        bench.add("budget, data-aware", f"macs={budget}", partial(made, f"macs={budget}"))
 
 
 def ratios(bench: Bench) -> None:
     """Ours: the paper's form, Tucker-2 of kxk convolutions at one ratio, weights alone and fitted to data."""
-    for text in ("1/2", "1/3"):
-        plan = _plan(bench, Ratio(parse_ratio(text)))
-        bench.add("ratio, weights alone", text, lambda plan=plan: (factorize(bench.module, plan).module, None))
-        bench.add("ratio, data-aware", text, lambda plan=plan: (_fitted(bench, plan), None))
-
-
-def vbmf(bench: Bench) -> None:
-    """EVBMF ranks."""
-    plan = _plan(bench, Vbmf())
-    bench.add("EVBMF, weights alone", "vbmf", lambda: (factorize(bench.module, plan).module, None))
-    bench.add("EVBMF, data-aware", "vbmf", lambda: (_fitted(bench, plan), None))
+    _uniform(bench, "ratio, weights alone", lambda plan: factorize(bench.module, plan).module)
+    _uniform(bench, "ratio, data-aware", partial(_fitted, bench))
 
 
 def tensorly(bench: Bench) -> None:
     """What the world copies."""
-    for text in ("1/2", "1/3"):
-        plan = _plan(bench, Ratio(parse_ratio(text)))
-        bench.add("tensorly partial_tucker", text, lambda plan=plan: (_by_tensorly(bench.module, plan), None))
+    _uniform(bench, "tensorly partial_tucker", partial(by_tensorly, bench.module))
+
+
+def _uniform(bench: Bench, method: str, make: Callable[[Plan], nn.Module]) -> None:
+    for budget in bench.budgets:
+        setting = f"macs={budget}"
+        try:
+            share, plan = uniform_plan(bench.module, bench.name, bench.size, bench.macs(budget))
+            setting = str(share)
+        except CompressError as error:
+            bench.add(method, setting, partial(_refused, error))
+            continue
+        bench.add(method, setting, partial(_made, make, plan))
+
+
+def _made(make: Callable[[Plan], nn.Module], plan: Plan) -> Made:
+    return Made(make(plan))
+
+
+def _refused(error: CompressError) -> Made:
+    raise error
+
+
+def vbmf(bench: Bench) -> None:
+    """EVBMF ranks, which have MACs of their own."""
+    plan = make_plan(bench.module, Vbmf(), network=bench.name, input_size=bench.size)
+    bench.add("EVBMF, weights alone", "vbmf", lambda: Made(factorize(bench.module, plan).module))
+    bench.add("EVBMF, data-aware", "vbmf", lambda: Made(_fitted(bench, plan)))
 
 
 def pruning(bench: Bench) -> None:
-    """Channels left out by norm, the same share everywhere."""
-    for share in (0.17, 0.28, 0.41):
-        bench.add(
-            "torch-pruning, group norm", f"{share:g} of channels", lambda share=share: (_pruned(bench, share), None)
-        )
+    """Channels left out, the same share of each layer by norm, or the least important of all."""
+
+    def made(found: list[Pruning], importance: str, macs: float) -> Made:
+        if not found:  # one course of pruning passes by all budgets
+            found.append(Pruning(bench.module, bench.size, bench.images, taylor=importance == "taylor"))
+        return Made(found[0].to(macs), freeze=False)
+
+    for method, importance in (("torch-pruning, L2 norm", "norm"), ("torch-pruning, Taylor", "taylor")):
+        found: list[Pruning] = []
+        for budget in bench.budgets:
+            bench.add(method, f"macs={budget}", partial(made, found, importance, bench.macs(budget)))
 
 
 def int8(bench: Bench) -> None:
     """Eight bits by NNCF, run by OpenVINO."""
-    bench.add("NNCF INT8", "post-training", lambda: (bench.module, _quantised(bench)))
+
+    def made() -> Made:
+        runner = quantised(bench.module, bench.pose, bench.images, bench.folder)
+        return Made(bench.module, runner, trainable=False)
+
+    bench.add("NNCF INT8", "post-training", made)
 
 
 def stage(bench: Bench) -> None:
     """The maps of the last stage but one."""
-    bench.add("a stage fewer", "-1", lambda: (_Earlier(bench.module), None))
-
-
-def _plan(bench: Bench, policy: Any) -> Plan:
-    return make_plan(bench.module, policy, network=bench.checkpoint.network.name, input_size=bench.size)
+    bench.add("a stage fewer", "-1", lambda: Made(stage_fewer(bench.module)))
 
 
 def _fitted(bench: Bench, plan: Plan) -> nn.Module:
@@ -198,140 +339,67 @@ def _fitted(bench: Bench, plan: Plan) -> nn.Module:
     return factorize_with_data(bench.module, plan, calibration, rounds=bench.options.rounds).module
 
 
-def _by_tensorly(module: nn.Module, plan: Plan) -> nn.Module:
-    from tensorly import set_backend
-    from tensorly.decomposition import partial_tucker
-
-    set_backend("pytorch")
-    network = copy.deepcopy(module)
-    for entry in plan.changed:
-        layer = network.get_submodule(entry.name)
-        r3, r4 = entry.ranks
-        (core, (last, first)), _ = partial_tucker(layer.weight.detach(), rank=[r4, r3], modes=[0, 1], init="svd")
-        new = TuckerConv2d(layer, (r3, r4))
-        with torch.no_grad():
-            new.reduce.weight.copy_(first.T[:, :, None, None])
-            new.core.weight.copy_(core)
-            new.expand.weight.copy_(last[:, :, None, None])
-            if layer.bias is not None:
-                new.expand.bias.copy_(layer.bias)
-        parent, _, child = entry.name.rpartition(".")
-        setattr(network.get_submodule(parent), child, new)
-    return network
+def _checkpoint(options: argparse.Namespace) -> Checkpoint:
+    if options.checkpoint:
+        return load_checkpoint(options.checkpoint)
+    if options.assets:
+        return load_checkpoint(options.assets / "weights" / REAL / f"{REAL}.pth")
+    return initial_checkpoint("default")
 
 
-def _pruned(bench: Bench, share: float) -> nn.Module:
-    import torch_pruning
-
-    network = copy.deepcopy(bench.module)
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    example = torch.zeros(1, 3, *bench.size)
-    maps = {value.shape[1] for value in network(example)[-1].values()}
-    outputs = [x for x in network.modules() if isinstance(x, nn.Conv2d) and x.out_channels in maps]
-    pruner = torch_pruning.pruner.BasePruner(
-        network,
-        example,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=share,
-        ignored_layers=outputs,
-        round_to=8,
-        output_transform=lambda stages: sum(value.sum() for part in stages for value in part.values()),
-    )
-    pruner.step()
-    return network.eval()
+def _data(options: argparse.Namespace) -> Dataset:
+    if options.assets and not (options.data or options.annotations):
+        file = options.assets / "annotations" / "person_keypoints_val2017_subset.json"
+        return open_data(None, annotations=file, images=options.assets / "images" / "coco" / "val2017")
+    if options.annotations or options.images:
+        return open_data(options.data, annotations=options.annotations, images=options.images)
+    return open_data(options.data or "synthetic:0:100")
 
 
-def _quantised(bench: Bench) -> OpenVinoRunner:
-    import nncf
-    import openvino
-
-    folder = Path(tempfile.mkdtemp())
-    write_ir(export_onnx(bench.module, bench.checkpoint.pose, folder / "m.onnx"), folder / "m.xml")
-    data = nncf.Dataset([image.numpy() for image in bench.images])
-    model = nncf.quantize(openvino.Core().read_model(folder / "m.xml"), data, subset_size=len(bench.images))
-    openvino.save_model(model, folder / "int8.xml")
-    return OpenVinoRunner(folder / "int8.xml")
+def _named(options: argparse.Namespace, key: str, drawn: str, *folders: str) -> str:
+    """The data that an option names, or those of the assets, or drawn people."""
+    real = "images:" + ",".join(str(options.assets / folder) for folder in folders) if options.assets else drawn
+    return str(getattr(options, key) or real)
 
 
-class _Earlier(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        stages = self.network(images)
-        if len(stages) < 2:
-            raise ValueError("the network has a single stage")
-        return stages[:-1]
-
-    def used_macs(self, size: tuple[int, int]) -> int:
-        """MACs of the layers that the earlier stage's maps depend on."""
-        outputs: dict[str, torch.Tensor] = {}
-        layers = {layer.name: layer for layer in list_layers(self.network, size)}
-        handles = [
-            self.network.get_submodule(name).register_forward_hook(
-                lambda _, inputs, output, name=name: outputs.__setitem__(name, output)
-            )
-            for name in layers
-        ]
-        maps = self(torch.zeros(1, 3, 64, 64, requires_grad=True))[-1]
-        for handle in handles:
-            handle.remove()
-        total = sum(value.sum() for value in maps.values())
-        reached = torch.autograd.grad(total, list(outputs.values()), allow_unused=True)
-        return sum(layers[name].macs for name, found in zip(outputs, reached, strict=True) if found is not None)
-
-
-def rows() -> Iterator[Callable[[Bench], None]]:
-    """All sections by name."""
-    yield from (budgets, ratios, vbmf, tensorly, stage, int8, pruning)
-
-
-def draw(path: Path, rows_: list[dict[str, Any]]) -> None:
-    """AP by GMAC with the intervals of the difference to the original."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    good = [row for row in rows_ if row.get("gmacs")]
-    original = next(float(row["AP"]) for row in good if row["method"] == "original")
-    axes.axhline(original, color="0.6", linewidth=1, linestyle="--")
-    for method in dict.fromkeys(row["method"] for row in good):
-        points = sorted((float(r["gmacs"]), float(r["AP"]), float(r["dlow"]), float(r["dhigh"]), float(r["dAP"]))
-                        for r in good if r["method"] == method)  # fmt: skip
-        x, y = [p[0] for p in points], [p[1] for p in points]
-        bars = [[p[4] - p[2] for p in points], [p[3] - p[4] for p in points]]
-        axes.errorbar(x, y, yerr=bars, marker="o", capsize=3, linewidth=1.5, label=method)
-    axes.set_xlabel("GMAC (executed, conv + linear)")
-    axes.set_ylabel("OKS AP, no training")
-    axes.set_ylim(bottom=-0.01)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+#: All sections by name, the quick ones first.
+SECTIONS = {x.__name__: x for x in (stage, tensorly, int8, vbmf, ratios, budgets, pruning)}
 
 
 def main() -> None:
-    """Run the asked sections."""
+    """Run the asked sections and make the table and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--annotations", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--calibrate-annotations", type=Path, required=True)
-    parser.add_argument("--calibrate-images", type=Path, required=True)
-    parser.add_argument("--calibrate", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--input", default="256x456")
-    parser.add_argument("--rows", default=",".join(section.__name__ for section in rows()), help="sections to run")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    bench = Bench(parser.parse_args())
-    bench.add("original", "-", lambda: (bench.module, None))
-    sections = {section.__name__: section for section in rows()}
-    for name in bench.options.rows.split(","):
-        sections[name](bench)
-    draw(bench.options.output.with_suffix(".png"), bench.rows)
+    add = parser.add_argument
+    add("--assets", type=Path, help="folder of real weights and images")
+    add("--checkpoint", type=Path, help="another network")
+    add("--data", help="annotated images to score, as for compress --data")
+    add("--annotations", type=Path, help="or their COCO file")
+    add("--images", type=Path, help="and their folder")
+    add("--calibrate-data", help="images to fit to, as for compress --data; labels are not read")
+    add("--calibrate", type=int, default=64, help="at most so many of them")
+    add("--recover-data", help="images to recover on, as for compress --data; labels are not read")
+    add("--recover-steps", type=int, default=0, help="0: no recovery")
+    add("--recover-rate", type=float, default=2e-4, help="highest learning rate")
+    add("--recover-batch", type=int, default=8)
+    add("--freeze", nargs="*", default=["model"], help="modules that recovery leaves alone")
+    add("--budget", nargs="+", help="MACs, falling: 5.28G, or shares such as 0.69")
+    add("--rounds", type=int, default=12, help="as of compress factorize")
+    add("--input", help="HEIGHTxWIDTH that MACs and latency are of; AP is at this height")
+    add("--limit", type=int, help="at most so many scored and calibration images: a quick look")
+    add("--latency", action="store_true", help="time each network beside the original on OpenVINO, interleaved")
+    add("--rows", default=",".join(SECTIONS), help=f"sections to run: {', '.join(SECTIONS)}")
+    add("-o", "--output", type=Path, required=True, help="CSV file; one for each network and data")
+    options = parser.parse_args()
+    sections = options.rows.split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        parser.error(f"unknown rows: {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, Path(folder))
+        bench.add(ORIGINAL, "-", lambda: Made(bench.module, trainable=False))
+        for name in sections:
+            SECTIONS[name](bench)
+    write_text(options.output.with_suffix(".md"), markdown(bench.rows))
+    draw(bench.rows, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Packages of the extra ``benchmarks`` are imported where they are used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,56 +91,67 @@ def by_tensorly(module: nn.Module, plan: Plan) -> nn.Module:
     return network
 
 
-def pruned(
-    module: nn.Module,
-    size: tuple[int, int],
-    macs: Sequence[float],
-    images: Sequence[Tensor],
-    importance: Literal["norm", "taylor"],
-) -> Iterator[nn.Module]:
-    """Networks whose channels torch-pruning thinned out, one for each number of MACs, which must fall.
+class Pruning:
+    """A network that loses channels by torch-pruning, in small steps and each with all that depends on it.
 
-    Channels go in small steps and with all that depends on them. ``"norm"`` takes the same share of each group of
-    layers, those of the least L2 norm. ``"taylor"`` takes the least important ones of the whole network, by first-order
-    Taylor expansion (Molchanov et al. 2019, arXiv:1906.10771) of random sums of the final maps on the images; there are
-    no labels, and the loss of a network against its own maps has no gradient.
+    By norm the same share of each group of layers goes, the channels of the least L2 norm. By Taylor importance the
+    least important ones of the whole network go, by the first-order expansion (Molchanov et al. 2019,
+    arXiv:1906.10771) of random sums of the final maps; there are no labels, and a loss against the network's own maps
+    would have no gradient.
 
-    Raises
-    ------
-    RankError
-        If pruning ends before so few MACs.
+    Parameters
+    ----------
+    module : nn.Module
+        The network; it stays as it was.
+    size : (int, int)
+        Input size at which MACs are counted.
+    images : sequence of Tensor, shape (1, 3, H, W)
+        For the gradients.
+    taylor : bool
+        By Taylor importance, not by norm.
     """
-    from torch_pruning import importance as importances
-    from torch_pruning.pruner import BasePruner
 
-    network = copy.deepcopy(module).eval().requires_grad_(True)
-    scales = map_scales(module, images)
-    some = images[:: max(1, len(images) // GRADIENT_IMAGES)][:GRADIENT_IMAGES]
-    generator = torch.Generator().manual_seed(0)
-    taylor = importance == "taylor"
-    pruner = BasePruner(
-        network,
-        torch.zeros(1, 3, *size),
-        importance=importances.GroupTaylorImportance() if taylor else importances.GroupMagnitudeImportance(p=2),
-        global_pruning=taylor,
-        pruning_ratio=1.0,
-        max_pruning_ratio=0.9,
-        iterative_steps=PRUNING_STEPS,
-        ignored_layers=map_layers(network, size),
-        output_transform=_added,
-    )
-    steps = 0
-    for wanted in macs:
-        while cost(network, size).macs > wanted:
-            if steps == PRUNING_STEPS:
-                raise RankError(f"pruning ends at {cost(network, size).macs / 1e9:.2f} GMAC")
-            if taylor:
-                network.zero_grad()
-                for image in some:
-                    probe(network(image)[-1], scales, generator).square().backward()
-            pruner.step()
-            steps += 1
-        yield copy.deepcopy(network).requires_grad_(True).eval()
+    def __init__(
+        self, module: nn.Module, size: tuple[int, int], images: Sequence[Tensor], *, taylor: bool = False
+    ) -> None:
+        from torch_pruning import importance, pruner  # type: ignore[import-untyped]
+
+        self._network = copy.deepcopy(module).eval().requires_grad_(True)
+        self._size, self._taylor, self._left = size, taylor, PRUNING_STEPS
+        self._images = images[:: max(1, len(images) // GRADIENT_IMAGES)][:GRADIENT_IMAGES]
+        self._scales = map_scales(module, images)
+        self._generator = torch.Generator().manual_seed(0)
+        self._pruner = pruner.BasePruner(
+            self._network,
+            torch.zeros(1, 3, *size),
+            importance=importance.GroupTaylorImportance() if taylor else importance.GroupMagnitudeImportance(p=2),
+            global_pruning=taylor,
+            pruning_ratio=1.0,
+            max_pruning_ratio=0.9,
+            iterative_steps=PRUNING_STEPS,
+            ignored_layers=map_layers(self._network, size),
+            output_transform=_added,
+        )
+
+    def to(self, macs: float) -> nn.Module:
+        """A copy as soon as there are so few MACs; asked again, it goes on from there.
+
+        Raises
+        ------
+        RankError
+            If pruning ends before.
+        """
+        while (now := cost(self._network, self._size).macs) > macs:
+            if not self._left:
+                raise RankError(f"pruning ends at {now / 1e9:.2f} GMAC")
+            if self._taylor:
+                self._network.zero_grad()
+                for image in self._images:
+                    probe(self._network(image)[-1], self._scales, self._generator).backward()
+            self._pruner.step()
+            self._left -= 1
+        self._network.zero_grad()
+        return copy.deepcopy(self._network)
 
 
 def _added(stages: Sequence[Mapping[str, Tensor]]) -> Tensor:

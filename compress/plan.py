@@ -41,6 +41,7 @@ KEPT = {
     "not_smaller": "kept: the factors would have no fewer parameters",
     "not_cheaper": "kept: the factors would cost no fewer MACs",
     "budget_kept": "kept: the budget is better spent on this layer as it is",
+    "by_weight_only": "kept: data and budgets judge no grouped or transposed convolutions; --ratio factorizes them",
     "not_faster": "kept: measured no faster when factorized",
 }
 

@@ -39,6 +39,9 @@ INPUT = "images"
 #: Prefix of our keys in the file's metadata.
 PREFIX = "compress."
 
+#: What the sides of an input may have to be multiples of: the strides that networks have.
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+
 #: An ONNX file is one protobuf message, which can't reach 2 GiB.
 _MOST_BYTES = 2**31 - 2**24
 
@@ -88,7 +91,8 @@ def export_onnx(
     opset : int
         Version of the operator set, 18 or later.
     example_size : (int, int)
-        Height and width of the example that is followed through the network; two different numbers.
+        Height and width of the example that is followed through the network; both are raised to multiples of what the
+        network takes, and the width above the height where they were equal.
     force : bool
         Replace an existing file.
 
@@ -111,10 +115,12 @@ def export_onnx(
     size_bytes = sum(t.numel() * t.element_size() for t in (*copy.parameters(), *copy.buffers()))
     if size_bytes > _MOST_BYTES:
         raise NetworkError("the network is too large for one ONNX file", found=f"{size_bytes / 1e9:.2f} GB")
-    # A batch of one would be taken for a constant.
-    example = torch.zeros(2, 3, *example_size)
+    multiple = side_multiple(copy.module)
+    # A batch of one would be taken for a constant, and so would a side of one multiple or two equal sides.
+    height, width = (max(2, -(-side // multiple)) * multiple for side in example_size)
+    example = torch.zeros(2, 3, height, width + multiple if width == height else width)
     _check_outputs(copy.module, pose.outputs, example)
-    model = _graph(copy, pose.outputs, example, opset)
+    model = _graph(copy, pose.outputs, example, opset, multiple)
     _check_sizes_are_free(model)
     _remove_traces(model)
     model.producer_name, model.producer_version = "compress", compress.__version__
@@ -124,6 +130,20 @@ def export_onnx(
         temporary.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(temporary), full_check=True)
     return path
+
+
+def side_multiple(module: nn.Module) -> int:
+    """What the sides of a network's input must be multiples of, tried out: one of `MULTIPLES`, 1 if none runs."""
+    probe = duplicate(module).to("meta")
+    for multiple in MULTIPLES:
+        odd = 128 // multiple + 1
+        try:
+            with torch.no_grad():
+                probe(torch.empty(1, 3, odd * multiple, (odd + 2) * multiple, device="meta"))
+        except (RuntimeError, ValueError):
+            continue
+        return multiple
+    return 1
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -146,8 +166,11 @@ def _check_outputs(module: nn.Module, outputs: tuple[str, ...], example: Tensor)
         )
 
 
-def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: int) -> ModelProto:
-    free = dict.fromkeys(_AXES, Dim.DYNAMIC)
+def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: int, multiple: int) -> ModelProto:
+    free: dict[int, Any] = dict.fromkeys(_AXES, Dim.DYNAMIC)
+    if multiple > 1:
+        # Divisions without a rest: whether sizes agree that are halved in different ways can't be solved otherwise.
+        free |= {axis: multiple * Dim(_AXES[axis]) for axis in (2, 3)}
     try:
         with _quiet(), torch.no_grad():
             # Not left to torch.onnx.export: it retries with sizes fixed where the free ones fail, and says nothing.

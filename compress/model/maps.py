@@ -24,7 +24,11 @@ SCALED = 32
 
 @dataclass(frozen=True)
 class MapScale:
-    """Peak of one kind of final map, and the mean over images of its squared sum over the foreground."""
+    """Peak of one kind of final map, and the mean over images of its squared sum over the foreground.
+
+    Where it has nothing in the foreground the sum is over everything, weighted as background: so even maps that are
+    strong nearly everywhere, as those of an untrained network, have an energy.
+    """
 
     peak: float
     energy: float
@@ -48,10 +52,12 @@ def map_scales(module: nn.Module, images: Sequence[Tensor]) -> dict[str, MapScal
             raise NetworkError("the network must return a list with one dict of named maps for each stage")
         found.append(dict(stages[-1]))
     peaks = {name: max(float(maps[name].abs().max()) for maps in found) for name in found[0]}
-    energies = dict.fromkeys(peaks, 0.0)
+    energies, behind = dict.fromkeys(peaks, 0.0), dict.fromkeys(peaks, 0.0)
     for maps in found:
         for name, value in maps.items():
             energies[name] += float((value.square() * _foreground(name, maps, peaks)).sum()) / len(found)
+            behind[name] += BACKGROUND**2 * float(value.square().sum()) / len(found)
+    energies = {name: energy or behind[name] for name, energy in energies.items()}
     if not all(math.isfinite(x) for x in energies.values()) or not any(energies.values()):
         raise DataError(
             "the network's maps are empty or not finite on the calibration images",
@@ -65,7 +71,7 @@ def map_weights(name: str, maps: Mapping[str, Tensor], scales: Mapping[str, MapS
     """What an error of one kind of final map weighs, (N, 1, h, w).
 
     1 in the foreground and `BACKGROUND` elsewhere, over the root of the map's energy; so the squared sum of a weighted
-    error is relative to what the decoder reads.
+    error is relative to what the decoder reads. A kind that is always zero weighs nothing.
 
     Parameters
     ----------
@@ -77,7 +83,8 @@ def map_weights(name: str, maps: Mapping[str, Tensor], scales: Mapping[str, MapS
         From `map_scales`.
     """
     near = _foreground(name, maps, {kind: scale.peak for kind, scale in scales.items()})
-    return (near + BACKGROUND * (1 - near)) / math.sqrt(max(scales[name].energy, 1e-30))
+    energy = scales[name].energy
+    return (near + BACKGROUND * (1 - near)) / math.sqrt(energy) if energy > 0 else torch.zeros_like(near)
 
 
 def _foreground(name: str, maps: Mapping[str, Tensor], peaks: Mapping[str, float]) -> Tensor:

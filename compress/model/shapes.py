@@ -35,6 +35,9 @@ _SAME: tuple[Callable[..., Any], ...] = (
 
 _UNTOUCHED = frozenset((*_FILLING, *_SAME))
 
+#: What gives a tensor of its arguments' shape where both have the same.
+_PAIRS = frozenset((torch.add, torch.mul, Tensor.add, Tensor.mul, Tensor.__add__, Tensor.__mul__))
+
 
 class ShapesOnly(TorchFunctionMode):
     """A context in which networks are built without values, and run on the meta device several times as fast.
@@ -65,15 +68,33 @@ class ShapesOnly(TorchFunctionMode):
     ) -> Any:
         """Pass over what does not change shapes, and give a convolution's output at once."""
         kwargs = kwargs or {}
+        given = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
+        if func in (torch.cat, torch.stack) and isinstance(given, list | tuple) and all(x.is_meta for x in given):
+            return _joined(func, given, kwargs.get("dim", args[1] if len(args) > 1 else 0))
+        if not isinstance(given, Tensor) or not given.is_meta:
+            return func(*args, **kwargs)
         if func in _UNTOUCHED:
-            given = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
-            if isinstance(given, Tensor) and given.is_meta:
-                return given
+            return given
+        if func in _PAIRS and len(args) == 2 and isinstance(args[1], Tensor) and given.shape == args[1].shape:
+            return given
         if func is torch.empty_like and len(args) == 1 and kwargs.keys() <= {"device", "requires_grad"}:
-            return torch.empty(args[0].shape, dtype=args[0].dtype, **{"device": args[0].device, **kwargs})
-        if func is functional.conv2d and len(args) == 7 and args[0].is_meta and not isinstance(args[4], str):
+            return torch.empty(given.shape, dtype=given.dtype, **{"device": given.device, **kwargs})
+        if func is functional.conv2d and len(args) == 7 and not isinstance(args[4], str):
             return _convolved(*args)
+        if func is functional.interpolate and isinstance(factor := kwargs.get("scale_factor"), float):
+            sides = [int(side * factor) for side in given.shape[2:]]
+            return given.new_empty((*given.shape[:2], *sides))
         return func(*args, **kwargs)
+
+
+def _joined(func: Callable[..., Any], tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """A tensor of the shape that `torch.cat` or `torch.stack` gives."""
+    shape = list(tensors[0].shape)
+    if func is torch.stack:
+        shape.insert(dim if dim >= 0 else dim + len(shape) + 1, len(tensors))
+    else:
+        shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return tensors[0].new_empty(shape)
 
 
 def _convolved(x: Tensor, weight: Tensor, _bias: Any, stride: Any, padding: Any, dilation: Any, _groups: int) -> Tensor:

@@ -113,15 +113,29 @@ class Change:
 
 @dataclass
 class _Sums:
-    """Weighted sums over positions: x x', y x' and y w, the last row of y being the root weight itself."""
+    """Weighted sums over positions: x x', y x' and y w, the last row of y being the root weight itself.
 
+    Both x and y are taken from about their means on: beside a large mean float32 would lose the variance.
+    """
+
+    patch: Tensor
+    target: Tensor
     square: Tensor
     cross: Tensor
     targets: Tensor
     samples: int = 0
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add patches (D, n) and targets (T + 1, n), both times the root of their weights."""
+    @classmethod
+    def around(cls, patch: Tensor, target: Tensor) -> _Sums:
+        """Sums of nothing yet, about a patch (D,) and a target (T,)."""
+        size, outputs = len(patch), len(target) + 1
+        zeros = patch.new_zeros
+        return cls(patch[:, None], target[:, None], zeros(size, size), zeros(outputs, size), zeros(outputs))
+
+    def add(self, x: Tensor, y: Tensor, root: Tensor) -> None:
+        """Add patches (D, n) and targets (T, n) with the roots (n,) of their weights."""
+        # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
+        x, y = (x - self.patch) * root, torch.cat([(y - self.target) * root, root[None]])
         self.square.addmm_(x, x.T)
         self.cross.addmm_(y, x.T)
         self.targets.addmv_(y, y[-1])
@@ -166,6 +180,8 @@ def measure_sensitivity(
         If there are fewer than two different images, or the final maps are empty on all of them.
     """
     _refuse_alike(images)
+    if not names:
+        return {}
     scales = map_scales(module, images)
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
@@ -251,12 +267,9 @@ def gather_moments(
                 places = sensitivities[name].places[number][call]
                 x = patches(given.input, layer, places.index)
                 y = columns(target.output, layer).index_select(1, places.index.to(x.device))
-                root = places.weight.to(x).sqrt()
-                # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
-                x, y = x * root, torch.cat([y * root, root[None]])
                 if name not in sums:
-                    sums[name] = _Sums(x.new_zeros(len(x), len(x)), x.new_zeros(len(y), len(x)), x.new_zeros(len(y)))
-                sums[name].add(x, y)
+                    sums[name] = _Sums.around(x.mean(1), y.mean(1))
+                sums[name].add(x, y, places.weight.to(x).sqrt())
     result = {}
     for name in list(sums):
         found = sums.pop(name)
@@ -264,6 +277,7 @@ def gather_moments(
         mean, target_mean = found.cross[-1].double() / total, found.targets[:-1].double() / total
         covariance = found.square.double().div_(total).addr_(mean, mean, alpha=-1)
         cross = found.cross[:-1].double().div_(total).addr_(target_mean, mean, alpha=-1)
+        mean, target_mean = mean + found.patch[:, 0], target_mean + found.target[:, 0]
         result[name] = Moments(mean, covariance, target_mean, cross, found.samples)
     return result
 
@@ -296,10 +310,12 @@ def directional_errors(
     seed : int
         Of the probes.
     """
+    names = [name for name in changes if changes[name]]
+    if not names:
+        return {name: [] for name in changes}
     scales = map_scales(module, images)
     generator = torch.Generator().manual_seed(seed)
     sums = {name: [0.0] * len(listed) for name, listed in changes.items()}
-    names = [name for name in changes if changes[name]]
     weights = [module.get_submodule(name).get_parameter("weight") for name in names]
     frozen = [weight.requires_grad for weight in weights]
     try:

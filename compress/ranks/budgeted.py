@@ -73,6 +73,8 @@ def eligible(layers: Sequence[LayerInfo], selection: Selection) -> tuple[tuple[s
     for layer in layers:
         if layer.name in shared:
             kept.setdefault(layer.name, "tied")
+        if layer.groups > 1 or layer.kind == "conv_transpose":
+            kept.setdefault(layer.name, "by_weight_only")
     return tuple(x.name for x in layers if x.name not in kept), kept
 
 

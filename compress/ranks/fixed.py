@@ -285,12 +285,13 @@ def kept_by_selection(layers: Sequence[LayerInfo], selection: Selection) -> dict
         names = (layer.name, *layer.aliases)
         named = any(name in selection.include for name in names)
         included = not selection.include or _matches(names, selection.include)
+        stem = layer.kind == "conv" and layer_kernel(layer)[1] * layer.groups <= STEM_CHANNELS
         reason = obstacle(layer)
         if not included or _matches(names, selection.exclude):
             reason = "excluded"
         elif reason is None and layer.pointwise and not (selection.pointwise or named):
             reason = "pointwise"
-        elif reason is None and layer.kind == "conv" and layer.weight_shape[1] <= STEM_CHANNELS and not named:
+        elif reason is None and stem and not named:
             reason = "stem"
         reasons[layer.name] = reason
     return reasons

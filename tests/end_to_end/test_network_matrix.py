@@ -144,7 +144,8 @@ def test_a_changed_network_runs_trains_and_is_saved(name: str, change: str, tmp_
 
 @pytest.mark.parametrize(("name", "change"), cases("factorize"))
 def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> None:
-    module, size, batch = start(name).build(), size_of(name), images(name, 1)
+    # In float64: what rounding grows to in a hundred fresh layers would say nothing.
+    module, size, batch = start(name).build().double(), size_of(name), images(name, 1).double()
     entries_ = [
         LayerPlan(x.name, usual_method(x), full_ranks(layer_kernel(x), usual_method(x)), "plan", (0, 0), (0, 0))
         for x in list_layers(module, size)
@@ -156,7 +157,7 @@ def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> Non
         for mine, other in zip(module(batch), done.module(batch), strict=True):
             for kind in mine:
                 scale = float(mine[kind].abs().max()) or 1.0
-                assert float((mine[kind] - other[kind]).abs().max()) <= 1e-3 * scale
+                assert float((mine[kind] - other[kind]).abs().max()) <= 1e-6 * scale
 
 
 @pytest.mark.slow

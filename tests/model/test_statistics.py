@@ -193,16 +193,10 @@ def test_moments_of_the_own_outputs_are_the_kernel_times_the_covariance() -> Non
 
 
 def test_a_large_mean_leaves_the_covariance_alone() -> None:
-    module, images = seeded(small), pictures(3)
+    module, images = seeded(lambda: Net(nn.Conv2d(3, 5, 3))), [image + 100 for image in pictures(8, (20, 20))]
     seen = everywhere(module, images, ["body.0"])
-    near = gather_moments(module, module, images, seen, ["body.0"])["body.0"].covariance[0, 0]
-    module.body[0].padding = (0, 0)
-    module.body[0].stride = (3, 3)
-    far = [image + 1000 for image in images]
-    seen = everywhere(module, far, ["body.0"])
-    found = gather_moments(module, module, far, seen, ["body.0"])["body.0"]
-    expected = moments_by_hand(module, module, far, seen["body.0"], "body.0")
-    torch.testing.assert_close(found.covariance, expected.covariance, rtol=1e-2, atol=1e-2 * float(near))
+    found = gather_moments(module, module, images, seen, ["body.0"])["body.0"]
+    assert_same_moments(found, moments_by_hand(module, module, images, seen["body.0"], "body.0"), 1e-3, 1e-3)
 
 
 def test_only_so_many_positions_are_read_and_every_image_counts() -> None:
@@ -219,10 +213,13 @@ def test_only_so_many_positions_are_read_and_every_image_counts() -> None:
 
 def test_positions_are_drawn_without_bias() -> None:
     # Of a network that is its last layer alone the gradients are known: the weight of each cell, whatever the signs.
-    module, images = seeded(lambda: Net(nn.Conv2d(3, 2, 1))), pictures(2)
+    module, images = seeded(lambda: Net(nn.Conv2d(3, 1, 1))), pictures(2)
+    for image in images:
+        image[..., 2:, 2:] = 0
+    module.body[0].bias.data.zero_()
     scales = map_scales(module, images)
     totals = [torch.zeros(72), torch.zeros(72)]
-    turns = 400
+    turns = 300
     for seed in range(turns):
         seen = measure_sensitivity(module, images, ["body.0"], probes=1, positions=12, seed=seed)["body.0"]
         for total, (places,) in zip(totals, seen.places, strict=True):
@@ -232,13 +229,14 @@ def test_positions_are_drawn_without_bias() -> None:
             weight = map_weights("maps", module(image)[0], scales).flatten().square()
         assert weight.unique().numel() == 2
         expected = weight / weight.mean() + FLOOR
-        # Each is drawn a sixth of the time or less often: 400 turns tell its frequency to about 15 %.
-        torch.testing.assert_close(total, expected.float(), rtol=0.7, atol=0.02)
-        assert float(total.sum()) == pytest.approx(float(expected.sum()), rel=0.02)
+        near = weight == weight.max()
+        assert float(total[near].sum()) == pytest.approx(float(expected[near].sum()), rel=0.02)
+        assert float(total[~near].sum()) == pytest.approx(float(expected[~near].sum()), rel=0.25)
+        torch.testing.assert_close(total[near], expected[near], rtol=0.4, atol=0)
 
 
-def jacobian(module: nn.Module, image: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Weighted derivative of all map cells by a layer's output, (cells, T, positions), and the cells' weights."""
+def jacobian(module: nn.Module, image: Tensor, name: str) -> Tensor:
+    """Derivative of all map cells by a layer's output, (cells, T, positions)."""
     layer = module.get_submodule(name)
     shape = recorded_shape(module, image, name)
 
@@ -249,8 +247,8 @@ def jacobian(module: nn.Module, image: Tensor, name: str) -> tuple[Tensor, Tenso
         finally:
             handle.remove()
 
-    found = torch.autograd.functional.jacobian(shifted, torch.zeros(shape))
-    return found.flatten(3)[:, 0], shifted(torch.zeros(shape)).detach()
+    found: Tensor = torch.autograd.functional.jacobian(shifted, torch.zeros(shape))
+    return found.flatten(3)[:, 0]
 
 
 def recorded_shape(module: nn.Module, image: Tensor, name: str) -> torch.Size:
@@ -273,8 +271,7 @@ def test_the_sensitivity_is_that_of_the_final_maps() -> None:
     for name in ("body.0", "body.2"):
         expected = torch.zeros_like(found[name].outputs)
         for image in images:
-            slopes, _ = jacobian(module, image, name)
-            slopes = slopes * cell_weights(module, images, image)[:, None, None]
+            slopes = jacobian(module, image, name) * cell_weights(module, images, image)[:, None, None]
             expected += torch.einsum("ctp,cup->tu", slopes, slopes).double() / len(images)
         assert float((found[name].outputs - expected).norm()) < 0.08 * float(expected.norm())
 
@@ -286,7 +283,10 @@ def test_directional_errors_are_those_of_small_changes() -> None:
     for name in ("body.0", "body.2"):
         weight, bias = module.get_submodule(name).weight, module.get_submodule(name).bias
         shifts = [
-            Change(torch.randn(weight.flatten(1).shape, generator=generator), torch.randn(bias.shape)) for _ in range(2)
+            Change(
+                torch.randn(weight.flatten(1).shape, generator=generator), torch.randn(bias.shape, generator=generator)
+            )
+            for _ in range(2)
         ]
         changes[name] = [*shifts, Change(torch.zeros_like(shifts[0].weight), torch.zeros_like(shifts[0].bias))]
     found = directional_errors(module, images, changes, probes=500)
@@ -314,12 +314,12 @@ def test_changes_of_shared_and_bias_free_layers_are_judged() -> None:
     shared = module.get_submodule("shared").weight
     change = Change(0.1 * shared.detach().flatten(1), torch.zeros(4))
     stem = Change(torch.zeros(4, 3), torch.ones(4))
-    found = directional_errors(module, images, {"shared": [change], "stem": [stem], "none": []}, probes=300)
+    found = directional_errors(module, images, {"shared": [change], "stem": [stem], "none": []}, probes=40)
     assert found["none"] == []
     assert found["shared"][0] > 0
     assert found["stem"][0] > 0
     double = Change(2 * change.weight, change.bias)
-    again = directional_errors(module, images, {"shared": [double]}, probes=300)
+    again = directional_errors(module, images, {"shared": [double]}, probes=40)
     assert again["shared"][0] == pytest.approx(4 * found["shared"][0], rel=1e-4)
 
 
@@ -451,6 +451,11 @@ def test_layers_are_grouped_by_number_and_memory(monkeypatch: pytest.MonkeyPatch
     assert list(in_groups(module, names, 9)) == [[name] for name in names]
 
 
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        return [{"flat": torch.full((1, 1, 4, 4), 3.0), "dead": torch.zeros(1, 1, 4, 4)}]
+
+
 def test_foreground_weighs_more_and_a_perfect_copy_has_no_error() -> None:
     class Dot(nn.Module):
         def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
@@ -469,6 +474,10 @@ def test_foreground_weighs_more_and_a_perfect_copy_has_no_error() -> None:
     torch.testing.assert_close(weights, expected)
     module = seeded(small)
     assert map_errors(module, seeded(small), images) == {"maps": 0.0}
+    # Strong everywhere and nowhere: the first weighs by its whole energy, the other nothing.
+    flat = map_scales(Flat(), images)
+    torch.testing.assert_close(map_weights("flat", Flat()(images[0])[0], flat), torch.full((1, 1, 4, 4), 1 / 12))
+    assert not map_weights("dead", Flat()(images[0])[0], flat).any()
     module.body[2].weight.data *= 0
     module.body[2].bias.data *= 0
     assert map_errors(seeded(small), module, images)["maps"] == pytest.approx(1)

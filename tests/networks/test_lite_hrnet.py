@@ -131,14 +131,13 @@ def test_counts_are_those_that_run(options: dict[str, Any], size: tuple[int, int
     assert found.macs / 1e6 == pytest.approx(mmacs, abs=0.051)
 
 
-@pytest.mark.parametrize(("options", "runs_twice"), [({}, 116), ({"depth": 30}, 200), ({"single_fuse": True}, 0)])
+@pytest.mark.parametrize(("options", "runs_twice"), [({}, 114), ({"depth": 30}, 197), ({"single_fuse": True}, 0)])
 def test_the_fusions_from_the_first_branch_run_twice_unless_told_otherwise(
     options: dict[str, Any], runs_twice: int
 ) -> None:
     network = on_meta(**options)
     calls: dict[nn.Module, int] = {}
     for part in network.modules():
-        # The batch normalisations and convolutions of the fusion; activations do not count as work.
         if isinstance(part, nn.Conv2d | nn.BatchNorm2d | nn.ReLU):
             part.register_forward_hook(lambda part, *_: calls.__setitem__(part, calls.get(part, 0) + 1))
     network(torch.zeros(1, 3, 32, 32, device="meta"))
