@@ -278,7 +278,7 @@ def _foreign(raw: object, file: str, network: str | None) -> Checkpoint:
     state = foreign.clean(raw)
     found = foreign.identify(state)
     if network is not None and (found is None or found.name != network):
-        found = NetworkSpec(network)
+        found = NetworkSpec(network, _shared_options(found, network))
     if found is None:
         raise CheckpointError(
             "the weights are of no known network",
@@ -289,6 +289,17 @@ def _foreign(raw: object, file: str, network: str | None) -> Checkpoint:
     spec = resolve(found)
     entry = {"command": "import", "file": file, "network": spec.name}
     return Checkpoint(network=spec, pose=pose_spec(spec.name), state_dict=state, history=(entry,))
+
+
+def _shared_options(found: NetworkSpec | None, network: str) -> dict[str, Any]:
+    """Detected options, such as a depth, that hold for the network that the user named instead of the detected one.
+
+    Heads for other skeletons have names of their own; what their names stand for is theirs, the rest is the same.
+    """
+    if found is None or NetworkSpec(network).is_custom:
+        return {}
+    theirs, usual = get_entry(network).options, get_entry(found.name).options
+    return {name: value for name, value in found.options.items() if name in theirs and theirs[name] == usual.get(name)}
 
 
 def _read(content: bytes, suffix: str) -> object:

@@ -17,7 +17,7 @@ from torch import Tensor
 from compress import checkpoint as checkpoint_room
 from compress.checkpoint import FORMAT, Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
 from compress.errors import CheckpointError, NetworkError
-from compress.networks.registry import NetworkEntry, NetworkSpec, get_entry
+from compress.networks.registry import NetworkEntry, NetworkSpec, build, get_entry
 from compress.pose.spec import PoseSpec
 from compress.surgery.edits import FactorizeEdit, apply_edits
 
@@ -330,3 +330,13 @@ def test_ties_and_unsaved_buffers_of_a_users_network_stay(mynetworks: str) -> No
     assert first.weight is second.weight
     assert torch.equal(module.get_buffer("grid"), torch.arange(3.0))
     assert same_weights(module.state_dict(), start.state_dict)
+
+
+def test_a_sibling_that_the_user_names_has_the_detected_depth(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = build(NetworkSpec("simple-baseline-mpii", {"depth": 101}))
+    torch.save(module.state_dict(), tmp_path / "foreign.pt")
+    found = load_checkpoint(tmp_path / "foreign.pt", network="simple-baseline-mpii")
+    assert found.network == NetworkSpec("simple-baseline-mpii", {"depth": 101})
+    with pytest.raises(CheckpointError, match="lite-hrnet"):
+        load_checkpoint(tmp_path / "foreign.pt", network="lite-hrnet")

@@ -35,8 +35,14 @@ FORMS = ("tucker2", "svd", "tucker1_in", "spatial_vh", "spatial_hv")
 #: Plans that are measured before one is fitted.
 TRIALS = 4
 
-#: A plan is good enough if its measured latency is no further below the bound than this share of it.
+#: A plan is good enough if its measured latency is no further below the aim than this share of it.
 CLOSE = 0.03
+
+#: Plans aim so far below the bound: two measurements of one network differ by about this much.
+MARGIN = 0.015
+
+#: Networks that are made before one is taken that is measured above the bound.
+ATTEMPTS = 2
 
 
 def within_latency(
@@ -75,15 +81,22 @@ def within_latency(
     with progress.bar(f"timing layers on {target}", None):
         table = measure_variants(work.module, checkpoint.pose, work.input_size, target, variants, align=step)
     bound = budget.bound(table.original_ms)
-    planned, measured = _settle(work, budget, checkpoint, table, bound, progress)
-    done = work.make(planned, progress)
-    with progress.bar("measuring the network", None):
-        gate = _gate(work, checkpoint, target, done)
+    aim = bound * (1 - MARGIN)
+    for attempt in range(ATTEMPTS):
+        planned, measured = _settle(work, budget, checkpoint, table, aim, progress)
+        done = work.make(planned, progress)
+        with progress.bar("measuring the network", None):
+            gate = _gate(work, checkpoint, target, done)
+        reached = gate.ratio * table.original_ms
+        if reached <= bound or gate.verdict != "faster" or attempt + 1 == ATTEMPTS:
+            break
+        progress.say(f"the network takes {reached:.2f} ms, which is above {bound:.2f} ms: once more with a margin")
+        aim *= bound * (1 - MARGIN) / reached
     record = {
         "asked": bound,
         "predicted": planned.price,
         "planned": measured,
-        "reached": gate.ratio * table.original_ms,
+        "reached": reached,
         "original": table.original_ms,
         "predicted_error": planned.error,
         "gate": gate.to_dict(),
@@ -101,28 +114,28 @@ def unchanged(work: Work) -> Factorized:
 
 
 def _settle(
-    work: Work, budget: Budget, checkpoint: Checkpoint, table: LatencyTable, bound: float, progress: Progress
+    work: Work, budget: Budget, checkpoint: Checkpoint, table: LatencyTable, aim: float, progress: Progress
 ) -> tuple[Budgeted, float]:
-    """The plan of least error whose measured latency is within the bound, and that latency.
+    """The plan of least error whose measured latency is what is aimed at, and that latency.
 
-    Its price is corrected to what was learnt of sums and wholes from the plans before it.
+    Layers say what a plan should save; how much of that the whole network saved is learnt from the plans before it.
     """
 
     def price(name: str, candidate: Candidate) -> float:
         try:
             return table.latency_ms(name, candidate.method, candidate.ranks)
-        except UsageError:  # a form that was not timed must not look cheap
-            return table.layers_ms[name]
+        except UsageError:  # neither may a form that was not timed look cheap, nor one of a layer merged with others
+            return table.layers_ms.get(name, 0.0)
 
     assert budget.target is not None
-    fixed = table.original_ms - sum(table.layers_ms[name] for name in work.curves.candidates)
-    factor = 1.0
+    fixed = table.original_ms - sum(table.layers_ms.get(name, 0.0) for name in work.curves.candidates)
+    true = 1.0
     best: tuple[Budgeted, float] | None = None
     measured = table.original_ms
     for trial in range(TRIALS):
-        planned = work.plan(bound / factor, price, fixed)
+        planned = work.plan(table.original_ms - (table.original_ms - aim) / true, price, fixed)
         if isinstance(planned, float):
-            raise infeasible(budget, planned * factor, table.original_ms)
+            raise infeasible(budget, table.original_ms - (table.original_ms - planned) * true, table.original_ms)
         settings = {entry.name: (entry.method, entry.ranks) for entry in planned.plan.changed}
         if not settings:
             return planned, table.original_ms
@@ -131,16 +144,18 @@ def _settle(
                 work.module, checkpoint.pose, work.input_size, budget.target, {"plan": settings}, fresh=True, rounds=30
             )
         measured = found.whole_ms["plan"] / found.original_ms * table.original_ms
-        predicted = replace(planned, price=planned.price * factor)
+        saved = table.original_ms - planned.price
+        predicted = replace(planned, price=table.original_ms - saved * true)
         progress.say(
-            f"plan {trial + 1}: predicted {predicted.price:.2f} ms, measured {measured:.2f} ms, bound {bound:.2f} ms"
+            f"plan {trial + 1}: predicted {predicted.price:.2f} ms, measured {measured:.2f} ms, aim {aim:.2f} ms"
         )
-        if measured <= bound:
+        if measured <= aim * (1 + MARGIN / 2):
             if best is None or planned.error < best[0].error:
                 best = predicted, measured
-            if measured >= bound * (1 - CLOSE):
+            if measured >= aim * (1 - CLOSE):
                 break
-        factor *= measured / predicted.price
+        # A plan that saves next to nothing says little; the next one may be smaller by half at most.
+        true = min(1.5, max(true / 2, (table.original_ms - measured) / saved))
     if best is None:
         raise infeasible(budget, measured, table.original_ms)
     return best

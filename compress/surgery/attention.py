@@ -24,7 +24,7 @@ from compress.networks.attention import (
     default_reduction,
 )
 from compress.surgery.edits import register_edit
-from compress.surgery.substitute import _replace
+from compress.surgery.substitute import replace_module
 
 #: At most so many names are listed in an error.
 LISTED = 20
@@ -110,13 +110,13 @@ class AttentionEdit:
         layers = [(_submodule(module, name), spec) for name, spec in self.inserts.items()]
         for layer, spec in layers:
             wrapper = Attended(_like(build(spec, None), layer, module))
-            module = _replace(module, layer, wrapper)
+            module = replace_module(module, layer, wrapper)
             # Only now: what replaces a layer everywhere must not hold it yet.
             wrapper.layer = layer
         for old, spec, name in swapped:
             if not isinstance(old, Attention) or old.channels != spec.channels:
                 raise CheckpointError(f"{name} is no attention block of {spec.channels} channels", found=str(old)[:80])
-            module = _replace(module, old, _like(build(spec, old), old, module))
+            module = replace_module(module, old, _like(build(spec, old), old, module))
         return module
 
     def to_dict(self) -> dict[str, Any]:

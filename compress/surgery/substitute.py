@@ -80,7 +80,7 @@ def factorize_in_place(
         new.get_submodule("expand").register_parameter("bias", bias)
         for hooks in _HOOKS:
             setattr(new, hooks, getattr(layer, hooks))
-        module = _replace(module, layer, new)
+        module = replace_module(module, layer, new)
     return module
 
 
@@ -103,7 +103,8 @@ def _layer(module: nn.Module, name: str, method: str, ranks: tuple[int, ...]) ->
     return layer
 
 
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+def replace_module(module: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put a module in the place of another, under every name it has; returns the network, which may be ``new``."""
     if module is old:
         return new
     for parent in module.modules():
