@@ -19,6 +19,7 @@ raises the error.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -160,11 +161,21 @@ class Problem:
         _, basis = torch.linalg.eigh(root @ (whitened @ whitened.T) @ root)
         return oriented(basis.flip(-1)).T @ _power(variance, -0.5)
 
-    def tails(self, first: Tensor) -> Tensor:
-        """Squared errors (T + 1,) beside a first factor (r, a), if the second has rank 0, 1, ... T."""
-        gram, cross = self._moments(first)
-        image = self._root @ cross
-        return self._tails(image @ torch.cholesky_solve(image.T, _cholesky(gram)))
+    def tails(self, first: Tensor, ranks: Sequence[int]) -> list[Tensor]:
+        """Squared errors (T + 1,) beside the first r rows of a first factor, if the second has rank 0, 1, ... T.
+
+        One for each r of ``ranks``, which rise. One Cholesky factor serves them all: that of leading rows is the
+        leading block of that of all rows.
+        """
+        gram, cross = self._moments(first[: ranks[-1]])
+        half = torch.linalg.solve_triangular(_cholesky(gram), (self._root @ cross).T, upper=False)  # (r b, T)
+        found, done = [], 0
+        explained = half.new_zeros(half.shape[1], half.shape[1])
+        for rank in ranks:
+            some = half[done * self.b : rank * self.b]
+            explained, done = explained + some.T @ some, rank
+            found.append(self._tails(explained))
+        return found
 
     def matrix_tails(self) -> Tensor:
         """Squared errors (T + 1,) of the kernel as a matrix (T, D) of rank 0, 1, ... T."""

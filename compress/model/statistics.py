@@ -10,6 +10,7 @@ position counts by the squared gradient there, so that a wall behind a person do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ from compress.model.recording import columns, patches, recorded, run
 
 #: Covariances gathered in one pass take at most so many bytes (float32).
 MEMORY = 2**30
+
+#: Multiply-adds of one covariance over all images, about; and rows of it that are computed together.
+WORK = 1.5e11
+BLOCK = 1024
 
 #: Share of the mean weight that every position has at least.
 FLOOR = 0.02
@@ -136,10 +141,18 @@ class _Sums:
         """Add patches (D, n) and targets (T, n) with the roots (n,) of their weights."""
         # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
         x, y = (x - self.patch) * root, torch.cat([(y - self.target) * root, root[None]])
-        self.square.addmm_(x, x.T)
+        for start in range(0, len(x), BLOCK):  # the other half is its mirror image
+            self.square[start : start + BLOCK, start:].addmm_(x[start : start + BLOCK], x[start:].T)
         self.cross.addmm_(y, x.T)
         self.targets.addmv_(y, y[-1])
         self.samples += x.shape[1]
+
+    def mirrored(self) -> Tensor:
+        """x x', whole."""
+        for start in range(0, len(self.square), BLOCK):
+            end = start + BLOCK
+            self.square[end:, start:end] = self.square[start:end, end:].T
+        return self.square
 
 
 def measure_sensitivity(
@@ -165,7 +178,8 @@ def measure_sensitivity(
     probes : int
         Random sign vectors an image.
     positions : int
-        Positions drawn for each call of a layer and image.
+        Positions drawn for each call of a layer and image; fewer where patches are so long that their covariance would
+        take minutes, but never fewer than a patch has values, in all.
     seed : int
         Of probes and positions; equal seeds give equal results.
 
@@ -203,7 +217,8 @@ def measure_sensitivity(
                 weights[place] = weights[place] + gradient.square().sum(0)
         drawn: dict[str, list[Places]] = {}
         for (name, _), weight in zip(outputs, weights, strict=True):
-            drawn.setdefault(name, []).append(_draw(weight.double().cpu(), positions, generator))
+            count = _affordable(module.get_submodule(name), positions, len(images))
+            drawn.setdefault(name, []).append(_draw(weight.double().cpu(), count, generator))
         for name, calls_places in drawn.items():
             places.setdefault(name, []).append(tuple(calls_places))
         if progress is not None:
@@ -275,7 +290,7 @@ def gather_moments(
         found = sums.pop(name)
         total = float(found.targets[-1])
         mean, target_mean = found.cross[-1].double() / total, found.targets[:-1].double() / total
-        covariance = found.square.double().div_(total).addr_(mean, mean, alpha=-1)
+        covariance = found.mirrored().double().div_(total).addr_(mean, mean, alpha=-1)
         cross = found.cross[:-1].double().div_(total).addr_(target_mean, mean, alpha=-1)
         mean, target_mean = mean + found.patch[:, 0], target_mean + found.target[:, 0]
         result[name] = Moments(mean, covariance, target_mean, cross, found.samples)
@@ -348,6 +363,12 @@ def directional_errors(
         for weight, grad in zip(weights, frozen, strict=True):
             weight.requires_grad_(grad)
     return {name: [value / (len(images) * probes) for value in values] for name, values in sums.items()}
+
+
+def _affordable(layer: nn.Module, positions: int, images: int) -> int:
+    """How many positions of an image are looked at: see `measure_sensitivity`."""
+    length = layer.get_parameter("weight")[0].numel()
+    return min(positions, math.ceil(max(length, WORK / length**2) / images))
 
 
 def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Places:

@@ -22,6 +22,9 @@ from compress.model.statistics import Change, Moments
 #: Ranks tried along one mode at most.
 RANKS = 16
 
+#: Lengths of patches above which the largest ranks of input channels are left out.
+WIDE = 4096
+
 #: Where on a layer's curve its error is measured: shares of its MACs.
 MEASURED_AT = (0.6, 0.3)
 
@@ -92,9 +95,11 @@ def candidates(
     metric = Metric.of(moments.covariance, sensitivity)
     scale = float(sensitivity.diagonal().mean())
     found = [keep(layer)]
-    for method in methods_for(shape, layer.kind, layer.groups) if methods is None else methods:
-        problem = Problem(weight, metric, method)
-        for ranks, error in _curve(problem, shape, method, align):
+    wanted = methods_for(shape, layer.kind, layer.groups) if methods is None else methods
+    for first in wanted:
+        if first == "tucker1_in" and "tucker2" in wanted:
+            continue  # its errors come with those of Tucker-2
+        for method, ranks, error in _curve(Problem(weight, metric, first), shape, wanted, align):
             if clip_ranks(shape, method, ranks) == ranks:
                 params, macs = factorized_cost(layer, method, ranks)
                 if macs < layer.macs and params < layer.params:
@@ -102,27 +107,34 @@ def candidates(
     return tuple(found)
 
 
-def _curve(problem: Problem, shape: Sequence[int], method: str, align: int) -> Iterator[tuple[tuple[int, ...], float]]:
-    """(ranks, squared error in the metric), ranks rising."""
+def _curve(
+    problem: Problem, shape: Sequence[int], wanted: Sequence[str], align: int
+) -> Iterator[tuple[str, tuple[int, ...], float]]:
+    """(method, ranks, squared error in the metric), ranks rising."""
     outputs, inputs = shape[0], shape[1]
     if problem.b == 1:
-        full = min(outputs, problem.a)
         tails = problem.matrix_tails()
-        for rank in _steps(full, align, finer=2):
-            yield (rank,), float(tails[rank])
+        for rank in _steps(min(outputs, problem.a), align, finer=2):
+            yield problem.method, (rank,), float(tails[rank])
         return
-    rows = problem.start()
-    if method == "tucker2":
-        for r3 in _steps(inputs, align, last=True):
-            tails = problem.tails(rows[:r3])
-            for r4 in _steps(outputs, align):
-                yield (r3, r4), float(tails[r4])
+    if problem.method == "tucker2":
+        # All input channels are no Tucker-2 that kxk - 1x1 is not; where they are many kernel places they cost minutes.
+        wide = problem.a * problem.b > WIDE
+        ranks = [r for r in _steps(inputs, align, last=not wide) if not wide or r <= 0.75 * inputs]
+    else:
+        # Beyond this the factors cost more than the layer.
+        ends = problem.a + outputs * problem.b
+        ranks = [r for r in _steps(problem.a, align) if r * ends < outputs * problem.a * problem.b]
+    if not ranks:
         return
-    for rank in _steps(problem.a, align):
-        # Beyond this the first factor alone costs more than the layer.
-        if rank * (inputs + outputs) >= inputs * outputs * math.prod(shape[2:]):
-            return
-        yield (rank,), float(problem.tails(rows[:rank])[-1])
+    for rank, tails in zip(ranks, problem.tails(problem.start(), ranks), strict=True):
+        if problem.method != "tucker2":
+            yield problem.method, (rank,), float(tails[-1])
+            continue
+        for r4 in _steps(outputs, align):
+            yield "tucker2", (rank, r4), float(tails[r4])
+        if "tucker1_in" in wanted and rank < inputs:
+            yield "tucker1_in", (rank,), float(tails[-1])
 
 
 def _steps(full: int, align: int, *, finer: int = 1, last: bool = False) -> list[int]:

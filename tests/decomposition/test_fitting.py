@@ -209,8 +209,8 @@ def test_tails_are_the_errors_of_fits_without_sweeps(method: str) -> None:
     problem = Problem(kernel, metric, method)
     rows = problem.start()
     assert rows.shape == (problem.a, problem.a)
-    for rank in (1, 3, problem.a):
-        tails = problem.tails(rows[:rank])
+    ranks = (1, 3, problem.a)
+    for rank, tails in zip(ranks, problem.tails(rows, ranks), strict=True):
         assert tails.shape == (8,)
         assert float(tails[0]) == pytest.approx(problem.energy)
         bounds = [x for x in range(1, 8) if x <= rank * 6] if method == "tucker2" else [7]

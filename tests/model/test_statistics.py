@@ -481,3 +481,26 @@ def test_foreground_weighs_more_and_a_perfect_copy_has_no_error() -> None:
     module.body[2].weight.data *= 0
     module.body[2].bias.data *= 0
     assert map_errors(seeded(small), module, images)["maps"] == pytest.approx(1)
+
+
+def test_covariances_in_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, images = seeded(small), pictures(2)
+    seen = everywhere(module, images, ["body.2"])
+    whole = gather_moments(module, module, images, seen, ["body.2"])["body.2"]
+    monkeypatch.setattr(statistics, "BLOCK", 5)
+    found = gather_moments(module, module, images, seen, ["body.2"])["body.2"]
+    assert len(found.covariance) % 5 > 0
+    torch.testing.assert_close(found.covariance, whole.covariance)
+
+
+def test_long_patches_are_looked_at_in_fewer_places_but_never_in_fewer_than_they_are_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, images = seeded(small), pictures(2)
+    length = module.get_submodule("body.0").weight[0].numel()
+    for work, expected in ((0.0, length), (length**2 * 60.0, 60)):
+        monkeypatch.setattr(statistics, "WORK", work)
+        seen = measure_sensitivity(module, images, ["body.0"], positions=1000)["body.0"]
+        drawn = sum(len(place.index) for places in seen.places for place in places)
+        assert length < 60 < 2 * 72
+        assert drawn == pytest.approx(expected, abs=3)
