@@ -13,10 +13,17 @@ from compress.errors import DataError, UsageError
 from compress.evaluate import network_inputs
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Calibration, measure_sensitivity
+from compress.pose.skeleton import get_skeleton
 from compress.pose.spec import PoseSpec
 from compress.ranks.budgeted import Curves, eligible, measure_curves
 from compress.ranks.fixed import Selection
 from compress.stages.base import Progress
+
+#: Fewer images than this are worth a word.
+FEW = 8
+
+#: A joint's map that nowhere reaches this tells of nobody; decoders ask for about as much.
+SEEN = 0.1
 
 
 def calibration_images(dataset: Dataset, pose: PoseSpec, height: int, count: int) -> list[Tensor]:
@@ -53,6 +60,23 @@ def calibration_images(dataset: Dataset, pose: PoseSpec, height: int, count: int
     if not inputs:
         raise DataError("there are no images to calibrate with", found=dataset.name)
     return inputs[:count]
+
+
+def doubts(module: nn.Module, pose: PoseSpec, images: Sequence[Tensor]) -> list[str]:
+    """What speaks against these images as something to fit factors to; nothing if all is well."""
+    found = []
+    if len(images) < FEW:
+        found.append(f"only {len(images)} images to fit factors to: covariances want a few dozen")
+    joints, peak = len(get_skeleton(pose.skeleton).joints), 0.0
+    with torch.no_grad():
+        for image in images:
+            peak = max(peak, float(module(image)[-1]["heatmaps"][:, :joints].max()))
+            if peak >= SEEN:
+                return found
+    found.append(
+        f"the network sees nobody on these images (highest joint {peak:.3f}): factors are fitted to the background"
+    )
+    return found
 
 
 def calibrate(module: nn.Module, images: Sequence[Tensor], names: Sequence[str], progress: Progress) -> Calibration:

@@ -23,7 +23,7 @@ from compress.ranks.budgeted import eligible
 from compress.ranks.fixed import Energy, Policy, Ratio, Selection, Vbmf, check_plan, make_plan, parse_ratio
 from compress.stages.base import Progress, StageResult, option
 from compress.stages.budgeting import BudgetRequest, by_budget
-from compress.stages.calibration import calibrate, calibration_images
+from compress.stages.calibration import calibrate, calibration_images, doubts
 from compress.stages.models import DataOptions, ModelOptions, SizeOptions, counting_size, load, open_dataset
 from compress.stages.registry import Stage
 from compress.surgery.data_aware import factorize_with_data
@@ -186,6 +186,8 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     if dataset is None and options.budget is not None:
         notices.append("no --data: factors come from weights alone and all layers count alike")
     images = [] if dataset is None else calibration_images(dataset, checkpoint.pose, size[0], options.calibrate)
+    if images:
+        notices += doubts(module, checkpoint.pose, images)
     reached: dict[str, Any] | None = None
     if options.budget is not None:
         request = BudgetRequest(
