@@ -34,6 +34,9 @@ RIDGE = 1e-4
 #: Share of its mean added to the diagonal of the output metric.
 OUTPUT_RIDGE = 1e-2
 
+#: Lengths of patches that take minutes: one sweep must do for them, and fewer forms and ranks are looked at.
+WIDE = 4096
+
 #: Steps of conjugate gradients in one update of the first factor.
 STEPS = 8
 
@@ -193,7 +196,8 @@ class Problem:
         ranks : tuple of int
             (r3, r4) for Tucker-2, else (r,).
         sweeps : int
-            Rounds of alternating least squares after the start; the error never rises with them.
+            Rounds of alternating least squares after the start; the error never rises with them. Of `WIDE` patches at
+            most one.
 
         Raises
         ------
@@ -210,7 +214,8 @@ class Problem:
             return self._matrix(ranks[0])
         first = self.start()[: ranks[0]]
         second, core, last, error = self._second(first, bound)
-        for _ in range(0 if ranks[0] == self.a else sweeps):
+        most = 1 if self.a * self.b > WIDE else sweeps
+        for _ in range(0 if ranks[0] == self.a else min(sweeps, most)):
             moved = self._first(first, second)
             moved = moved / moved.norm(dim=1, keepdim=True).clamp_min(1e-300)
             tried = self._second(moved, bound)

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from compress.decomposition.fitting import WIDE
 from compress.errors import DataError
 from compress.model.maps import map_scales, probe
 from compress.model.recording import columns, patches, recorded, run
 
 #: Covariances gathered in one pass take at most so many bytes (float32).
-MEMORY = 2**30
+MEMORY = 5 * 2**29
 
 #: Multiply-adds of one covariance over all images, about; and rows of it that are computed together.
 WORK = 1.5e11
@@ -85,7 +86,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Moments:
-    """Weighted first and second moments of a layer, in float64.
+    """Weighted first and second moments of a layer, in float64; a covariance of `WIDE` patches is kept in float32.
 
     Attributes
     ----------
@@ -291,6 +292,8 @@ def gather_moments(
         total = float(found.targets[-1])
         mean, target_mean = found.cross[-1].double() / total, found.targets[:-1].double() / total
         covariance = found.mirrored().double().div_(total).addr_(mean, mean, alpha=-1)
+        if len(mean) > WIDE:  # many of them at a time
+            covariance = covariance.float()
         cross = found.cross[:-1].double().div_(total).addr_(target_mean, mean, alpha=-1)
         mean, target_mean = mean + found.patch[:, 0], target_mean + found.target[:, 0]
         result[name] = Moments(mean, covariance, target_mean, cross, found.samples)

@@ -14,16 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Fit, Metric, Problem
+from compress.decomposition.fitting import WIDE, Fit, Metric, Problem
 from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Change, Moments
 
 #: Ranks tried along one mode at most.
 RANKS = 16
-
-#: Lengths of patches above which the largest ranks of input channels are left out.
-WIDE = 4096
 
 #: Where on a layer's curve its error is measured: shares of its MACs.
 MEASURED_AT = (0.6, 0.3)
@@ -99,6 +96,8 @@ def candidates(
     for first in wanted:
         if first == "tucker1_in" and "tucker2" in wanted:
             continue  # its errors come with those of Tucker-2
+        if first == "spatial_hv" and "spatial_vh" in wanted and len(moments.mean) > WIDE:
+            continue  # the other order costs the same and serves as well
         for method, ranks, error in _curve(Problem(weight, metric, first), shape, wanted, align):
             if clip_ranks(shape, method, ranks) == ranks:
                 params, macs = factorized_cost(layer, method, ranks)

@@ -101,8 +101,9 @@ def fit_layer(
     """
     weight = layer.get_parameter("weight").detach().double()
     old = weight.flatten(1)
-    target = old + _regression(moments.covariance, moments.cross - old @ moments.covariance)
-    metric = Metric.of(moments.covariance, sensitivity)
+    covariance = moments.covariance.double()
+    target = old + _regression(covariance, moments.cross - old @ covariance)
+    metric = Metric.of(covariance, sensitivity)
     fit = Problem(target.view(weight.shape), metric, entry.method).fit(entry.ranks, sweeps)
     bias = moments.target_mean - fit.kernel @ moments.mean
     error = float((fit.kernel - old).norm() / old.norm().clamp_min(1e-300))
@@ -119,5 +120,6 @@ def _regression(covariance: Tensor, cross: Tensor) -> Tensor:
     ridge = PULL * covariance.diagonal().mean()
     if float(cross.norm()) <= 1e-9 * float(covariance.norm()):
         return torch.zeros_like(cross)
-    ridged = covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    ridged = covariance.clone()
+    ridged.diagonal().add_(ridge)
     return torch.cholesky_solve(cross.T, torch.linalg.cholesky(ridged)).T

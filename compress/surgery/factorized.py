@@ -165,6 +165,10 @@ class LowRankLinear(nn.Module):
         return self.expand(self.reduce(input))
 
 
+#: All of them.
+FACTORIZED = (TuckerConv2d, LowRankConv2d, InputRankConv2d, SpatialConv2d, LowRankLinear)
+
+
 def build_like(layer: nn.Module, method: str, ranks: tuple[int, ...], device: torch.device | None = None) -> nn.Module:
     """The factorized form of a layer, freshly initialised.
 
