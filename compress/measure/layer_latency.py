@@ -170,7 +170,13 @@ class _Work:
     ) -> dict[str, Measured]:
         """Measurements by `settings_key`."""
         graph = None if self.target.runtime == "torch" else TimingGraph(self.module, self.pose, self.layers)
-        groups = self._groups(variants)
+        # Layers that the exporter merged with others can't be timed: they are left as they are, and out of the table.
+        merged = set() if graph is None else {x.name for x in self.layers} - set(graph.placed)
+        timed = {
+            label: {name: form for name, form in settings.items() if name not in merged}
+            for label, settings in variants.items()
+        }
+        groups = self._groups(timed)
         found: dict[str, Measured] = {}
         for index, group in enumerate(groups):
 
@@ -179,7 +185,7 @@ class _Work:
                     progress(index * most + done, len(groups) * most)
 
             found |= self._measure_group(graph, group, rounds, budget_s / len(groups), advance)
-        return found
+        return {settings_key(settings): found[settings_key(timed[label])] for label, settings in variants.items()}
 
     def _groups(self, variants: Mapping[str, Settings]) -> list[dict[str, Settings]]:
         """Variants that are held at once."""

@@ -251,3 +251,26 @@ def test_what_a_machine_lacks_is_told(network: nn.Module, tmp_path: Path) -> Non
     for target in (Target("onnxruntime", "cpu", "bf16"), Target("torch", "cpu", "fp16")):
         with pytest.raises(RuntimeAbsent):
             measure(network, {}, cache=tmp_path, target=target)
+
+
+@pytest.mark.parametrize("target", TARGETS[1:], ids=str)
+def test_layers_that_are_not_in_the_exported_graph_are_left_out(target: Target, tmp_path: Path) -> None:
+    class Supervised(Tiny):
+        """With an early stage that the final maps do not need."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.early = nn.Conv2d(24, 24, 3, padding=1)
+
+        def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+            return [{"heatmaps": self.early(self.stem(images))}, *super().forward(images)]
+
+    variants: dict[str, Settings] = {
+        name: {**settings, "early": ("tucker2", (8, 8))} for name, settings in SETTINGS.items()
+    }
+    table = measure(Supervised().eval(), variants, target=target, cache=tmp_path)
+    assert set(table.whole_ms) == {ORIGINAL, *variants}
+    assert "early" not in table.layers_ms
+    assert table.latency_ms("body.0", "tucker2", (8, 4)) > 0
+    with pytest.raises(UsageError, match="not timed"):
+        table.latency_ms("early", "tucker2", (8, 8))
