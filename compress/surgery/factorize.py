@@ -130,7 +130,8 @@ def decompose(layer: nn.Module, entry: LayerPlan) -> LayerFactors:
         torch.eye(places, dtype=torch.float64, device=kernel.device),
         torch.eye(outputs, dtype=torch.float64, device=kernel.device),
     )
-    fit = Problem(kernel, plain, entry.method).fit(entry.ranks)
+    # Where all inputs and outputs weigh alike the start is the optimum: the leading singular vectors of an unfolding.
+    fit = Problem(kernel, plain, entry.method).fit(entry.ranks, sweeps=0)
     return LayerFactors({"reduce": fit.reduce, "expand": fit.expand}, fit.error**0.5)
 
 
