@@ -36,6 +36,8 @@ class Report:
         Name and PNG of poses drawn side by side.
     absent : tuple of str
         Runtimes and devices that were asked for and are not there.
+    curves : tuple of (str, bytes)
+        Name and PNG of the training curve of each model that has one.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Report:
     models: tuple[ModelFacts, ...]
     scenes: tuple[tuple[str, bytes], ...] = ()
     absent: tuple[str, ...] = field(default=())
+    curves: tuple[tuple[str, bytes], ...] = ()
 
 
 def runtimes(models: Sequence[ModelFacts]) -> list[str]:
@@ -92,6 +95,7 @@ def write_report(report: Report, folder: Path, *, force: bool = False) -> tuple[
     pictures: dict[str, bytes | None] = {
         "Accuracy against cost": figures.trade_off(report.models, runtimes(report.models)),
         "Kernel errors": figures.kernel_errors(report.models),
+        **{f"Training of {name}": png for name, png in report.curves},
     }
     record: dict[str, Any] = {
         "title": report.title,

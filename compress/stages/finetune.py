@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,39 +11,35 @@ from typing import Any, Literal
 from torch import nn
 
 from compress.checkpoint import load_checkpoint, save_checkpoint, snapshot
-from compress.data.augment import Augmentation
-from compress.data.cache import Cached
 from compress.data.source import open_data
 from compress.errors import UsageError
 from compress.evaluate import evaluate
 from compress.files import refuse_existing
 from compress.pose.spec import PoseSpec
 from compress.runtime.torch_runner import TorchRunner
-from compress.stages.base import Progress, Range, Size, StageResult, option
+from compress.stages.base import Progress, Silent, Size, StageResult, option
 from compress.stages.evaluate import ScoreOptions
 from compress.stages.models import DataOptions, ModelOptions, load, open_dataset
 from compress.stages.registry import Stage
+from compress.stages.schedule import ExampleOptions, ScheduleOptions, VariationOptions, report_broken
+from compress.stages.watched import WatchedOptions, Watcher, curve_path, log_path, write_curve
 from compress.training.distil import DistilWeights
-from compress.training.loop import FineTuneOptions, StepLog, finetune
+from compress.training.log import RunLog
+from compress.training.loop import FineTuneOptions, finetune
+from compress.training.processes import Processes, join
+from compress.training.state import remove_temporary
 
 
-class TuneOptions(ModelOptions, DataOptions, ScoreOptions):
+class TuneOptions(
+    ModelOptions, DataOptions, ScoreOptions, ScheduleOptions, VariationOptions, ExampleOptions, WatchedOptions
+):
     """Options of `compress finetune` and `compress train`."""
 
     output: Path = option(..., "Checkpoint to write", flag="-o", output=True)
     validation: str | None = option(None, "Annotated data (as for --data) that is scored on the way; the best is kept")
     steps: int = option(300, "Optimizer steps")
-    batch_size: int = option(16, "Images a step")
-    learning_rate: float = option(1e-3, "Highest learning rate of Adam")
-    warmup: float = option(0.05, "Share of the steps over which the learning rate rises")
-    schedule: Literal["cosine", "constant"] = option("cosine", "Learning rate after the warm-up")
-    weight_decay: float = option(0.0, "L2 penalty of weights, none for biases and normalisation")
-    clip: float | None = option(None, "Largest norm of the gradient")
+    batch_size: int = option(16, "Images a step, of all processes together")
     size: Size | None = option(None, "Training crop HEIGHTxWIDTH (default: the network's own)")
-    scale: Range = option((0.7, 1.4), "Smallest and largest random scale, as LOW,HIGH")
-    rotate: float = option(30.0, "Largest random rotation in degrees")
-    half_body: float = option(0.0, "Probability of half a body, for networks that see one person")
-    body_mask: float = option(0.0, "Probability of a grey mask on the body, for networks that see one person")
     sigma: float | None = option(None, "Width of the heatmaps' peaks in input pixels (default: by the network)")
     freeze: tuple[str, ...] = option((), "Modules of this name or pattern stay as they are; repeat for more")
     freeze_statistics: bool = option(False, "Keep the running statistics of batch normalisation")
@@ -78,88 +75,114 @@ class FineTuneStageOptions(TuneOptions):
     feature_weight: float = option(10.0, "Weight of the teacher's stage features")
 
 
-def training_options(options: TuneOptions, pose: PoseSpec, **more: Any) -> FineTuneOptions:
+def training_options(options: TuneOptions, pose: PoseSpec, images: int, **more: Any) -> FineTuneOptions:
     """Options of the training loop from those of the stage."""
+    size = options.size or pose.size
+    label_weight = more.pop("label_weight", 1.0) * options.label_share(pose, size)
     return FineTuneOptions(
-        steps=options.steps,
+        **options.schedule_settings(options.steps, options.batch_size, images),
         batch_size=options.batch_size,
-        size=options.size or pose.size,
-        learning_rate=options.learning_rate,
-        warmup=options.warmup,
-        schedule=options.schedule,
-        weight_decay=options.weight_decay,
-        clip=options.clip,
+        size=size,
         freeze=options.freeze,
         freeze_statistics=options.freeze_statistics,
         amp=options.amp,
-        augmentation=Augmentation(
-            scale=options.scale, rotate=options.rotate, half_body=options.half_body, body_mask=options.body_mask
-        ),
+        label_weight=label_weight,
+        augmentation=options.augmentation,
         sigma=options.sigma,
         ema=options.ema,
         workers=options.workers,
         seed=options.seed,
         evaluate_every=options.evaluate_every,
         checkpoint_every=options.checkpoint_every,
+        accumulate=options.accumulate,
+        factor_rate=options.factor_rate,
+        stop_after=options.stop_after,
+        recalibrate_norms=options.recalibrate_norms,
+        rollbacks=options.rollbacks,
         **more,
     )
 
 
-def _scorer(options: TuneOptions, pose: PoseSpec) -> Callable[[nn.Module], float] | None:
+def _scorer(options: TuneOptions, pose: PoseSpec, processes: Processes) -> Callable[[nn.Module], float] | None:
     """A function that gives a network its headline metric on the validation data."""
     if options.validation is None:
         return None
     dataset = open_data(options.validation, split=options.split)
 
     def score(module: nn.Module) -> float:
-        runner = TorchRunner(module, pose, device=options.device)
-        found = evaluate(dataset, runner, height=options.height, options=options.paf, heatmap=options.heatmap)
+        runner = TorchRunner(module, pose, device=str(processes.device))
+        found = evaluate(
+            dataset,
+            runner,
+            height=options.height,
+            options=options.paf,
+            heatmap=options.heatmap,
+            crew=processes,
+            strict=options.strict,
+        )
         return found.score.headline[1]
 
     return score
 
 
 def tune(options: TuneOptions, progress: Progress, command: str, teacher_path: Path | None, **more: Any) -> StageResult:
-    """Train, and write the result beside its training state."""
-    refuse_existing(options.output, options.force or options.resume)
+    """Train, and write the result beside its training state; of several processes only the main one writes."""
+    processes = join(options.device)
+    if not processes.is_main:
+        progress = Silent()
+    resume = options.resume and options.can_resume()
+    refuse_existing(options.output, options.force or resume)
+    if options.resume and not resume:
+        progress.say("no training state to go on from: starting at the beginning")
     checkpoint = load(options)
-    dataset = open_dataset(options)
-    if options.cache is not None:
-        dataset = Cached(dataset, options.cache)
+    dataset = options.training_data(
+        open_dataset(options),
+        checkpoint.pose,
+        progress,
+        labels=more.get("label_weight", 1.0) > 0,
+        strict=options.strict,
+        cache=options.cache,
+    )
+    settings = training_options(options, checkpoint.pose, len(dataset), **more)
     teacher = None if teacher_path is None else load_checkpoint(teacher_path).build()
     began = time.perf_counter()
-    with progress.bar(command, options.steps) as advance:
-
-        def on_step(log: StepLog) -> None:
-            if log.score is not None:
-                progress.say(f"step {log.step}: score {log.score:.3f}" + (" (best)" if log.best else ""))
-            if log.step:
-                advance(1, f"loss {log.loss:.4g}  lr {log.learning_rate:.2g}  {log.images_per_second:.0f} images/s")
-
+    with contextlib.ExitStack() as opened:
+        advance = opened.enter_context(progress.bar(command, settings.steps))
+        log = None
+        if processes.is_main:
+            log = opened.enter_context(RunLog(log_path(options.output), resume=resume, tensorboard=options.tensorboard))
+        watcher = Watcher(progress, advance, log)
         done = finetune(
             checkpoint.build(),
             dataset,
-            training_options(options, checkpoint.pose, **more),
+            settings,
             pose=checkpoint.pose,
             teacher=teacher,
-            evaluate=_scorer(options, checkpoint.pose),
-            on_step=on_step,
+            evaluate=_scorer(options, checkpoint.pose, processes),
+            on_step=watcher.step,
+            on_event=watcher.event,
             state_path=options.state,
-            resume=options.resume,
-            device=options.device,
+            resume=resume,
+            processes=processes,
         )
+    broken = report_broken(dataset, progress)
     smooth = max(1, len(done.log) // 20)
     losses = [log.loss for log in done.log]
     record = {
         "output": str(options.output),
-        "steps": options.steps,
+        "steps": len(done.log),
         "seconds": time.perf_counter() - began,
         "loss": [sum(losses[:smooth]) / smooth, sum(losses[-smooth:]) / smooth],
         "score": [done.scores[0][1], done.best.score] if done.best else None,
         "best_step": done.best.step if done.best else None,
         "scores": [list(score) for score in done.scores],
         "distilled": list(done.distilled),
+        "broken_images": broken,
         "images_per_second": done.log[-1].images_per_second,
+        "rollbacks": done.rollbacks,
+        "processes": processes.count,
+        "log": str(log_path(options.output)),
+        "curve": str(curve_path(options.output)),
     }
     note: dict[str, Any] = {k: record[k] for k in ("steps", "seconds", "loss", "score", "best_step")}
     note |= {
@@ -171,8 +194,13 @@ def tune(options: TuneOptions, progress: Progress, command: str, teacher_path: P
         "batch_size": options.batch_size,
     }
     trained = snapshot(checkpoint, done.module, command=command, **note)
-    save_checkpoint(trained, options.output, force=options.force or options.resume)
-    options.state.unlink(missing_ok=True)
+    if processes.is_main:
+        save_checkpoint(trained, options.output, force=options.force or resume)
+        write_curve(options.output)
+        options.state.unlink(missing_ok=True)
+        # A kill while a state was written leaves its temporary file.
+        remove_temporary(options.state)
+    processes.wait()
     return StageResult(record, (options.output,))
 
 

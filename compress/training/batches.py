@@ -236,13 +236,28 @@ class Examples(TorchDataset[Example | CompressError]):
 
 
 class Steps(Sampler[list[Key]]):
-    """Keys of the batches ``start`` to ``steps``: epochs in random order, one after the other without a gap."""
+    """Keys of the batches ``start`` to ``steps``: epochs in random order, one after the other without a gap.
 
-    def __init__(self, length: int, *, batch_size: int, start: int, steps: int, seed: int) -> None:
+    Of several processes each gets its share of each batch, ``share`` being its number and their count, in so many
+    pieces; both divide the batch. What a batch holds does not depend on them.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        start: int,
+        steps: int,
+        seed: int,
+        pieces: int = 1,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.length, self.batch_size, self.start, self.steps, self.seed = length, batch_size, start, steps, seed
+        self.pieces, self.share = pieces, share
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return (self.steps - self.start) * self.pieces
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
@@ -253,7 +268,10 @@ class Steps(Sampler[list[Key]]):
                     epoch = position // self.length
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
                 keys.append((epoch, int(order[position % self.length])))
-            yield keys
+            number, count = self.share
+            size = self.batch_size // (count * self.pieces)
+            first = number * self.pieces
+            yield from (keys[piece * size : (piece + 1) * size] for piece in range(first, first + self.pieces))
 
 
 def collate(examples: Sequence[Example | CompressError]) -> Batch | CompressError:
@@ -270,9 +288,17 @@ def collate(examples: Sequence[Example | CompressError]) -> Batch | CompressErro
 
 
 def load_batches(
-    examples: Examples, *, batch_size: int, start: int, steps: int, workers: int, pin: bool = False
+    examples: Examples,
+    *,
+    batch_size: int,
+    start: int,
+    steps: int,
+    workers: int,
+    pin: bool = False,
+    pieces: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Batches number ``start`` to ``steps`` of the sequence that the examples' seed stands for.
+    """Batches number ``start`` to ``steps`` of the sequence that the examples' seed stands for, each in its pieces.
 
     Parameters
     ----------
@@ -284,6 +310,8 @@ def load_batches(
         Processes that load ahead; 0 loads in this one. The batches are the same.
     pin : bool
         Whether to put them into pinned memory.
+    pieces, share : int, (int, int)
+        As of `Steps`.
 
     Raises
     ------
@@ -292,7 +320,15 @@ def load_batches(
     """
     loader: DataLoader[Example | CompressError] = DataLoader(
         examples,
-        batch_sampler=Steps(len(examples.data), batch_size=batch_size, start=start, steps=steps, seed=examples.seed),
+        batch_sampler=Steps(
+            len(examples.data),
+            batch_size=batch_size,
+            start=start,
+            steps=steps,
+            seed=examples.seed,
+            pieces=pieces,
+            share=share,
+        ),
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,

@@ -2,13 +2,13 @@
 
 Follows Hinton et al. ("Distilling the Knowledge in a Neural Network", 2015) in spirit and Romero et al. ("FitNets",
 2015) for the features, without an adapter: student and teacher share the width of the compared features, as a
-factorized network and its original do.
+factorized network and its original do. What is compared is the output of a whole block by its name, whatever is inside
+it: factors in place of a layer, other ranks, other attention or attention where there was none.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError
+from compress.model.duplicate import duplicate
 from compress.training.losses import Loss, Maps, add_losses, masked_squares
 
 #: Guards the relative feature error against a teacher whose features are all zero.
@@ -41,10 +42,15 @@ class DistilWeights:
     features: float = 10.0
 
 
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared error of features over the energy of the teacher's: ``|s - t|^2 / |t|^2``, whatever their scale."""
+def feature_loss(student: Tensor, teacher: Tensor, mean: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Squared error of features over the energy of the teacher's: ``|s - t|^2 / |t|^2``, whatever their scale.
+
+    Where processes share a batch, ``mean`` gives the mean energy over them, so that the mean of their losses is the
+    loss of the batch.
+    """
     goal = teacher.float()
-    return (student.float() - goal).square().sum() / (goal.square().sum() + _TINY)
+    energy = goal.square().sum()
+    return (student.float() - goal).square().sum() / ((energy if mean is None else mean(energy)) + _TINY)
 
 
 class Taps:
@@ -91,6 +97,8 @@ class Distiller:
         The network it learns from; stays as it is, a frozen copy runs.
     weights : DistilWeights
         Weights of the parts.
+    mean : callable, optional
+        Of `feature_loss`.
 
     Attributes
     ----------
@@ -104,9 +112,15 @@ class Distiller:
         If the networks' final maps differ in name, channels or size.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weights: DistilWeights) -> None:
-        self.weights = weights
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        weights: DistilWeights,
+        mean: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.weights, self._mean = weights, mean
+        self.teacher = duplicate(teacher).eval().requires_grad_(False)
         known = getattr(student, "distill_points", ())
         shared = tuple(point for point in known if point in getattr(teacher, "distill_points", ()))
         (ours, our_features), (theirs, their_features) = _shapes(student, shared), _shapes(teacher, shared)
@@ -150,7 +164,7 @@ class Distiller:
         }
         losses = {"maps": (self.weights.maps, _sum(maps))}
         if self.points:
-            relative = {point: feature_loss(features[point], goals[point]) for point in self.points}
+            relative = {point: feature_loss(features[point], goals[point], self._mean) for point in self.points}
             losses["features"] = (self.weights.features, _sum(relative))
         return add_losses(losses)
 
@@ -161,7 +175,7 @@ def _sum(parts: dict[str, Tensor]) -> Loss:
 
 def _shapes(module: nn.Module, points: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Shapes of the final maps and of the features at ``points``, from a run without arithmetic."""
-    ghost = copy.deepcopy(module).to("meta").eval()
+    ghost = duplicate(module, "meta").eval()
     with torch.no_grad(), Taps(ghost, points) as taps:
         stages = ghost(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
         features = {point: tuple(feature.shape) for point, feature in taps.features.items()}

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and how strongly their size is punished."""
+"""Which parameters are trained, how fast, and how strongly their size is punished."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from compress.errors import NetworkError
+from compress.surgery.factorized import FACTORIZED
 from compress.training.options import FineTuneOptions
 
 
@@ -54,14 +55,29 @@ def trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list
     return trained
 
 
-def parameter_groups(trained: list[nn.Parameter], options: FineTuneOptions) -> list[dict[str, Any]]:
-    """Matrices and kernels with weight decay; biases and normalisation, which are vectors, without."""
-    groups = (
-        ([p for p in trained if p.ndim > 1], options.weight_decay),
-        ([p for p in trained if p.ndim <= 1], 0.0),
-    )
+def parameter_groups(module: nn.Module, trained: list[nn.Parameter], options: FineTuneOptions) -> list[dict[str, Any]]:
+    """Groups of `torch.optim`, by decay and learning rate.
+
+    Matrices and kernels have weight decay; biases and normalisation, which are vectors, none. ``rate_factor`` of a
+    group is what the learning rate of the step is multiplied by.
+
+    Raises
+    ------
+    NetworkError
+        If factors are to have another learning rate and none is trained.
+    """
+    factors = {p for part in module.modules() if isinstance(part, FACTORIZED) for p in part.parameters()}
+    if options.factor_rate == 1:
+        factors = set()
+    elif factors.isdisjoint(trained):
+        raise NetworkError(
+            "factor_rate is for the layers of a factorized network, and none of them is trained",
+            found=options.factor_rate,
+            way_out="Leave it out",
+        )
     return [
-        {"params": parameters, "weight_decay": decay, "lr": options.learning_rate}
-        for parameters, decay in groups
-        if parameters
+        {"params": some, "weight_decay": decay, "lr": factor * options.learning_rate, "rate_factor": factor}
+        for inside, factor in ((False, 1.0), (True, options.factor_rate))
+        for kernels, decay in ((True, options.weight_decay), (False, 0.0))
+        if (some := [p for p in trained if (p in factors) == inside and (p.ndim > 1) == kernels])
     ]

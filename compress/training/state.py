@@ -15,11 +15,11 @@ from compress.errors import CheckpointError, FileError, UsageError
 from compress.files import atomic_path, read_bytes
 from compress.training.options import EXECUTION_ONLY
 
-FORMAT, VERSION = "compress training state", 1
+FORMAT, VERSION = "compress training state", 2
 
 _KEYS = {
     "format", "version", "step", "conditions", "module", "optimizer", "scaler", "ema", "best", "scores", "log",
-    "random",
+    "random", "rollbacks",
 }  # fmt: skip
 
 
@@ -75,18 +75,27 @@ def read_state(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             "the training state can't be read", found=str(path), way_out="Start again without --resume"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT or set(state) != _KEYS:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             "the file is not a training state",
             found=str(path),
             way_out="Name the file that the run to go on with wrote",
         )
-    if state["version"] != VERSION:
+    if state.get("version") != VERSION or set(state) != _KEYS:
         raise CheckpointError(
-            f"the training state is of another version than {VERSION}", found=state["version"], way_out="Start again"
+            f"the training state is of another version than {VERSION}",
+            found=state.get("version"),
+            way_out="Start again",
         )
     _compare(state["conditions"], conditions)
     return state
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove what a kill in the middle of writing a state to ``path`` left beside it."""
+    for left in path.parent.iterdir():
+        if left.name.startswith(f".{path.stem}.") and left.suffix == path.suffix:
+            left.unlink(missing_ok=True)
 
 
 def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -1,0 +1,98 @@
+"""What `test_processes.py` lets several processes do: ``python -m torch.distributed.run ... launched.py FOLDER``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import Stickmen, TinyPose
+from torch import nn
+
+from compress.data.augment import PLAIN
+from compress.errors import CompressError, DataError
+from compress.pose.spec import PoseSpec
+from compress.training.distil import DistilWeights
+from compress.training.loop import FineTuneOptions, finetune
+from compress.training.processes import Processes, join
+
+OPTIONS = FineTuneOptions(
+    steps=12, batch_size=8, size=(64, 64), learning_rate=3e-3, workers=0, amp="off", augmentation=PLAIN,
+    checkpoint_every=4, evaluate_every=6, recalibrate_norms=2, ema=0.9, distil=DistilWeights(1.0, 1.0),
+)  # fmt: skip
+
+
+class Stopped(Exception):
+    """What a run is stopped with."""
+
+
+def network(seed: int = 0) -> nn.Module:
+    """The network of the tests without dropout, which draws other numbers in each process."""
+    torch.manual_seed(seed)
+    module = TinyPose()
+    module.refine[2].p = 0.0
+    return module
+
+
+def closeness(module: nn.Module) -> float:
+    """A score: how near the weights and statistics are to 0."""
+    return -float(sum(value.float().abs().sum() for value in module.state_dict().values()))
+
+
+def tune(processes: Processes, options: FineTuneOptions = OPTIONS, **more: Any) -> list[float]:
+    """Losses and scores of a run."""
+    done = finetune(
+        network(), Stickmen(), options, pose=PoseSpec(), teacher=network(1), processes=processes,
+        **({"evaluate": closeness} | more),
+    )  # fmt: skip
+    return [*(entry.loss for entry in done.log), *(score for _, score in done.scores)]
+
+
+def stop_at_second_score(path: Path, processes: Processes) -> None:
+    """Leave the state of a run that was stopped at step 6, after the state of step 4."""
+    left = [2]
+
+    def evaluate(module: nn.Module) -> float:
+        left[0] -= 1
+        if not left[0]:
+            raise Stopped
+        return closeness(module)
+
+    try:
+        tune(processes, evaluate=evaluate, state_path=path)
+    except Stopped:
+        return
+    raise RuntimeError("the run was not stopped")
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    processes = join("cpu")
+    result: dict[str, Any] = {"number": processes.number, "count": processes.count}
+    result["straight"] = tune(processes)
+    result["pieces"] = tune(processes, replace(OPTIONS, accumulate=2, freeze_statistics=True, recalibrate_norms=0))
+    result["resumed"] = tune(processes, state_path=folder / "of_one.state", resume=True)
+    stop_at_second_score(folder / "of_two.state", processes)
+    result["gathered"] = processes.gather(processes.number)
+    result["main"] = processes.from_main(lambda: processes.number)
+    try:
+        processes.from_main(lambda: _refuse())
+    except DataError as error:
+        result["error"] = str(error)
+    try:
+        tune(processes, replace(OPTIONS, batch_size=9))
+    except CompressError as error:
+        result["uneven"] = str(error)
+    (folder / f"result{processes.number}.json").write_text(json.dumps(result))
+    processes.wait()
+
+
+def _refuse() -> None:
+    raise DataError("nothing here", found="folder")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

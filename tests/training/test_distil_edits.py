@@ -1,0 +1,100 @@
+"""Distillation between networks that differ inside the compared blocks: factors, ranks, attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from compress.networks.attention import build_attention
+from compress.pose.spec import PoseSpec
+from compress.surgery.attention import Attended, swap_attention
+from compress.surgery.factorized import LowRankConv2d, TuckerConv2d
+from compress.training.distil import Distiller, DistilWeights, Taps
+from compress.training.loop import FineTuneOptions, finetune
+
+
+class Gated(nn.Module):
+    """A convolution that is compared itself, and a block with attention."""
+
+    distill_points = ("stem", "block")
+
+    def __init__(self, kind: str = "se") -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 8, 1)
+        self.block = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1), build_attention(kind, 16, 4), nn.ReLU())
+        self.heatmaps = nn.Conv2d(16, 19, 1)
+        self.pafs = nn.Conv2d(16, 38, 1)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        y = self.block(self.stem(x))
+        return [{"heatmaps": self.heatmaps(y), "pafs": self.pafs(y)}]
+
+
+@pytest.fixture
+def teacher() -> nn.Module:
+    torch.manual_seed(0)
+    return Gated()
+
+
+def factorized() -> nn.Module:
+    network = Gated()
+    network.stem = LowRankConv2d(network.stem, (2,))
+    network.block[0] = TuckerConv2d(network.block[0], (3, 4))
+    return network
+
+
+def attended_stem() -> nn.Module:
+    network = swap_attention(Gated(), "cbam", after=("stem",), input_size=(64, 64)).module
+    assert isinstance(network.stem, Attended)
+    return network
+
+
+STUDENTS = {
+    "a factorized layer in the place of a compared one": factorized,
+    "other attention": lambda: swap_attention(Gated(), "esa_par", input_size=(64, 64)).module,
+    "no attention": lambda: swap_attention(Gated(), "none", input_size=(64, 64)).module,
+    "attention behind a compared layer": attended_stem,
+    "attention of another network": lambda: Gated("coord"),
+    "weights that a hook derives": lambda: _with_weight_norm(),
+}
+
+
+def _with_weight_norm() -> nn.Module:
+    network = Gated()
+    weight_norm(network.stem)
+    return network
+
+
+@pytest.mark.parametrize("make", STUDENTS.values(), ids=STUDENTS.keys())
+def test_whole_blocks_are_compared_whatever_is_inside(teacher: nn.Module, make: Any) -> None:
+    student = make()
+    distiller = Distiller(student, teacher, DistilWeights(0.0, 1.0))
+    assert distiller.points == ("stem", "block")
+    images = torch.randn(2, 3, 64, 64)
+    with Taps(student, distiller.points) as taps:
+        loss = distiller(images, student(images), taps.features)
+    with torch.no_grad():
+        goal = teacher.stem(images)
+        error = float((student.stem(images) - goal).square().sum() / goal.square().sum())
+    assert float(loss.parts["features.stem"]) == pytest.approx(error, rel=1e-3)
+    loss.total.backward()
+    for block in (student.stem, student.block):
+        assert all(p.grad is not None for p in block.parameters())
+        assert any(float(p.grad.abs().sum()) > 0 for p in block.parameters())
+
+
+@pytest.mark.parametrize("name", ["a factorized layer in the place of a compared one", "other attention"])
+def test_students_that_differ_inside_learn_the_features(
+    teacher: nn.Module, stickmen: Any, options: FineTuneOptions, name: str
+) -> None:
+    torch.manual_seed(1)
+    asked = replace(options, steps=60, learning_rate=1e-2, distil=DistilWeights(0.0, 1.0), label_weight=0.0)
+    done = finetune(STUDENTS[name](), stickmen(4), asked, pose=PoseSpec(), teacher=teacher)
+    assert done.distilled == ("stem", "block")
+    for part in ("teacher.features.stem", "teacher.features.block"):
+        assert done.log[-1].parts[part] < 0.5 * done.log[0].parts[part], part

@@ -1,0 +1,114 @@
+"""Learning rates over a training, and the optimizers that take them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from compress.errors import UsageError
+from compress.training.optimizers import build_optimizer
+from compress.training.options import FineTuneOptions, learning_rate
+
+PLAIN = FineTuneOptions(steps=1000, learning_rate=1.0, warmup=0.0)
+
+
+def rates(**changes: Any) -> list[float]:
+    options = replace(PLAIN, **changes)
+    return [learning_rate(step, options) for step in range(options.steps)]
+
+
+def test_steps_fall_at_their_milestones_by_one_factor_or_by_one_each() -> None:
+    one = rates(schedule="step", milestones=(400, 800))
+    assert [one[0], one[399], one[400], one[799], one[800], one[999]] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    each = rates(schedule="step", milestones=(400, 800), gamma=(0.5, 0.002))
+    assert [each[399], each[400], each[800]] == pytest.approx([1, 0.5, 0.001])
+
+
+def test_an_exponential_falls_by_the_same_share_at_every_step() -> None:
+    found = rates(schedule="exponential", final_rate=7.38e-6 / 8e-5)
+    assert found[-1] == pytest.approx(7.38e-6 / 8e-5)
+    ratios = [b / a for a, b in pairwise(found)]
+    assert max(ratios) == pytest.approx(min(ratios))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "exponential"])
+def test_what_falls_all_the_way_begins_at_the_top_and_ends_at_the_final_rate(schedule: Any) -> None:
+    found = rates(schedule=schedule, final_rate=0.05)
+    assert (found[0], found[-1]) == pytest.approx((1, 0.05))
+    assert all(b < a for a, b in pairwise(found))
+
+
+def test_poly_is_the_power_of_what_is_left() -> None:
+    found = rates(schedule="poly", power=2.0, final_rate=0.0)
+    assert found[333] == pytest.approx((1 - 333 / 999) ** 2)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "poly", "exponential", "plateau"])
+def test_a_warm_up_in_steps_comes_before_any_schedule(schedule: Any) -> None:
+    found = rates(schedule=schedule, milestones=(900,), warmup_steps=100, warmup=0.5)
+    assert found[:3] == pytest.approx([0.01, 0.02, 0.03])
+    assert found[99] == found[100] == 1
+
+
+def test_a_plateau_falls_after_more_evaluations_without_progress_than_patience() -> None:
+    options = replace(PLAIN, schedule="plateau", patience=2, threshold=0.01)
+    # Better, stays, hardly better (2), stays (3: falls), stays, better, ...
+    scores = list(zip(range(0, 80, 10), [0.1, 0.2, 0.2, 0.205, 0.2, 0.2, 0.3, 0.3], strict=True))
+
+    def rate(step: int) -> float:
+        return learning_rate(step, options, scores)
+
+    assert [rate(step) for step in (5, 35, 40, 45, 79)] == pytest.approx([1, 1, 0.1, 0.1, 0.1])
+    more = [*scores, (80, 0.3), (90, 0.3), (100, 0.3)]
+    assert learning_rate(95, options, more) == pytest.approx(0.01)
+    assert learning_rate(95, options) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "stairs"}, "one of cosine, constant, step, poly"),
+        ({"optimizer": "lion"}, "one of adam, adamw, sgd, rmsprop"),
+        ({"schedule": "step"}, "at least one for the schedule step"),
+        ({"schedule": "step", "milestones": (20, 10)}, "ascending order"),
+        ({"schedule": "step", "milestones": (10, 20, 30), "gamma": (0.1, 0.2)}, "one for each milestone"),
+        ({"gamma": (0.0,)}, "above 0"),
+        ({"schedule": "exponential", "final_rate": 0.0}, "above 0 for an exponential"),
+        ({"momentum": 1.0}, "below 1"),
+        ({"warmup_steps": -1}, "0 or more"),
+        ({"patience": -1}, "0 or more"),
+    ],
+)
+def test_values_without_meaning_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(PLAIN, **changes)
+
+
+def step_of(kind: Any, steps: int = 1, **changes: Any) -> float:
+    """How far the optimizer moves a weight of 2 whose gradient is 0.5."""
+    weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    options = replace(PLAIN, optimizer=kind, learning_rate=0.1, **changes)
+    optimizer = build_optimizer([{"params": [weight], "weight_decay": options.weight_decay}], options)
+    for _ in range(steps):
+        weight.grad = torch.tensor([0.5], dtype=torch.float64)
+        optimizer.step()
+    return 2.0 - float(weight.detach())
+
+
+def test_each_optimizer_takes_its_own_step() -> None:
+    assert step_of("sgd") == pytest.approx(0.1 * 0.5)
+    assert step_of("sgd", 2, momentum=0.5) == pytest.approx(0.05 + 0.1 * (0.5 + 0.5 * 0.5))
+    assert step_of("adam") == pytest.approx(0.1, rel=1e-4)
+    assert step_of("adamw") == pytest.approx(0.1, rel=1e-4)
+    assert step_of("rmsprop", momentum=0.0) == pytest.approx(0.1 / math.sqrt(0.01), rel=1e-4)
+
+
+def test_decay_is_a_penalty_in_the_gradient_but_beside_it_for_adamw() -> None:
+    assert step_of("sgd", weight_decay=0.25) == pytest.approx(0.1 * (0.5 + 0.25 * 2))
+    assert step_of("adam", weight_decay=0.25) == pytest.approx(0.1, rel=1e-4)
+    assert step_of("adamw", weight_decay=0.25) == pytest.approx(0.1 + 0.1 * 0.25 * 2, rel=1e-4)
