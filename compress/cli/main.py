@@ -46,9 +46,12 @@ def stage_command(name: str) -> click.Command:
     def callback(**values: Any) -> None:
         as_json = values.pop("json")
         from compress.cli.show import show
+        from compress.training.processes import is_main
 
         options = check_options(stage.options, given(values), f"compress {name}")
         result = stage.run(options, TerminalProgress(quiet=as_json))
+        if not is_main():  # of several processes one speaks
+            return
         if as_json:
             click.echo(json.dumps(result.record, allow_nan=False))
         else:

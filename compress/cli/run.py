@@ -26,7 +26,14 @@ def run(recipe: Path, output: Path | None, pairs: tuple[str, ...], force: bool, 
     """Load, run, and name what was written."""
     from compress.pipeline import StepReport, run_recipe
     from compress.recipe import load_recipe
+    from compress.training.processes import launched
 
+    if launched() > 1:
+        raise UsageError(
+            "a recipe runs in one process",
+            found=f"WORLD_SIZE={launched()}",
+            way_out="Launch its commands one by one: several processes are for compress finetune and compress train",
+        )
     variables = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from compress.cli.show_benchmark import show_benchmark
+from compress.cli.show_predict import predict_headline, show_predict
+from compress.cli.table import console, print_table
 from compress.model.conventions import CONVENTIONS
 from compress.plan import REASONS
 
 Record = dict[str, Any]
-
-
-def _console() -> Console:
-    # Where stdout is a file or a pipe, rich would fold tables at 80 columns; names must stay whole.
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=180)
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    out = _console()
-    out.print(title, markup=False, soft_wrap=True)
-    out.print(table)
 
 
 def millions(count: float) -> str:
@@ -48,7 +31,7 @@ def _share(before: float, after: float) -> str:
 def show_networks(record: Record) -> None:
     """The table of networks, and why counts differ from printed ones."""
     rows = record["networks"]
-    _table(
+    print_table(
         "Networks (MACs: executed multiply-adds of convolution and linear layers)",
         ["name", "paper", "input", "params", "MACs", "printed params", "printed operations", "deviation"],
         [
@@ -65,7 +48,7 @@ def show_networks(record: Record) -> None:
         ],
         left=2,
     )
-    out = _console()
+    out = console()
     for row in rows:
         if row["published"] and row["published"]["reason"]:
             out.print(f"{row['name']}: {row['published']['reason']}", markup=False, soft_wrap=True)
@@ -86,13 +69,13 @@ def _printed(published: Record) -> tuple[str, str]:
 
 def show_init(record: Record) -> None:
     """One line."""
-    _console().print(headline("init", record), markup=False, soft_wrap=True)
+    console().print(headline("init", record), markup=False, soft_wrap=True)
 
 
 def show_inspect(record: Record) -> None:
     """All layers."""
     size = "x".join(map(str, record["input"]))
-    _table(
+    print_table(
         f"{record['network']} at {size}: {millions(record['params'])} parameters, {giga(record['macs'])}MACs",
         ["layer", "kind", "why not factorized", "shape", "stride", "groups", "params", "MACs", "share", "VBMF r3, r4"],
         [
@@ -118,7 +101,7 @@ def show_inspect(record: Record) -> None:
 
 def show_sensitivity(record: Record) -> None:
     """What each layer is worth in keypoints, at each rank."""
-    _table(
+    print_table(
         f"Each layer factorized alone, against the original's own {record['people']} people "
         f"({record['joints']} joints) in {record['images']} images of {record['data']} at height {record['height']}",
         ["layer", "method", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost",
@@ -154,7 +137,7 @@ def show_factorize(record: Record) -> None:
     for row in record["layers"]:
         if row["method"] == "keep":
             kept[row["reason"]] = kept.get(row["reason"], 0) + 1
-    _table(
+    print_table(
         "Factorized layers",
         ["layer", "method", "ranks", "params", "MACs", "MACs kept", "kernel error", "output error"],
         [
@@ -172,7 +155,7 @@ def show_factorize(record: Record) -> None:
         ],
         left=2,
     )
-    out = _console()
+    out = console()
     lines = [f"{count} layer(s) {REASONS[reason]}" for reason, count in sorted(kept.items(), key=lambda x: -x[1])]
     lines += [f"note: {notice}" for notice in record["notices"]]
     for name, noise in record.get("noise", {}).items():
@@ -216,7 +199,7 @@ def show_search(record: Record) -> None:
 
     points = sorted((row for row in record["trials"] if row["front"]), key=lambda row: row["cost"])
     whole = ["original", "-", "-", millions(original["params"]), giga(original["macs"]), "1.000", "0", "-"]
-    _table(
+    print_table(
         f"{record['network']} at {'x'.join(map(str, record['input']))}, {record['budget']}: what no other point beats",
         ["checkpoint", "forms", f"cost ({record['unit']})", "params", "MACs", "MACs kept", "map error", "recovered",
          *([] if metric is None else [metric])],
@@ -239,12 +222,12 @@ def show_search(record: Record) -> None:
         ],
         left=2,
     )  # fmt: skip
-    _console().print(headline("search", record), markup=False, soft_wrap=True)
+    console().print(headline("search", record), markup=False, soft_wrap=True)
 
 
 def show_attention(record: Record) -> None:
     """Each block, and which weights it kept."""
-    _table(
+    print_table(
         f"Attention blocks, now {record['kind']}",
         ["block", "was", "channels", "reduction", "weights carried over"],
         [
@@ -259,17 +242,17 @@ def show_attention(record: Record) -> None:
         ],
         left=2,
     )
-    _console().print(headline("attention", record), markup=False, soft_wrap=True)
+    console().print(headline("attention", record), markup=False, soft_wrap=True)
 
 
 def show_train(record: Record) -> None:
     """Loss and score, first and last."""
-    _console().print(headline("finetune", record), markup=False, soft_wrap=True)
+    console().print(headline("finetune", record), markup=False, soft_wrap=True)
 
 
 def show_evaluate(record: Record) -> None:
     """All metrics and the conditions they hold under."""
-    _table(
+    print_table(
         f"{record['model']} on {record['data']}: {record['images']} images at height {record['height']}, "
         f"{record['runtime']} {record['device']} {record['precision']}, {record['seconds']:.1f} s; "
         f"{record['convention']}",
@@ -281,7 +264,7 @@ def show_evaluate(record: Record) -> None:
 
 def show_export(record: Record) -> None:
     """Files and how far they are from the network."""
-    _table(
+    print_table(
         "Exported files, checked against torch",
         ["file", "precision", "max map error", "keypoints compared", "max moved (px)", "bytes"],
         [
@@ -299,39 +282,9 @@ def show_export(record: Record) -> None:
     )
 
 
-def show_benchmark(record: Record) -> None:
-    """Latencies, with the ratio to the first model on the same runtime."""
-    machine = record["machine"]
-    _table(
-        f"{machine['cpu']}, {machine['cores']} cores, GPU: {machine['gpu']}",
-        ["model", "runtime", "device", "precision", "size", "batch", "threads", "median ms", "95 % interval", "p90 ms",
-         "fps", "speed-up"],
-        [
-            (
-                row["model"],
-                row["runtime"],
-                row["device"],
-                row["precision"],
-                f"{row['height']}x{row['width']}",
-                row["batch"],
-                row["threads"],
-                f"{row['latency_ms']:.2f}",
-                "{:.2f} to {:.2f}".format(*row["interval_ms"]),
-                f"{row['p90_ms']:.2f}",
-                f"{row['fps']:.1f}",
-                "-" if row["speedup"] is None else "{:.2f} ({:.2f} to {:.2f})".format(*row["speedup"]),
-            )
-            for row in record["rows"]
-        ],
-        left=4,
-    )  # fmt: skip
-    for absent in record["absent"]:
-        _console().print(f"not present: {absent}", markup=False, soft_wrap=True)
-
-
 def show_report(record: Record) -> None:
     """The files of the report."""
-    _console().print(headline("report", record), markup=False, soft_wrap=True)
+    console().print(headline("report", record), markup=False, soft_wrap=True)
 
 
 _SHOW: dict[str, Callable[[Record], None]] = {
@@ -344,6 +297,7 @@ _SHOW: dict[str, Callable[[Record], None]] = {
     "train": show_train,
     "finetune": show_train,
     "evaluate": show_evaluate,
+    "predict": show_predict,
     "export": show_export,
     "benchmark": show_benchmark,
     "report": show_report,
@@ -386,6 +340,8 @@ def headline(stage: str, record: Record) -> str:
     if stage == "evaluate":
         metric, value = next(iter(record["metrics"].items()))
         return f"{record['model']}: {metric} {value:.3f} on {record['data']}, {record['images']} images"
+    if stage == "predict":
+        return predict_headline(record)
     if stage == "export":
         return ", ".join(record["files"])
     if stage == "benchmark":

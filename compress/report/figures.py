@@ -1,4 +1,4 @@
-"""Figures: trade-offs, kernel errors, what layers are worth in keypoints, and poses drawn on images."""
+"""Figures: trade-offs, kernel errors, what layers are worth in keypoints, and pictures side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.pose.skeleton import Skeleton
 from compress.ranks.front import pareto_front as nondominated
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from compress.report.tables import ModelFacts
 
 Image = NDArray[np.uint8]
-
-# Left, right and middle limbs in colours that stay apart for colour-blind readers (Okabe and Ito), BGR.
-_LEFT, _RIGHT, _MIDDLE = (233, 180, 86), (0, 159, 230), (115, 158, 0)
 
 
 def _new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
@@ -160,38 +156,6 @@ def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | N
         axis.grid(alpha=0.25)
     axes[0].legend(fontsize=7)
     return _png(figure)
-
-
-def draw_poses(image: Image, keypoints: Sequence[NDArray[np.float32]], skeleton: Skeleton) -> Image:
-    """A copy of the image with people drawn on it.
-
-    Parameters
-    ----------
-    image : array, shape (H, W, 3), uint8, BGR
-        The picture.
-    keypoints : sequence of arrays, shape (K, 3)
-        x, y and score or visibility of each person's joints; a joint with a third value of 0 is left out.
-    skeleton : Skeleton
-        Joints and limbs of the keypoints.
-    """
-    canvas = image.copy()
-    thickness = max(1, round(min(image.shape[:2]) / 150))
-    for person in keypoints:
-        for a, b in skeleton.limbs:
-            if person[a, 2] > 0 and person[b, 2] > 0:
-                ends = [tuple(int(v) for v in np.rint(person[j, :2])) for j in (a, b)]
-                cv2.line(canvas, ends[0], ends[1], _side(skeleton, a, b), thickness, cv2.LINE_AA)
-        for x, y, score in person:
-            if score > 0:
-                cv2.circle(canvas, (round(float(x)), round(float(y))), thickness + 1, (255, 255, 255), -1, cv2.LINE_AA)
-    return canvas
-
-
-def _side(skeleton: Skeleton, a: int, b: int) -> tuple[int, int, int]:
-    names = skeleton.joints[a] + skeleton.joints[b]
-    if "left" in names and "right" not in names:
-        return _LEFT
-    return _RIGHT if "right" in names and "left" not in names else _MIDDLE
 
 
 def side_by_side(pictures: Sequence[Image], labels: Sequence[str], height: int = 280) -> bytes:

@@ -41,6 +41,7 @@ SUMMARIES = {
     "train": "Train a network on annotated images",
     "finetune": "Fine-tune or distil a compressed network",
     "evaluate": "Score a model in keypoints (OKS average precision)",
+    "predict": "Find people in pictures, videos or a camera's images, and draw them",
     "export": "Write ONNX and OpenVINO files, checked against the network",
     "benchmark": "Time models on runtimes, interleaved",
     "report": "Compare an original with compressed networks: cost, latency, accuracy, pictures",

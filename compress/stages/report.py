@@ -12,12 +12,14 @@ import numpy as np
 
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.data.sample import Dataset
+from compress.data.tolerant import Tolerant
 from compress.evaluate import Score, detect_people, evaluate
 from compress.files import refuse_existing
 from compress.measure.machine import describe
 from compress.model.cost import cost
 from compress.pose.skeleton import get_skeleton
-from compress.report.figures import draw_poses, side_by_side
+from compress.report.drawing import draw_poses
+from compress.report.figures import side_by_side
 from compress.report.html import Report, write_report
 from compress.report.tables import ModelFacts
 from compress.runtime.runner import Runner
@@ -27,6 +29,7 @@ from compress.stages.benchmark import TimingOptions, time_models
 from compress.stages.evaluate import ScoreOptions
 from compress.stages.models import DataOptions, SizeOptions, counting_size, open_dataset
 from compress.stages.registry import Stage
+from compress.stages.watched import draw_curve
 
 #: History records that mean that weights were trained after an edit.
 _TUNING = ("finetune", "train")
@@ -84,6 +87,7 @@ def _score(models: Sequence[_Model], dataset: Dataset, options: ReportOptions, p
                 height=options.height,
                 options=options.paf,
                 heatmap=options.heatmap,
+                strict=options.strict,
                 progress=lambda done, total: advance(1),
             )
         scores[model.label] = found.score
@@ -94,6 +98,8 @@ def _scenes(models: Sequence[_Model], dataset: Dataset, options: ReportOptions) 
     """Poses of all models, drawn on images spread over the data set."""
     runners: list[Runner] = [TorchRunner(m.checkpoint.build(), m.checkpoint.pose) for m in models]
     scenes = []
+    if not options.strict:
+        dataset = Tolerant(dataset)
     for index in np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).astype(int):
         sample = dataset[int(index)]
         pictures, labels = [], []
@@ -185,6 +191,7 @@ def run(options: ReportOptions, progress: Progress) -> StageResult:
         models=pair_tuned(facts),
         scenes=_scenes(models, dataset, options) if dataset is not None and options.pictures else (),
         absent=times.absent,
+        curves=tuple((m.label, curve) for m in models if (curve := draw_curve(m.path)) is not None),
     )
     files = write_report(report, options.output, force=options.force)
     record = {

@@ -1,0 +1,214 @@
+"""Pictures, folders, videos and cameras as one stream, and what is written of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from compress.data import frames as module
+from compress.data.frames import Camera, Ended, Frame, Frames, Unreadable, Video, open_sources
+from compress.data.written import Album, open_video, places, write_picture
+from compress.errors import DataError, FileError, UsageError
+
+
+def grey(level: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    return np.full((*size, 3), level, np.uint8)
+
+
+def write_clip(path: Path, levels: list[int], fps: float = 12.5) -> Path:
+    with open_video(path, fps, (48, 64)) as add:
+        for level in levels:
+            add(grey(level))
+    return path
+
+
+def frames_of(*paths: Path, limit: int | None = None) -> tuple[Frames, list[Frame | Unreadable]]:
+    stream = Frames(open_sources(paths), limit)
+    return stream, list(stream.read())
+
+
+def test_a_video_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    levels = [20, 90, 160, 230, 60]
+    clip = write_clip(tmp_path / "clip.mp4", levels)
+    stream, found = frames_of(clip)
+    assert (stream.total, stream.live, stream.ended) == (5, False, [])
+    assert stream.sources[0].fps == pytest.approx(12.5)
+    assert [frame.number for frame in found] == [0, 1, 2, 3, 4]
+    assert [frame.image_id for frame in found] == [1, 2, 3, 4, 5]
+    assert [frame.image.shape for frame in found] == [(48, 64, 3)] * 5
+    assert np.abs([frame.image.mean() for frame in found] - np.array(levels)).max() < 4
+
+
+def test_inputs_keep_their_order_and_folders_that_of_names(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg"):
+        write_picture(folder / name, grey(9))
+    (folder / "notes.txt").write_text("no picture")
+    write_clip(folder / "c.avi", [1, 2])
+    write_picture(tmp_path / "z.bmp", grey(3))
+    stream, found = frames_of(tmp_path / "z.bmp", folder)
+    assert [frame.source.name for frame in found] == ["z.bmp", "a.jpg", "b.png", "c.avi", "c.avi"]
+    assert [frame.image_id for frame in found] == [1, 2, 3, 4, 5]
+    assert stream.total == 5
+
+
+def test_ids_are_the_numbers_of_files_as_in_coco_where_all_have_one(tmp_path: Path) -> None:
+    for name in ("000000000139.png", "000000000285.png"):
+        write_picture(tmp_path / name, grey(9))
+    assert [frame.image_id for frame in frames_of(tmp_path)[1]] == [139, 285]
+    write_picture(tmp_path / "a.png", grey(9))
+    assert [frame.image_id for frame in frames_of(tmp_path)[1]] == [1, 2, 3]
+
+
+def test_a_limit_ends_the_stream_and_a_video_cut_by_it_has_not_ended_early(tmp_path: Path) -> None:
+    stream, found = frames_of(write_clip(tmp_path / "clip.mp4", [1, 2, 3, 4]), limit=3)
+    assert (len(found), stream.total, stream.ended) == (3, 3, [])
+    with pytest.raises(UsageError, match="at least 1"):
+        Frames((), 0)
+
+
+def test_what_can_not_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    write_picture(tmp_path / "b.png", grey(9))
+    (tmp_path / "c.mp4").write_bytes(b"no video at all")
+    _, found = frames_of(tmp_path)
+    assert [type(one) for one in found] == [Unreadable, Frame, Unreadable]
+    assert isinstance(found[0], Unreadable)
+    assert isinstance(found[2], Unreadable)
+    assert "does not decode" in found[0].why
+    assert "no frame" in found[2].why
+
+
+def test_a_video_that_ends_early_keeps_what_there_is_and_tells_what_was_promised(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.avi", list(range(0, 240, 4)))
+    content = clip.read_bytes()
+    # The header with the number of frames lies at the start of an AVI; half of the frames are cut off.
+    clip.write_bytes(content[: content.index(b"movi") + (len(content) - content.index(b"movi")) // 2])
+    stream, found = frames_of(clip)
+    (ended,) = stream.ended
+    assert isinstance(ended, Ended)
+    assert ended.promised == 60
+    assert 0 < ended.read == len(found) < 60
+
+
+@pytest.mark.parametrize("names", [["nowhere.jpg"], ["nowhere"], ["empty"]])
+def test_inputs_that_are_not_there(tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        open_sources([tmp_path / name for name in names])
+    assert names[0] in str(caught.value)
+    assert caught.value.way_out
+    with pytest.raises(UsageError, match="nothing to look at"):
+        open_sources([])
+
+
+class Webcam:
+    """What OpenCV gives for a camera that shows three frames and is then unplugged."""
+
+    def __init__(self, there: bool) -> None:
+        self.left, self.there, self.released = 3, there, False
+
+    def isOpened(self) -> bool:
+        return self.there
+
+    def get(self, what: int) -> float:
+        return 0.0
+
+    def read(self) -> tuple[bool, Any]:
+        self.left -= 1
+        return self.left >= 0, grey(50 * self.left) if self.left >= 0 else None
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_camera_that_is_not_there_is_said_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: Webcam(there=False))
+    with pytest.raises(DataError, match=r"there is no camera 7.*This machine has"):
+        open_sources([Path("7")])
+
+
+def test_a_camera_is_live_and_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    webcam = Webcam(there=True)
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: webcam)
+    (camera,) = open_sources([Path("0")])
+    assert isinstance(camera, Camera)
+    stream = Frames([camera])
+    assert (stream.live, stream.total) == (True, None)
+    assert [frame.number for frame in stream.read() if isinstance(frame, Frame)] == [0, 1, 2]
+    assert stream.ended == [Ended("camera 0", 3, None)]
+    assert webcam.released
+
+
+def test_a_reader_that_is_left_lets_the_video_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    webcam = Webcam(there=True)
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: webcam)
+    stream: Iterator[Any] = Frames([Video(tmp_path / "x.mp4")]).read()
+    next(stream)
+    webcam.released = False
+    stream.close()  # type: ignore[attr-defined]
+    assert webcam.released
+
+
+def test_a_video_has_no_name_before_its_last_frame_and_none_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"precious")
+
+    def write() -> None:
+        with open_video(path, 10, (48, 64)) as add:
+            add(grey(1))
+            assert path.read_bytes() == b"precious"
+            add(grey(1, (32, 64)))
+
+    with pytest.raises(FileError, match="another size"):
+        write()
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+    assert path.read_bytes() == b"precious"
+    with pytest.raises(FileError, match="exists already"):
+        open_video(path, 10, (48, 64), force=False).__enter__()
+
+
+def test_lost_frames_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.data.written._count", lambda path: 1)
+    with pytest.raises(FileError, match="only 1 of 2 frames"):
+        write_clip(tmp_path / "clip.mp4", [1, 2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_have_names_of_their_own_and_replace_no_input(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.jpg", "a.png", "a.bmp", "a.avi", "b.JPEG")]
+    for path in paths:
+        path.write_bytes(b"x")
+    sources = open_sources(paths)
+    found = places(sources, tmp_path / "out")
+    assert [path.name for path in found.values()] == ["a.jpg", "a.png", "a-2.png", "a.mp4", "b.jpg"]
+    with pytest.raises(UsageError, match="replace an input"):
+        places(sources, tmp_path)
+
+
+def test_an_album_holds_pictures_and_videos_and_drops_an_unfinished_video(tmp_path: Path) -> None:
+    clip, picture = write_clip(tmp_path / "clip.mp4", [40, 120, 200]), tmp_path / "p.png"
+    write_picture(picture, grey(77))
+    stream = Frames(open_sources([clip, picture, clip]))
+    album = Album(places(stream.sources, tmp_path / "out"), force=False)
+
+    def fill() -> None:
+        with album:
+            for number, frame in enumerate(stream.read()):
+                assert isinstance(frame, Frame)
+                if number == 6:  # the last frame of the second clip
+                    raise ZeroDivisionError
+                album.add(frame, frame.image)
+
+    with pytest.raises(ZeroDivisionError):
+        fill()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["clip.mp4", "p.png"]
+    again = [frame for frame in frames_of(tmp_path / "out" / "clip.mp4")[1] if isinstance(frame, Frame)]
+    assert [float(frame.image.mean()) for frame in again] == pytest.approx([40, 120, 200], abs=10)
+    assert np.array_equal(cv2.imread(str(tmp_path / "out" / "p.png")), grey(77))
