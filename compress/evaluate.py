@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from compress.data.boxes import Boxes
 from compress.data.person_view import person_region, usable_people
-from compress.data.sample import Dataset, Image, Sample, iterate
+from compress.data.sample import Dataset, Image, Sample
 from compress.errors import DataError
+from compress.pose.average import person_maps, whole_image_maps
 from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, normalise_crop, region_matrix
-from compress.pose.heatmap import HeatmapOptions, decode_heatmaps, merge_mirrored
+from compress.pose.heatmap import HeatmapOptions, decode_heatmaps
 from compress.pose.oks import coco_results, keypoint_ap, oks_nms
 from compress.pose.paf import PafOptions, Pose, decode
 from compress.pose.pck import Pck, pck_lsp, pckh_lip, pckh_mpii
@@ -22,6 +23,11 @@ from compress.pose.prepare import prepare
 from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 from compress.runtime.runner import Array, Runner
+
+T = TypeVar("T")
+
+#: Images that can't be read after which something else must be wrong than single images.
+_UNREADABLE = 100
 
 #: Most crops that a network is given at once.
 _CROPS = 16
@@ -33,7 +39,6 @@ _SEEN = 0.2
 GT_BOXES = "gt boxes"
 
 _OKS = "COCO OKS AP, ten thresholds"
-_BOTTOM_UP = "single scale, no flip"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Score:
     boxes : str or None
         Where a top-down network's boxes come from: ``"gt boxes"`` (the annotations, which is worth one or two points
         of AP) or the name of a file of detections. None for networks that find people by themselves.
+    broken : tuple of str
+        What is wrong with each image that could not be read and was left out.
     """
 
     metrics: Mapping[str, float]
@@ -72,6 +79,7 @@ class Score:
     seconds: float
     convention: str = _OKS
     boxes: str | None = None
+    broken: tuple[str, ...] = ()
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -93,6 +101,19 @@ class Evaluation:
 
     score: Score
     detections: list[dict[str, Any]]
+
+
+class Crew(Protocol):
+    """Processes that share the images of an evaluation: this one is ``number`` of ``count``."""
+
+    number: int
+    count: int
+
+    def gather(self, value: T) -> list[T]:
+        """What each process has, in the order of their numbers."""
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        """What the main process computes."""
 
 
 def detect(
@@ -132,9 +153,11 @@ def detect(
         if regions is None:
             regions = [image_region(image.shape, size)]
         return _detect_in(runner, image, regions, size, heatmap or HeatmapOptions())
-    prepared = prepare(image, runner.pose, height)
-    maps = runner.run(prepared.array[None])
-    return decode(maps["heatmaps"][0], maps["pafs"][0], prepared, runner.pose, options or PafOptions())
+    options = options or PafOptions()
+    heatmaps, pafs, prepared = whole_image_maps(
+        runner.run, image, runner.pose, height=height, flip=options.flip, scales=options.scales
+    )
+    return decode(heatmaps, pafs, prepared, runner.pose, options)
 
 
 def detect_people(
@@ -193,12 +216,8 @@ def _detect_in(
     pose = runner.pose
     found: list[Pose] = []
     for start in range(0, len(regions), _CROPS):
-        matrices = [region_matrix(r, size, corner_grid=pose.corner_grid) for r in regions[start : start + _CROPS]]
-        crops = np.stack([normalise_crop(cut(image, m, size, fill_colour(pose)), pose) for m in matrices])
-        maps = runner.run(crops)["heatmaps"]
-        if options.flip:
-            mirrored = runner.run(np.ascontiguousarray(crops[..., ::-1]))["heatmaps"]
-            maps = merge_mirrored(maps, mirrored, pose.joints, shift=pose.corner_grid)
+        some = regions[start : start + _CROPS]
+        maps, matrices = person_maps(runner.run, image, some, pose, size, flip=options.flip, scales=options.scales)
         for keypoints in decode_heatmaps(maps, matrices, pose, options):
             seen = keypoints[:, 2][keypoints[:, 2] > _SEEN]
             found.append(Pose(keypoints, float(seen.mean()) if len(seen) else 0.0))
@@ -224,8 +243,10 @@ def evaluate(
     heatmap: HeatmapOptions | None = None,
     boxes: Boxes | None = None,
     progress: Callable[[int, int], None] | None = None,
+    crew: Crew | None = None,
+    strict: bool = True,
 ) -> Evaluation:
-    """Find people in all images of a data set and score them at a single scale.
+    """Find people in all images of a data set and score them.
 
     A bottom-up network is given whole images. A network that sees one person is given a crop for each annotated person
     with labelled joints, or for each of the given boxes; its people are then ranked by the box's score times the mean
@@ -250,12 +271,17 @@ def evaluate(
         Where it looks for people; the annotated boxes by default.
     progress : callable, optional
         Called as ``progress(images done, all images)`` after each image.
+    crew : Crew, optional
+        Processes that share the images; each gets the result that one alone would have.
+    strict : bool
+        Whether an image that can't be read is an error. Otherwise it and its people are left out, and the score says
+        how many there were.
 
     Raises
     ------
     DataError
-        If the data set has no annotations or no images, an image can't be read, or the network or the boxes do not
-        suit the data.
+        If the data set has no annotations or no images, none or (``strict``) one can't be read, or the network or the
+        boxes do not suit the data.
     """
     start = time.perf_counter()
     if not dataset.annotated:
@@ -268,10 +294,18 @@ def evaluate(
     if boxes is not None and not top_down:
         raise DataError("this network finds people by itself and takes no boxes", found=boxes.name)
     heatmap = heatmap or HeatmapOptions()
-    detections: list[dict[str, Any]] = []
-    image_ids: list[int] = []
+    number, count = (0, 1) if crew is None else (crew.number, crew.count)
+    found: dict[int, tuple[int, list[dict[str, Any]]]] = {}
+    broken: list[str] = []
     skeleton = COCO17
-    for sample in iterate(dataset):
+    for index in range(number, len(dataset), count):
+        try:
+            sample = dataset[index]
+        except DataError as error:
+            if strict or len(broken) == _UNREADABLE:
+                raise
+            broken.append(str(error))
+            continue
         skeleton = get_skeleton(sample.skeleton)
         if skeleton is not COCO17 and (boxes is not None or not top_down):
             raise DataError(
@@ -288,9 +322,9 @@ def evaluate(
         if skeleton is COCO17:
             if top_down:
                 poses = _suppress(poses, [r.area for r, _ in places], runner.pose)
-            detections += coco_results(poses, sample.image_id, runner.pose.joints)
+            results = coco_results(poses, sample.image_id, runner.pose.joints)
         else:
-            detections += [
+            results = [
                 {
                     "image_id": sample.image_id,
                     "category_id": 1,
@@ -299,17 +333,26 @@ def evaluate(
                 }
                 for p in poses
             ]
-        image_ids.append(sample.image_id)
+        found[index] = (sample.image_id, results)
         if progress is not None:
-            progress(len(image_ids), len(dataset))
-    if skeleton is COCO17:
-        metrics: Mapping[str, float] = keypoint_ap(dataset.ground_truth(), detections, image_ids)
-        convention = _OKS
-    else:
+            progress(min(len(found) * count, len(dataset)), len(dataset))
+    if crew is not None:
+        # A process that could read no image saw no skeleton.
+        skeleton = get_skeleton(max(crew.gather((bool(found), skeleton.name)))[1])
+        found = {index: one for part in crew.gather(found) for index, one in part.items()}
+        broken = [message for part in crew.gather(broken) for message in part]
+    image_ids = [found[index][0] for index in sorted(found)]
+    detections = [one for index in sorted(found) for one in found[index][1]]
+
+    def measure() -> tuple[Mapping[str, float], str]:
+        if skeleton is COCO17:
+            return keypoint_ap(dataset.ground_truth(), detections, image_ids), _OKS
         shares = _pck(dataset.ground_truth(), detections, skeleton.name)
-        metrics, convention = shares.metrics, shares.convention
+        return shares.metrics, shares.convention
+
+    metrics, convention = measure() if crew is None else crew.from_main(measure)
     source = (GT_BOXES if boxes is None else boxes.name) if top_down else None
-    found_by = _describe(source, heatmap) if source else _BOTTOM_UP
+    found_by = _describe(source, heatmap) if source else _describe(None, options or PafOptions())
     score = Score(
         metrics=metrics,
         images=len(image_ids),
@@ -319,15 +362,22 @@ def evaluate(
         height=crop_size(runner.pose, height)[0],
         data=dataset.name,
         seconds=time.perf_counter() - start,
-        convention=f"{convention}; {found_by}",
+        convention="; ".join(
+            [convention, found_by, *([f"{len(broken)} unreadable images left out"] if broken else [])]
+        ),
         boxes=source,
+        broken=tuple(broken),
     )
     return Evaluation(score, detections)
 
 
-def _describe(boxes: str, options: HeatmapOptions) -> str:
-    parts = [boxes, "flip" if options.flip else "no flip"]
-    if options.blur is not None:
+def _describe(boxes: str | None, options: HeatmapOptions | PafOptions) -> str:
+    scales = "single scale" if len(options.scales) == 1 else f"scales {', '.join(f'{s:g}' for s in options.scales)}"
+    parts = [boxes] if boxes is not None else [scales]
+    parts.append("flip" if options.flip else "no flip")
+    if boxes is not None and len(options.scales) > 1:
+        parts.append(scales)
+    if isinstance(options, HeatmapOptions) and options.blur is not None:
         parts.append(f"Gaussian filter {options.blur}")
     return ", ".join(parts)
 

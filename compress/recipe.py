@@ -51,7 +51,8 @@ def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[st
     ----------
     path : Path
         A TOML file with ``title``, ``folder``, an optional table ``[variables]`` and ``[[stage]]`` tables, each with
-        ``run`` and the options of that command. ``${name}`` stands for a variable.
+        ``run`` and the options of that command. ``${name}`` stands for a variable, in variables too; a value that is
+        nothing but ``"${name}"`` is the variable as it is, a list for example.
     folder : Path, optional
         Replaces the recipe's own folder.
     variables : mapping, optional
@@ -106,10 +107,18 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:
         return [_fill(inner, variables) for inner in value]
     if not isinstance(value, str):
         return value
-    missing = [name for name in _PLACEHOLDER.findall(value) if not variables.get(name)]
-    if missing:
-        raise UsageError(f"the recipe's variable {missing[0]} has no value", way_out=f"Pass --set {missing[0]}=VALUE")
-    return _PLACEHOLDER.sub(lambda match: str(variables[match[1]]), value)
+    whole = _PLACEHOLDER.fullmatch(value)
+    if whole:
+        return _look_up(whole[1], variables)
+    return _PLACEHOLDER.sub(lambda match: str(_look_up(match[1], variables)), value)
+
+
+def _look_up(name: str, variables: Mapping[str, Any]) -> Any:
+    """A variable with those inside it filled in; it is out of sight there, so that none can hold itself."""
+    value = variables.get(name)
+    if value is None or value in ("", []):
+        raise UsageError(f"the recipe's variable {name} has no value", way_out=f"Pass --set {name}=VALUE")
+    return _fill(value, {other: inner for other, inner in variables.items() if other != name})
 
 
 def _place(options: StageOptions, home: Path) -> StageOptions:

@@ -143,6 +143,7 @@ def test_a_score_carries_its_conditions_and_goes_into_json() -> None:
     assert record == {
         "images": 3, "runtime": "torch", "device": "cpu", "precision": "fp32", "height": 256, "data": "stage",
             "convention": "COCO OKS AP, ten thresholds; single scale, no flip", "boxes": None,
+        "broken": [],
     }  # fmt: skip
     assert keypoint_ap(Stage().ground_truth(), json.loads(json.dumps(found.detections))) == found.score.metrics
 

@@ -38,7 +38,8 @@ def write(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid(path: Path, tmp_path: Path) -> None:
-    values = {"assets": str(tmp_path)} if "${assets}" in path.read_text() else {}
+    folders = ("assets", "coco", "lip", "lsp", "mpii")
+    values = {name: str(tmp_path) for name in folders if f"${{{name}}}" in path.read_text()}
     recipe = load_recipe(path, folder=tmp_path, variables=values)
     assert recipe.title
     assert recipe.steps
@@ -67,6 +68,33 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, text: str, message:
         load_recipe(write(tmp_path, text))
     with pytest.raises(UsageError, match="no \\[\\[stage\\]\\]"):
         load_recipe(write(tmp_path, 'title = "nothing"'))
+
+
+def test_variables_hold_lists_and_other_variables(tmp_path: Path) -> None:
+    text = """
+[variables]
+lsp = ""
+both = ["lsp:${lsp},train", "synthetic:${seed}:4"]
+seed = 7
+steps = 30
+[[stage]]
+run = "train"
+model = "m.pt"
+data = "${both}"
+steps = "${steps}"
+output = "o.pt"
+"""
+    path = write(tmp_path, text)
+    given = {"lsp": "somewhere", "steps": "2"}
+    options = load_recipe(path, variables=given).steps[0].options.model_dump()
+    assert options["data"] == ("lsp:somewhere,train", "synthetic:7:4")
+    assert options["steps"] == 2
+    drawn = load_recipe(path, variables={"both": "synthetic:3:8"}).steps[0].options.model_dump()
+    assert (drawn["data"], drawn["steps"]) == (("synthetic:3:8",), 30)
+    with pytest.raises(UsageError, match=r"variable lsp has no value.*--set lsp=VALUE"):
+        load_recipe(path)
+    with pytest.raises(UsageError, match="variable seed has no value"):
+        load_recipe(write(tmp_path, text.replace("seed = 7", 'seed = "${seed}"')), variables=given)
 
 
 def test_unknown_variables_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from compress.data.sample import Person, Sample
 from compress.data.segmentation import region_mask
 from compress.errors import DataError, FileError
 from compress.files import read_bytes
-from compress.pose.skeleton import COCO17
+from compress.pose.skeleton import COCO17, CROWDPOSE14, Skeleton
 
 #: Keys of an image in the ground truth.
 _IMAGE = ("id", "file_name", "height", "width")
@@ -24,8 +24,15 @@ _IMAGE = ("id", "file_name", "height", "width")
 _SCORED = ("image_id", "iscrowd", "num_keypoints", "keypoints", "bbox", "area")
 
 
+#: Names in files of joints that are called otherwise here.
+_OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
+
+#: Area of a person as a share of the box, where a file has none: that of CrowdPose's own evaluation.
+_BOX_SHARE = 0.53
+
+
 class CocoDataset:
-    """COCO keypoints and the images they belong to.
+    """COCO keypoints and the images they belong to; also those of CrowdPose, which have the same form.
 
     All images of the file are samples, those without people too, in the file's order. The mask is false over crowds
     and over people without labelled keypoints.
@@ -48,7 +55,7 @@ class CocoDataset:
     def __init__(self, annotations: Path, images: Path) -> None:
         record = _read(annotations)
         self.name = annotations.stem
-        self._category = _person_category(record, annotations)
+        self._category, self._skeleton = _person_category(record, annotations)
         self._images: list[dict[str, Any]] = _entries(record, "images", annotations)
         self._folder = images
         self._people: dict[int, list[dict[str, Any]]] = {}
@@ -65,7 +72,7 @@ class CocoDataset:
                         f"an annotation of {annotations.name} is of an image that the file does not list",
                         found=annotation.get("image_id"),
                     )
-                of_image.append(_checked(annotation, annotations))
+                of_image.append(_checked(annotation, annotations, self._skeleton))
         check_there([entry["file_name"] for entry in self._images], images)
 
     def __len__(self) -> int:
@@ -95,7 +102,7 @@ class CocoDataset:
             mask=mask,
             image_id=entry["id"],
             name=entry["file_name"],
-            skeleton=COCO17.name,
+            skeleton=self._skeleton.name,
         )
 
     def ground_truth(self) -> dict[str, Any]:
@@ -149,8 +156,8 @@ def _entries(record: dict[str, Any], key: str, path: Path) -> list[dict[str, Any
     return found
 
 
-def _person_category(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The category with the 17 joints of COCO, in plain terms."""
+def _person_category(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], Skeleton]:
+    """The category with the 17 joints of COCO or the 14 of CrowdPose, in plain terms, and its skeleton."""
     with_keypoints = [c for c in _entries(record, "categories", path) if c.get("keypoints")]
     if not with_keypoints:
         raise DataError(
@@ -159,8 +166,11 @@ def _person_category(record: dict[str, Any], path: Path) -> dict[str, Any]:
             way_out="Give the keypoint annotations (person_keypoints_*.json), not those of boxes or captions",
         )
     for category in with_keypoints:
-        if tuple(category["keypoints"]) == COCO17.joints and "id" in category:
-            return {"id": category["id"], "name": str(category.get("name", "person")), "keypoints": [*COCO17.joints]}
+        named = tuple(_OTHER_NAMES.get(str(joint), str(joint)) for joint in category["keypoints"])
+        for skeleton in (COCO17, CROWDPOSE14):
+            if named == skeleton.joints and "id" in category:
+                plain = {"id": category["id"], "name": str(category.get("name", "person")), "keypoints": [*named]}
+                return plain, skeleton
     raise DataError(
         f"{path.name} has other joints than the 17 of COCO",
         found=[str(joint) for joint in with_keypoints[0]["keypoints"]][:20],
@@ -175,10 +185,10 @@ def _check_image(entry: dict[str, Any], path: Path) -> None:
     check_inside(name, path)
 
 
-def _checked(annotation: dict[str, Any], path: Path) -> dict[str, Any]:
+def _checked(annotation: dict[str, Any], path: Path, skeleton: Skeleton) -> dict[str, Any]:
     """The annotation with every key that is read later, in plain values."""
     try:
-        return annotation | _values(annotation)
+        return annotation | _values(annotation, skeleton)
     except KeyError as error:
         reason = f"it has no {error.args[0]}"
     except (TypeError, ValueError) as error:
@@ -190,13 +200,16 @@ def _checked(annotation: dict[str, Any], path: Path) -> dict[str, Any]:
     )
 
 
-def _values(annotation: dict[str, Any]) -> dict[str, Any]:
-    crowd = bool(annotation.get("iscrowd", 0))
-    keypoints = annotation.get("keypoints", [0] * 51) if crowd else annotation["keypoints"]
-    if len(keypoints) != 51 or not np.isfinite(np.array(keypoints, dtype=np.float64)).all():
-        raise ValueError(f"its keypoints are not x, y and visibility of 17 joints but {len(keypoints)} values")
+def _values(annotation: dict[str, Any], skeleton: Skeleton) -> dict[str, Any]:
+    crowd, joints = bool(annotation.get("iscrowd", 0)), len(skeleton.joints)
+    keypoints = annotation.get("keypoints", [0] * 3 * joints) if crowd else annotation["keypoints"]
+    if len(keypoints) != 3 * joints or not np.isfinite(np.array(keypoints, dtype=np.float64)).all():
+        raise ValueError(f"its keypoints are not x, y and visibility of {joints} joints but {len(keypoints)} values")
     box = [float(value) for value in annotation["bbox"]]
-    area = float(annotation["area"])
+    if "area" not in annotation and skeleton is CROWDPOSE14 and len(box) == 4:
+        area = box[2] * box[3] * _BOX_SHARE
+    else:
+        area = float(annotation["area"])
     if len(box) != 4 or not all(map(math.isfinite, (*box, area))):
         raise ValueError(f"its bbox {box} or area {area} is not made of numbers")
     return {
@@ -210,7 +223,7 @@ def _values(annotation: dict[str, Any]) -> dict[str, Any]:
 
 def _person(annotation: dict[str, Any]) -> Person:
     crowd = bool(annotation["iscrowd"])
-    keypoints: NDArray[np.float32] = np.array(annotation["keypoints"], dtype=np.float32).reshape(17, 3)
+    keypoints: NDArray[np.float32] = np.array(annotation["keypoints"], dtype=np.float32).reshape(-1, 3)
     return Person(
         keypoints=keypoints[:0] if crowd else keypoints,
         box=np.array(annotation["bbox"], dtype=np.float32),

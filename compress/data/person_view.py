@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.augment import Augmentation, colour_matrix, shift_colours
+from compress.data.augment import Augmentation, draw_rotation, recolour
 from compress.data.sample import Image, Person, Sample
 from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, region_matrix, transform
 from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
@@ -106,8 +106,7 @@ def random_view(
     image = sample.image
     if rng.random() < options.body_mask:
         image = mask_body(image, box, rng)
-    if options.colour > 0:
-        image = shift_colours(image, colour_matrix(options.colour, rng))
+    image = recolour(image, options, rng)
     matrix = region_matrix(region, size, corner_grid=pose.corner_grid)
     pixels = cut(image, matrix, size, fill_colour(pose))
     return PersonView(pixels, _move(keypoints, matrix, size, region.mirrored, pose.joints))
@@ -116,7 +115,7 @@ def random_view(
 def _vary(region: Region, options: Augmentation, rng: np.random.Generator) -> Region:
     low, high = np.log(options.scale)
     scale = float(np.exp(rng.uniform(low, high)))
-    rotation = float(rng.uniform(-options.rotate, options.rotate))
+    rotation = draw_rotation(options, rng)
     mirrored = bool(rng.random() < options.flip)
     shift = rng.uniform(-options.shift, options.shift, 2)
     centre = (region.centre[0] + shift[0] * region.size[0], region.centre[1] + shift[1] * region.size[1])

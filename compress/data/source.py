@@ -9,6 +9,7 @@ from typing import Any
 from compress.data.coco import CocoDataset
 from compress.data.images import ImageFolder
 from compress.data.lip import open_lip
+from compress.data.listed import expect_files
 from compress.data.lsp import open_lsp, open_lspet
 from compress.data.mpii import open_mpii
 from compress.data.sample import Dataset
@@ -18,7 +19,7 @@ from compress.errors import DataError, UsageError
 #: What `open_data` understands.
 FORMS = (
     "synthetic[:SEED[:COUNT]], coco:DIR[,SPLIT], mpii:DIR[,SPLIT], lsp:DIR[,SPLIT], lspet:DIR, lip:DIR[,SPLIT], "
-    "images:DIR[,DIR], or --annotations FILE with --images DIR"
+    "crowdpose:DIR[,SPLIT], images:DIR[,DIR], or --annotations FILE with --images DIR"
 )
 
 
@@ -33,7 +34,9 @@ def open_data(
         ``synthetic[:SEED[:COUNT]]``: drawn people. ``coco:DIR``: a folder with
         ``annotations/person_keypoints_SPLIT.json`` and the images in ``SPLIT`` or ``images/SPLIT``. ``mpii:DIR``,
         ``lsp:DIR``, ``lspet:DIR``, ``lip:DIR``: folders of single people, see `compress.data.mpii`,
-        `compress.data.lsp` and `compress.data.lip`. ``,SPLIT`` after a folder stands for ``split``.
+        `compress.data.lsp` and `compress.data.lip`. ``crowdpose:DIR``: a folder with ``images`` and
+        ``crowdpose_SPLIT.json``, alone, in ``annotations`` or in ``json``; the split is train, val, trainval or test.
+        ``,SPLIT`` after a folder stands for ``split``.
         ``images:DIR[,DIR]``: image files of one or more folders, without annotations. None where ``annotations`` and
         ``images`` say it.
     split : str
@@ -80,8 +83,13 @@ _FOLDERS: dict[str, Callable[[Path, str], Dataset]] = {
     "mpii": lambda folder, split: open_mpii(folder, _training(split)),
     "lsp": lambda folder, split: open_lsp(folder, _training(split)),
     "lspet": lambda folder, split: open_lspet(folder),
+    "crowdpose": lambda folder, split: _crowdpose(folder, split),
     "lip": lambda folder, split: open_lip(folder, _training(split)),
 }
+
+
+#: Splits of CrowdPose.
+_CROWDPOSE = ("train", "val", "trainval", "test")
 
 
 def _drawn(spec: str) -> DrawnPeople:
@@ -114,3 +122,18 @@ def _coco(folder: Path, split: str) -> CocoDataset:
             way_out=f"Put them into {places[0]} or {places[1]}, or name them by --annotations and --images",
         )
     return CocoDataset(annotations, images)
+
+
+def _crowdpose(folder: Path, split: str) -> CocoDataset:
+    expect_files(folder, "CrowdPose", ("images",))
+    # The splits of COCO are called train2017 and val2017.
+    name = f"crowdpose_{split.removesuffix('2017')}.json"
+    places = [folder / part / f"{before}{name}" for part in (".", "annotations", "json") for before in ("", "mmpose_")]
+    annotations = next((place for place in places if place.is_file()), None)
+    if annotations is None:
+        raise DataError(
+            f"the CrowdPose folder has no {name}",
+            found=str(folder),
+            way_out=f"Put it there, or into its annotations or json; splits are {', '.join(_CROWDPOSE)}",
+        )
+    return CocoDataset(annotations, folder / "images")

@@ -30,6 +30,8 @@ class HeatmapOptions:
         Average the maps with those of the mirrored crop.
     blur : int or None
         Cells of a Gaussian filter over the maps before their maximum is looked for, 11 or 17.
+    scales : tuple of float
+        Sizes of the crop at which the network runs, as shares of its own, the largest first; the maps are averaged.
     refine : str
         ``"quarter"`` moves the highest cell a quarter towards its higher neighbours; ``"cubic"`` looks for the maximum
         of the maps enlarged to the input's size; ``"none"`` takes the cell. ``"auto"`` is cubic for networks with a
@@ -44,6 +46,7 @@ class HeatmapOptions:
     flip: bool = False
     blur: int | None = None
     refine: Literal["auto", "quarter", "cubic", "none"] = "auto"
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         if self.blur is not None and self.blur not in BLURS:

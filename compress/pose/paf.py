@@ -72,6 +72,10 @@ class PafOptions:
         Fewest joints of a person; a joint found only by a limb from shoulder to ear does not count.
     min_score : float
         Smallest sum of scores per joint of a person.
+    flip : bool
+        Average the maps with those of the mirrored image.
+    scales : tuple of float
+        Heights at which the network runs, as shares of the one asked for, the largest first; the maps are averaged.
 
     Raises
     ------
@@ -91,6 +95,8 @@ class PafOptions:
     paf_share: float = 0.8
     min_parts: int = 3
     min_score: float = 0.2
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         checks = (

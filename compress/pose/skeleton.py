@@ -105,7 +105,17 @@ LSP14 = Skeleton(
            (2, 8), (3, 9)),
 )  # fmt: skip
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18, MPII16, LIP16, LSP14)}
+#: The 14 joints of CrowdPose with the sigmas of its OKS.
+CROWDPOSE14 = Skeleton(
+    name="crowdpose14",
+    joints=("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip",
+            "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "head_top", "neck"),
+    limbs=((10, 8), (8, 6), (11, 9), (9, 7), (6, 7), (0, 6), (1, 7), (0, 2), (1, 3), (2, 4), (3, 5), (0, 13), (1, 13),
+           (13, 12)),
+    sigmas=(.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089, .079, .079),
+)  # fmt: skip
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18, MPII16, LIP16, LSP14, CROWDPOSE14)}
 
 
 #: Joints that a skeleton may define as the middle of two others, and which pair that is.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from compress.data.boxes import read_boxes
 from compress.evaluate import evaluate
 from compress.files import refuse_existing, write_text
+from compress.pose.average import read_scales
 from compress.pose.heatmap import HeatmapOptions
 from compress.pose.paf import PafOptions
 from compress.runtime.opening import open_runner
@@ -25,18 +26,23 @@ class ScoreOptions(StageOptions):
     decoder: Literal["fast", "compat"] = option("fast", "fast, or compat: the public algorithm step by step")
     assignment: Literal["greedy", "jv"] = option("greedy", "Assignment per limb: greedy or Jonker-Volgenant")
 
-    flip: bool = option(False, "Average with the mirrored crop (networks that see one person)")
+    flip: bool = option(False, "Average the maps with those of the mirrored image")
+    scales: str = option("1", "Average the maps over these sizes of the image, such as 0.5,1,1.5")
     blur: int | None = option(None, "Gaussian filter over the heatmaps of such networks: 11 or 17 cells")
+
+    strict: bool = option(False, "Stop at an image that can't be read, instead of leaving it out and saying so")
 
     @property
     def heatmap(self) -> HeatmapOptions:
         """Options of the decoder of networks that see one person."""
-        return HeatmapOptions(flip=self.flip, blur=self.blur)
+        return HeatmapOptions(flip=self.flip, blur=self.blur, scales=read_scales(self.scales))
 
     @property
     def paf(self) -> PafOptions:
         """Options of the PAF decoder."""
-        return PafOptions(mode=self.decoder, assignment=self.assignment)
+        return PafOptions(
+            mode=self.decoder, assignment=self.assignment, flip=self.flip, scales=read_scales(self.scales)
+        )
 
 
 class RunnerOptions(StageOptions):
@@ -82,6 +88,7 @@ def run(options: EvaluateOptions, progress: Progress) -> StageResult:
             options=options.paf,
             heatmap=options.heatmap,
             boxes=boxes,
+            strict=options.strict,
             progress=lambda done, total: advance(1),
         )
     files: tuple[Path, ...] = ()

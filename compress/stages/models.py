@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
 
 from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.data.joined import Joined
 from compress.data.source import open_data
 from compress.errors import UsageError
 from compress.networks.registry import get_entry
@@ -30,15 +33,20 @@ class SizeOptions(StageOptions):
     input: Size | None = option(None, "Input size HEIGHTxWIDTH for counting MACs (default: the network's own)")
 
 
-class DataOptions(StageOptions):
-    """A data set."""
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
-    data: str | None = option(
-        None,
-        "synthetic[:SEED[:COUNT]], coco:DIR, mpii:DIR, lsp:DIR, lspet:DIR, lip:DIR, or images:DIR[,DIR]",
+
+class DataOptions(StageOptions):
+    """A data set, or several that are joined."""
+
+    data: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = option(
+        (),
+        "synthetic[:SEED[:COUNT]], coco:DIR, mpii:DIR, lsp:DIR, lspet:DIR, lip:DIR, crowdpose:DIR, each with ,SPLIT, "
+        "or images:DIR[,DIR]; repeat to join several",
         flag="-d",
     )
-    split: str = option("val2017", "Split of a COCO folder; train or valid of MPII, LSP and LIP")
+    split: str = option("val2017", "Split of a COCO folder; train or valid of MPII, LSP, LIP and CrowdPose")
     annotations: Path | None = option(None, "COCO keypoint annotations, together with --images")
     images: Path | None = option(None, "Folder of the images of --annotations")
     limit: int | None = option(None, "Use only the first so many images")
@@ -46,7 +54,7 @@ class DataOptions(StageOptions):
     @property
     def has_data(self) -> bool:
         """Whether a data set was named at all."""
-        return self.data is not None or self.annotations is not None
+        return bool(self.data) or self.annotations is not None
 
 
 class Limited:
@@ -77,8 +85,12 @@ class Limited:
 
 
 def open_dataset(options: DataOptions) -> Dataset:
-    """The data set that the options name."""
-    dataset = open_data(options.data, split=options.split, annotations=options.annotations, images=options.images)
+    """The data set that the options name, or several as one."""
+    parts = [
+        open_data(spec, split=options.split, annotations=options.annotations, images=options.images)
+        for spec in options.data or (None,)
+    ]
+    dataset = parts[0] if len(parts) == 1 else Joined(*parts)
     return dataset if options.limit is None else Limited(dataset, options.limit)  # type: ignore[return-value]
 
 

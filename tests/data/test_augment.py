@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.data.augment import PLAIN, Augmentation, augment, colour_matrix, shift_colours, view_matrix, warp
+from compress.data.augment import (
+    PLAIN,
+    Augmentation,
+    augment,
+    colour_matrix,
+    draw_rotation,
+    recolour,
+    shift_colours,
+    view_matrix,
+    warp,
+)
 from compress.data.sample import Person, Sample
 from compress.errors import DataError
 from compress.pose.skeleton import COCO17
@@ -192,3 +204,47 @@ def test_the_same_generator_gives_the_same_view_and_another_one_another() -> Non
 def test_a_meaningless_augmentation_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(DataError, match=f"augmentation's {next(iter(wrong))}"):
         Augmentation(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("picture", [(200, 300), (400, 150)])
+def test_people_fill_their_share_of_the_crop_whatever_the_image_is_like(picture: tuple[int, int]) -> None:
+    height = 50.0
+    keypoints = np.zeros((17, 3), dtype=np.float32)
+    keypoints[0] = 80, 90, 2
+    person = Person(keypoints, np.array([70, 65, 20, height], np.float32), 500.0)
+    sample = Sample(np.zeros((*picture, 3), np.uint8), (person,), np.ones(picture, np.bool_), 1, "a")
+    options = replace(PLAIN, crop="person", person_scale=0.6)
+    (found,) = augment(sample, (100, 100), options, np.random.default_rng(0)).people
+    assert found.box[3] == pytest.approx(60, abs=0.1)
+    half = replace(options, scale=(0.5, 0.5))
+    (found,) = augment(sample, (100, 100), half, np.random.default_rng(0)).people
+    assert found.box[3] == pytest.approx(30, abs=0.1)
+    nobody = replace(sample, people=())
+    plain = augment(nobody, (100, 100), replace(options, person_scale=None), np.random.default_rng(0))
+    assert np.array_equal(augment(nobody, (100, 100), options, np.random.default_rng(0)).image, plain.image)
+
+
+def test_only_a_share_of_the_views_is_turned() -> None:
+    options = replace(PLAIN, rotate=40.0, rotated=0.6)
+    rng = np.random.default_rng(0)
+    angles = [draw_rotation(options, rng) for _ in range(2000)]
+    assert 0.55 < np.count_nonzero(angles) / 2000 < 0.65
+    assert 35 < max(angles) <= 40
+    assert all(draw_rotation(replace(options, rotated=1.0), rng) for _ in range(100))
+    assert not any(draw_rotation(replace(options, rotated=0.0), rng) for _ in range(100))
+
+
+def test_colour_channels_change_places_and_nothing_else() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    orders = {recolour(image, replace(PLAIN, channels=1.0), rng)[0, 0].tobytes() for _ in range(100)}
+    assert len(orders) == 6
+    once = recolour(image, replace(PLAIN, channels=1.0), rng)
+    assert sorted(map(bytes, once.transpose(2, 0, 1))) == sorted(map(bytes, image.transpose(2, 0, 1)))
+    assert recolour(image, PLAIN, rng) is image
+
+
+@pytest.mark.parametrize(("name", "value"), [("person_scale", 0.0), ("rotated", 1.5), ("channels", -0.1)])
+def test_further_ranges_without_meaning_are_refused(name: str, value: float) -> None:
+    with pytest.raises(DataError, match=name):
+        replace(PLAIN, **{name: value})
