@@ -14,6 +14,7 @@ from torch import nn
 
 from compress.errors import UsageError
 from compress.export.parity import Parity, check, require
+from compress.export.peaks_graph import PeakOptions
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
@@ -84,6 +85,8 @@ def export_checked(
     history: Sequence[Mapping[str, Any]] = (),
     heights: Sequence[int] | None = None,
     threads: int | None = None,
+    peaks: PeakOptions | None = None,
+    then: Callable[[Path], None] | None = None,
     force: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> tuple[Exported, ...]:
@@ -108,6 +111,10 @@ def export_checked(
         Heights that images are scaled to, as in `compress.export.parity.check`.
     threads : int, optional
         Threads of each runtime during the comparison.
+    peaks : PeakOptions, optional
+        Find peaks inside the graph, too, as in `compress.export.to_onnx.export_onnx`; they are compared as well.
+    then : callable, optional
+        Called as ``then(ONNX file)`` when all files agree and none has its name yet: if it fails, none gets it.
     force : bool
         Replace existing files.
     progress : callable, optional
@@ -141,7 +148,7 @@ def export_checked(
             stack.enter_context((atomic_path if t.path.suffix == ".onnx" else atomic_pair)(t.path, force=force))
             for t in targets
         ]
-        onnx_path = export_onnx(module, pose, scratch / "model.onnx", network=network, history=history)
+        onnx_path = export_onnx(module, pose, scratch / "model.onnx", network=network, history=history, peaks=peaks)
         clock.done("the network as ONNX")
         reference = TorchRunner(module, pose, device="cpu", threads=threads)
         results = []
@@ -152,11 +159,15 @@ def export_checked(
                 write_ir(onnx_path, temporary, precision=target.precision)
             runner = open_runner(temporary, device="cpu", precision="fp32", threads=threads)
             try:
-                parity = check(reference, runner, images, pose=pose, heights=heights, precision=target.precision)
+                parity = check(
+                    reference, runner, images, pose=pose, heights=heights, precision=target.precision, peaks=peaks
+                )
             finally:
                 runner.close()
             results.append(Exported(target, require(parity)))
             clock.done(f"{target.path.name} written and compared")
+        if then is not None:
+            then(onnx_path)
     return tuple(results)
 
 

@@ -13,10 +13,12 @@ from scipy.optimize import linear_sum_assignment
 
 from compress.errors import CompressError, ParityError, UsageError
 from compress.evaluate import crop_size
+from compress.export.peaks_graph import PeakOptions, missed_peaks
 from compress.pose.crop import Matrix, cut, fill_colour, image_region, normalise_crop, region_matrix
 from compress.pose.heatmap import decode_heatmaps
 from compress.pose.paf import PafOptions, Pose, decode
 from compress.pose.prepare import Prepared, prepare
+from compress.runtime.runner import PEAKS
 
 if TYPE_CHECKING:
     from compress.data.sample import Image
@@ -69,6 +71,10 @@ TOLERANCES = {
 #: (1 keypoint of 1025 in the float32 comparison above). One such person may be lost in any comparison.
 _ALWAYS_SPARED = 18
 
+#: Peaks that the graph may find otherwise than the decoder in the same maps, as a share and at least: those that lie on
+#: the threshold, or of which two are equally high.
+_PEAKS_MISSED, _PEAKS_SPARED = 0.01, 4
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -102,6 +108,9 @@ class Parity:
         Distance of the keypoints that both found, in pixels of the image; 0 if there are none.
     tolerance : Tolerance
         What was allowed.
+    peaks : (int, int) or None
+        Peaks in the exported file's own maps, and those of them, or of its output, that the other lacks; None for a
+        file that finds none.
     """
 
     reference: str
@@ -119,6 +128,7 @@ class Parity:
     moved_px_max: float
     moved_px_mean: float
     tolerance: Tolerance
+    peaks: tuple[int, int] | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -136,6 +146,8 @@ class Parity:
         allowed = self.tolerance.moved_px
         if allowed is not None and self.moved_px_mean > allowed:
             problems.append(f"keypoints move by {self.moved_px_mean:.3g} px on average, allowed are {allowed:g}")
+        if self.peaks is not None and self.peaks[1] > max(_PEAKS_SPARED, _PEAKS_MISSED * self.peaks[0]):
+            problems.append(f"{self.peaks[1]} peaks are not those of its maps ({self.peaks[0]})")
         return tuple(problems)
 
     @property
@@ -150,6 +162,7 @@ class Parity:
             "sizes": [list(size) for size in self.sizes],
             "batches": list(self.batches),
             "people": list(self.people),
+            "peaks": None if self.peaks is None else list(self.peaks),
             "ok": self.ok,
         }
 
@@ -163,6 +176,7 @@ def check(
     heights: Sequence[int] | None = None,
     precision: str = "fp32",
     options: PafOptions | None = None,
+    peaks: PeakOptions | None = None,
 ) -> Parity:
     """Compare two runners on images, at several sizes and with one and two images at a time.
 
@@ -183,6 +197,8 @@ def check(
         Of the stored weights: chooses the tolerance.
     options : PafOptions, optional
         Of the decoder.
+    peaks : PeakOptions, optional
+        The exported file finds peaks itself: they are compared with those of its own maps.
 
     Raises
     ------
@@ -203,6 +219,7 @@ def check(
         heights += (step * max(1, round(0.7 * heights[0] / step)),)
     errors = _MapErrors()
     people = _PeopleErrors()
+    peak_errors = None if peaks is None else _PeakErrors(peaks, pose)
     sizes: dict[tuple[int, int], None] = {}
     for image in images:
         for height in heights:
@@ -211,6 +228,8 @@ def check(
             pair = np.ascontiguousarray(np.stack([view.array, view.array[..., ::-1]]))  # [2, 3, H, W]
             wanted, found = reference.run(pair), _run(exported, pair)
             errors.add(wanted, found, pose.outputs)
+            if peak_errors is not None:
+                peak_errors.add(found)
             alone = _run(exported, pair[:1])
             errors.add({name: maps[:1] for name, maps in wanted.items()}, alone, pose.outputs)
             for index in range(len(pair)):
@@ -233,6 +252,7 @@ def check(
         moved_px_max=float(moved.max()),
         moved_px_mean=float(moved.mean()),
         tolerance=TOLERANCES[precision],
+        peaks=None if peak_errors is None else (peak_errors.count, peak_errors.missed),
     )
 
 
@@ -283,6 +303,22 @@ class _MapErrors:
             self.total += float(difference.sum())
             self.cells += difference.size
             self.range = max(self.range, float(np.abs(wanted[name]).max()))
+
+
+class _PeakErrors:
+    """Peaks that an exported file finds, against those of its own maps."""
+
+    def __init__(self, options: PeakOptions, pose: PoseSpec) -> None:
+        self.options, self.pose = options, pose
+        self.count = self.missed = 0
+
+    def add(self, found: Maps) -> None:
+        if PEAKS not in found:
+            raise ParityError("the exported file lacks an output", found=sorted(found), way_out=f"Needed: {PEAKS}")
+        for given, maps in zip(found[PEAKS], found["heatmaps"], strict=True):
+            joints = maps[: len(self.pose.joints.joints)]
+            self.count += int((given[..., 2] > 0).sum())
+            self.missed += missed_peaks(given, joints, self.pose.stride, self.options)
 
 
 class _PeopleErrors:

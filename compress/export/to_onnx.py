@@ -22,10 +22,12 @@ from torch.export import Dim
 
 import compress
 from compress.errors import NetworkError
+from compress.export.peaks_graph import PeakFinder, PeakOptions
 from compress.files import atomic_path, refuse_existing
 from compress.model.duplicate import duplicate
 from compress.networks.registry import NetworkSpec
 from compress.pose.spec import PoseSpec
+from compress.runtime.runner import PEAKS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,16 +51,18 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 class _FinalMaps(nn.Module):
-    """The last stage's maps as a tuple in the order of the pose specification."""
+    """The last stage's maps as a tuple in the order of the pose specification, and their peaks if they are wanted."""
 
-    def __init__(self, module: nn.Module, outputs: tuple[str, ...]) -> None:
+    def __init__(self, module: nn.Module, outputs: tuple[str, ...], finder: nn.Module | None) -> None:
         super().__init__()
         self.module = module
         self.outputs = outputs
+        self.finder = finder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         maps = self.module(images)[-1]
-        return tuple(maps[name] for name in self.outputs)
+        found = tuple(maps[name] for name in self.outputs)
+        return found if self.finder is None else (*found, self.finder(maps["heatmaps"]))
 
 
 def export_onnx(
@@ -70,6 +74,7 @@ def export_onnx(
     history: Sequence[Mapping[str, Any]] = (),
     opset: int = OPSET,
     example_size: tuple[int, int] = (128, 160),
+    peaks: PeakOptions | None = None,
     force: bool = False,
 ) -> Path:
     """Write the final maps of a network as ONNX.
@@ -93,6 +98,9 @@ def export_onnx(
     example_size : (int, int)
         Height and width of the example that is followed through the network; both are raised to multiples of what the
         network takes, and the width above the height where they were equal.
+    peaks : PeakOptions, optional
+        Find the peaks of the heatmaps inside the graph, too, as one more output ``peaks`` (batch, joints, top_k, 3):
+        x, y in cells and height (`compress.export.peaks_graph.PeakFinder`). The options go into the metadata.
     force : bool
         Replace an existing file.
 
@@ -111,7 +119,8 @@ def export_onnx(
     import onnx
 
     refuse_existing(path, force)
-    copy = _FinalMaps(duplicate(module).to("cpu", torch.float32), pose.outputs).eval().requires_grad_(False)
+    finder = None if peaks is None else PeakFinder(len(pose.joints.joints), pose.stride, peaks)
+    copy = _FinalMaps(duplicate(module).to("cpu", torch.float32), pose.outputs, finder).eval().requires_grad_(False)
     size_bytes = sum(t.numel() * t.element_size() for t in (*copy.parameters(), *copy.buffers()))
     if size_bytes > _MOST_BYTES:
         raise NetworkError("the network is too large for one ONNX file", found=f"{size_bytes / 1e9:.2f} GB")
@@ -120,11 +129,12 @@ def export_onnx(
     height, width = (max(2, -(-side // multiple)) * multiple for side in example_size)
     example = torch.zeros(2, 3, height, width + multiple if width == height else width)
     _check_outputs(copy.module, pose.outputs, example)
-    model = _graph(copy, pose.outputs, example, opset, multiple)
+    outputs = pose.outputs if peaks is None else (*pose.outputs, PEAKS)
+    model = _graph(copy, outputs, example, opset, multiple)
     _check_sizes_are_free(model)
     _remove_traces(model)
     model.producer_name, model.producer_version = "compress", compress.__version__
-    for key, value in _metadata(pose, network, history).items():
+    for key, value in _metadata(pose, network, history, peaks).items():
         model.metadata_props.add(key=PREFIX + key, value=value)
     with atomic_path(path, force=force) as temporary:
         temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -199,7 +209,8 @@ def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: 
 def _check_sizes_are_free(model: ModelProto) -> None:
     for item in (*model.graph.input, *model.graph.output):
         shape = item.type.tensor_type.shape.dim
-        fixed = {name: shape[axis].dim_value for axis, name in _AXES.items() if not shape[axis].dim_param}
+        axes = {0: _AXES[0]} if item.name == PEAKS else _AXES
+        fixed = {name: shape[axis].dim_value for axis, name in axes.items() if not shape[axis].dim_param}
         if fixed:
             raise NetworkError(f"the exported network's {item.name} have one size only", found=fixed)
 
@@ -213,8 +224,12 @@ def _remove_traces(model: ModelProto) -> None:
     graph.ClearField("metadata_props")
 
 
-def _metadata(pose: PoseSpec, network: NetworkSpec | None, history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _metadata(
+    pose: PoseSpec, network: NetworkSpec | None, history: Sequence[Mapping[str, Any]], peaks: PeakOptions | None
+) -> dict[str, str]:
     record = {"pose": json.dumps(pose.to_dict()), "version": compress.__version__}
+    if peaks is not None:
+        record["peaks"] = json.dumps(peaks.to_dict())
     if network is not None:
         record["network"] = json.dumps({"name": network.name, "options": dict(network.options)})
     if history:

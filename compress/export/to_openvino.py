@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compress.errors import FileError, UsageError
+from compress.export.ir_layers import layers_of, weights_of
 from compress.export.to_onnx import read_metadata
 from compress.files import refuse_existing
 
@@ -59,9 +60,13 @@ def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
     # Not openvino.convert_model: it reports every use to a server unless the user has opted out. With constants
     # folded, the graph is the same.
     model = openvino.Core().read_model(onnx_path)
+    names = {op.get_friendly_name(): weights_of(op).get_friendly_name() for op in layers_of(model)}
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(model)
+    for op in layers_of(model):
+        # Folding gives weights that it reshapes a name made up; theirs is the network's own name of the layer.
+        weights_of(op).set_friendly_name(names.get(op.get_friendly_name(), weights_of(op).get_friendly_name()))
     model.validate_nodes_and_infer_types()
     for key, value in read_metadata(onnx_path).items():
         model.set_rt_info(value, [SECTION, key])

@@ -1,0 +1,188 @@
+"""An OpenVINO model in eight bits, by NNCF's post-training quantization, and which of its layers suffer from it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import RuntimeAbsent, UsageError
+from compress.export.ir_layers import CHANNEL_AXES, beside, layers_of, weights_of
+from compress.runtime.openvino_runner import compile_model, open_core
+
+Array = NDArray[np.float32]
+
+#: Set before NNCF is imported first, this keeps it from reporting each use to a server.
+_NO_REPORTS = "NNCF_CI"
+
+
+def quantise(model: Any, images: Sequence[Array], *, keep: Iterable[str] = (), outputs: Iterable[str] = ()) -> Any:
+    """A copy of an OpenVINO model whose layers compute in eight bits.
+
+    Parameters
+    ----------
+    model : openvino.Model
+        In floating point; it stays as it was.
+    images : sequence of array, shape (1, 3, H, W), float32
+        Prepared as the model takes them: ranges of activations and corrections of biases come from all of them.
+    keep : iterable of str
+        Names of operations that stay in floating point.
+    outputs : iterable of str
+        Names of the outputs that are maps; what only others need stays in floating point. All by default.
+
+    Returns
+    -------
+    openvino.Model
+        Asymmetric activations, symmetric weights for each output channel, biases corrected. Metadata stay.
+
+    Raises
+    ------
+    RuntimeAbsent
+        If NNCF is not installed.
+    UsageError
+        If there are no images.
+    """
+    if not images:
+        raise UsageError("quantization needs images to calibrate with", way_out="Name a data set with --data")
+    nncf = _import_nncf()
+    ignored = sorted({*keep, *beside(model, outputs)})
+    # NNCF writes its progress and its advice to stdout, which may carry a record.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nncf.quantize(
+            model.clone(),
+            nncf.Dataset(list(images)),
+            # Activations that go below zero (ELU) would cost symmetric ones half of their steps.
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=ignored) if ignored else None,
+        )
+
+
+def layer_errors(
+    model: Any,
+    images: Sequence[Array],
+    *,
+    outputs: Iterable[str] = (),
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, float]:
+    """How far the maps move if one layer alone computes in eight bits.
+
+    Weights are rounded for each output channel, and activations between the least and the largest value that they take
+    on the images, as quantization does before its corrections.
+
+    Parameters
+    ----------
+    model : openvino.Model
+        In floating point; it stays as it was.
+    images : sequence of array, shape (1, 3, H, W), float32
+        A few.
+    outputs : iterable of str
+        Names of the maps; all outputs by default.
+    progress : callable
+        Called as ``progress(1)`` after each layer.
+
+    Returns
+    -------
+    dict of str to float
+        By the name of each layer's operation: relative squared error of the maps over all images, the mean over their
+        kinds.
+    """
+    names = tuple(outputs) or tuple(port.get_any_name() for port in model.outputs)
+    layers = [op.get_friendly_name() for op in layers_of(model, names)]
+    ranges = _input_ranges(model, images, layers)
+    wanted = _run(model, images, names)
+    errors = {}
+    for layer in layers:
+        errors[layer] = _error(_run(_rounded(model, layer, ranges[layer]), images, names), wanted)
+        progress(1)
+    return errors
+
+
+def _import_nncf() -> Any:
+    before = os.environ.get(_NO_REPORTS)
+    try:
+        if "nncf" not in sys.modules:
+            os.environ[_NO_REPORTS] = before or "1"
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import nncf
+    except ImportError as error:
+        raise RuntimeAbsent(
+            "NNCF, which quantizes, is not installed", way_out="pip install 'compress[int8]', or pip install nncf"
+        ) from error
+    finally:
+        if before is None:
+            os.environ.pop(_NO_REPORTS, None)
+    return nncf
+
+
+def _run(model: Any, images: Sequence[Array], names: Sequence[str]) -> list[list[Array]]:
+    """Maps of each image, in the order of the names."""
+    compiled = compile_model(open_core("cpu"), model, "cpu", "fp32", None)
+    found = []
+    for image in images:
+        maps = compiled([image])
+        found.append([np.array(maps[compiled.output(name)], dtype=np.float32) for name in names])
+    return found
+
+
+def _error(found: Sequence[Sequence[Array]], wanted: Sequence[Sequence[Array]]) -> float:
+    errors = []
+    for kind in range(len(wanted[0])):
+        energy = sum(float(np.square(maps[kind], dtype=np.float64).sum()) for maps in wanted)
+        off = sum(
+            float(np.square(a[kind] - b[kind], dtype=np.float64).sum()) for a, b in zip(found, wanted, strict=True)
+        )
+        errors.append(off / max(energy, 1e-30))
+    return float(np.mean(errors))
+
+
+def _input_ranges(model: Any, images: Sequence[Array], layers: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Least and largest value that each layer reads."""
+    from openvino import opset8
+
+    copy = model.clone()
+    named = {op.get_friendly_name(): op for op in copy.get_ops()}
+    ends: list[Any] = []
+    for layer in layers:
+        source = named[layer].input_value(0)
+        axes = np.arange(source.get_partial_shape().rank.get_length())
+        for reduce in (opset8.reduce_min, opset8.reduce_max):
+            ends.append(reduce(source, axes).output(0))
+    before = len(copy.outputs)
+    copy.add_outputs(ends)
+    compiled = compile_model(open_core("cpu"), copy, "cpu", "fp32", None)
+    rows = []
+    for image in images:
+        found = compiled([image])
+        rows.append([float(found[before + index]) for index in range(len(ends))])
+    table = np.array(rows).reshape(len(images), len(layers), 2)
+    low, high = table[..., 0].min(axis=0), table[..., 1].max(axis=0)
+    return {layer: (float(a), float(b)) for layer, a, b in zip(layers, low, high, strict=True)}
+
+
+def _rounded(model: Any, layer: str, ends: tuple[float, float]) -> Any:
+    """A copy in which one layer reads and multiplies in eight bits."""
+    from openvino import opset8
+
+    copy = model.clone()
+    op = next(op for op in copy.get_ops() if op.get_friendly_name() == layer)
+    low, high = (np.float32(end) for end in (min(ends[0], 0.0), max(ends[1], 0.0)))
+    if high > low:
+        steps = opset8.fake_quantize(op.input_value(0), low, high, low, high, 256)
+        op.input(0).replace_source_output(steps.output(0))
+    constant = weights_of(op)
+    weights = np.asarray(constant.get_data(), dtype=np.float32)
+    others = tuple(axis for axis in range(weights.ndim) if axis not in CHANNEL_AXES[op.get_type_name()])
+    step = np.abs(weights).max(axis=others, keepdims=True) / 127
+    step[step == 0] = 1
+    constant.output(0).replace(opset8.constant(np.rint(weights / step) * step, dtype=np.float32).output(0))
+    return copy
