@@ -9,7 +9,7 @@ from typing import Any
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.runner import PEAKS, Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
 
 #: Where an exported file's metadata holds the pose specification as JSON.
 POSE_KEY = "compress.pose"
@@ -66,6 +66,9 @@ class OnnxRunner:
         outputs = self._session.get_outputs()
         matched = match_outputs([({o.name}, _channels(o.shape)) for o in outputs], self.pose, path)
         self._outputs = [outputs[index].name for index in matched]
+        self._names = self.pose.outputs
+        if any(output.name == PEAKS for output in outputs):
+            self._outputs, self._names = [*self._outputs, PEAKS], (*self._names, PEAKS)
         self._input = _find_input(self._session.get_inputs(), path)
 
     def run(self, images: Array) -> dict[str, Array]:
@@ -78,7 +81,7 @@ class OnnxRunner:
             maps = self._session.run(self._outputs, {self._input.name: images})
         except Exception as error:  # onnxruntime's exceptions share no base but this
             raise cannot_run(self.name, images, error) from error
-        return dict(zip(self.pose.outputs, maps, strict=True))
+        return dict(zip(self._names, maps, strict=True))
 
     def close(self) -> None:
         """Drop the session."""

@@ -9,7 +9,7 @@ from compress.errors import UsageError
 from compress.runtime.onnx_runner import OnnxRunner
 from compress.runtime.openvino_runner import OpenVinoRunner
 from compress.runtime.runner import Runner
-from compress.runtime.torch_runner import TorchRunner
+from compress.runtime.torch_runner import TorchOptions, TorchRunner
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -26,6 +26,7 @@ def open_runner(
     precision: str = "fp32",
     threads: int | None = None,
     network: str | None = None,
+    torch_options: TorchOptions | None = None,
 ) -> Runner:
     """A runner for a file.
 
@@ -43,6 +44,8 @@ def open_runner(
         CPU threads; what the runtime takes by default.
     network : str, optional
         Name of the network in a foreign file that can't say what it is.
+    torch_options : TorchOptions, optional
+        How torch runs a checkpoint; other runtimes have no use for it.
 
     Raises
     ------
@@ -73,4 +76,11 @@ def open_runner(
     if own == "openvino":
         return OpenVinoRunner(path, device=device, precision=precision, threads=threads, network=network)
     checkpoint = load_checkpoint(path, network)
-    return TorchRunner(checkpoint.build(), checkpoint.pose, device=device, precision=precision, threads=threads)
+    return TorchRunner(
+        checkpoint.build(),
+        checkpoint.pose,
+        device=device,
+        precision=precision,
+        threads=threads,
+        options=torch_options,
+    )

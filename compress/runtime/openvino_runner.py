@@ -10,7 +10,7 @@ import numpy as np
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.runner import PEAKS, Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
 
 #: Where an exported file's ``rt_info`` holds the pose specification as JSON.
 POSE_PATH = ["compress", "pose"]
@@ -67,6 +67,10 @@ class OpenVinoRunner:
         self.device = device
         self.pose = _pose(model, path, network)
         self._outputs = match_outputs([(o.names, _channels(o)) for o in model.outputs], self.pose, path)
+        self._names = self.pose.outputs
+        peaks = [index for index, output in enumerate(model.outputs) if PEAKS in output.names]
+        if peaks:
+            self._outputs, self._names = [*self._outputs, *peaks], (*self._names, PEAKS)
         self._shape = _free_sizes(model, path)
         if not model.has_rt_info(POSE_PATH) and model.get_friendly_name() in _RELEASES:
             model = _denormalised(model, self.pose)
@@ -90,7 +94,7 @@ class OpenVinoRunner:
             raise cannot_run(self.name, images, error) from error
         return {
             name: np.array(maps[index], dtype=np.float32)
-            for name, index in zip(self.pose.outputs, self._outputs, strict=True)
+            for name, index in zip(self._names, self._outputs, strict=True)
         }
 
     def close(self) -> None:

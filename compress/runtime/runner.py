@@ -16,6 +16,9 @@ from compress.pose.spec import PoseSpec
 
 Array = NDArray[np.float32]
 
+#: The output of files that find peaks themselves, beside the maps: (N, K, top_k, 3) of x, y in cells and height.
+PEAKS = "peaks"
+
 
 class Runner(Protocol):
     """A network on a runtime, ready to run.
@@ -52,7 +55,8 @@ class Runner(Protocol):
         Returns
         -------
         dict of str to array, shape (N, C, H / stride, W / stride), float32
-            One array for each name of ``pose.outputs``, in that order; the caller's own.
+            One array for each name of ``pose.outputs``, in that order; the caller's own. Of a file that finds peaks
+            itself `PEAKS` follows, which decoders here have no need of.
 
         Raises
         ------

@@ -83,6 +83,8 @@ def test_known_times_are_found() -> None:
     assert fast.latency_ms == pytest.approx(10, rel=0.03)
     assert fast.fps == pytest.approx(2 * 1e3 / fast.latency_ms)
     assert fast.p90_ms == pytest.approx(10 * (1 + 0.05 * 1.28), rel=0.03)
+    assert fast.p99_ms == np.percentile(fast.samples_ms, 99) > fast.p90_ms
+    assert fast.device_ms is None
     assert (fast.batch, fast.height, fast.width, fast.threads) == (2, 16, 24, 3)
     assert (fast.runtime, fast.device, fast.precision) == ("torch", "cpu", "fp32")
 
@@ -148,6 +150,20 @@ def test_same_seed_same_order_and_input() -> None:
     assert np.abs(inputs[0]).max() <= 0.5
 
 
+def test_a_runner_that_knows_its_gpu_time_is_asked_after_each_timed_run() -> None:
+    class OnGpu(FakeRunner):
+        @property
+        def device_ms(self) -> float:
+            return self.clock.now * 1e3 / len(self.clock.log) / 2
+
+    clock = Clock()
+    candidates = {"gpu": OnGpu("gpu", clock, noisy(20, 0, 1)), "cpu": FakeRunner("cpu", clock, noisy(20, 0, 2))}
+    on_gpu, on_cpu = measure_interleaved(candidates, SHAPE, rounds=10, clock=clock)
+    assert on_gpu.device_ms == pytest.approx(10)
+    assert on_gpu.latency_ms == pytest.approx(20)
+    assert on_cpu.device_ms is None
+
+
 def test_progress_counts_rounds_and_the_collector_comes_back() -> None:
     clock, seen = Clock(), []
     measure_interleaved(
@@ -177,12 +193,14 @@ def test_a_real_runner_is_timed() -> None:
 
 
 def test_record_is_plain_and_without_samples() -> None:
-    timing = Timing("m", "torch", "cpu", "fp32", 16, 24, 1, 2.0, 3.0, (1.5, 2.5), 500.0, 3, 1, (1.0, 2.0, 3.0))
+    timing = Timing(
+        "m", "torch", "cpu", "fp32", 16, 24, 1, 2.0, 3.0, 3.5, (1.5, 2.5), 500.0, 3, 1, samples_ms=(1.0, 2.0, 3.0)
+    )
     record = json.loads(json.dumps(timing.to_dict()))
     assert record["interval_ms"] == [1.5, 2.5]
     assert set(record) == {
-        "model", "runtime", "device", "precision", "height", "width", "batch", "latency_ms", "p90_ms", "interval_ms",
-        "fps", "rounds", "threads",
+        "model", "runtime", "device", "precision", "height", "width", "batch", "latency_ms", "p90_ms", "p99_ms",
+        "interval_ms", "fps", "rounds", "threads", "device_ms",
     }  # fmt: skip
 
 

@@ -1,0 +1,282 @@
+"""The papers' speed tables, measured here: `python benchmarks/paper_speed.py -o FILE.csv`.
+
+Networks have random weights: their values do not change how long a network takes. All networks and runtimes of a table
+and size are timed interleaved, so every ratio comes from the same rounds and has a 95 % bootstrap interval. Baselines
+get what ours get: channels last on torch, OpenVINO and its precisions, CUDA graphs. Runtimes that this machine lacks
+are named and left out.
+
+The table `image-to-people` goes from an image of 1280 x 720 to people: scaling, network, decoding, one after the other.
+Networks with random weights find nobody, so what is decoded are maps drawn for 1, 10 and 23 people at the size of the
+network's own. `public` decodes by the published algorithm, `ours` by our decoder.
+
+Each size is written to the CSV when it is done, with the machine in its first line; started again with the same file,
+the script goes on with what is missing. A Markdown file with the same name holds the tables beside the papers' values.
+
+    python benchmarks/paper_speed.py --networks attention-cpm --sizes 656x368 --rounds 20 -o speed.csv
+    python benchmarks/paper_speed.py --networks image-to-people --checkpoint best=small.pt -o people.csv
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+from candidates import RUNTIMES as KNOWN
+from candidates import Label, Subject, Workshop, build_subject, missing, read_subject
+from paper_table import COLUMNS, Row, check_machine, markdown, read_csv, write_csv
+from paper_values import TABLES, Size, Table, rounded
+from public_decoder import decode_public
+from scenes import ImageToPeople, ours
+
+from compress.errors import CompressError, UsageError
+from compress.measure.bootstrap import ratio
+from compress.measure.latency import Timing, measure_interleaved
+from compress.measure.machine import describe
+from compress.runtime.runner import Runner
+
+#: Runtimes that are tried unless others are named.
+RUNTIMES = (
+    "torch-cpu", "onnxruntime-cpu", "openvino-cpu", "openvino-cpu-bf16", "openvino-cpu-int8-bf16", "torch-cuda",
+    "torch-cuda-fp16-graphs", "onnxruntime-cuda",
+)  # fmt: skip
+
+#: Runtimes of the compressed network from image to people.
+BEST = ("openvino-cpu-bf16", "openvino-cpu-int8-bf16", "torch-cuda-fp16-graphs")
+
+PEOPLE = "image-to-people"
+SCENES = (1, 10, 23)
+PEOPLE_SIZE = rounded(656, 368)
+BASELINE, SMALLEST = "OpenPose VGG-19", "attention CPM 1/4"
+
+#: A candidate: network, runtime, decoder or nothing.
+Key = tuple[str, str, str]
+
+#: What a compressed network has to beat from image to people: the baseline at its best, with our decoder.
+STRONG = (BASELINE, "openvino-cpu-bf16", "ours")
+
+
+class Bench:
+    """Times groups of candidates and keeps their rows.
+
+    Parameters
+    ----------
+    output : Path or None
+        CSV to write and to go on from.
+    workshop : Workshop
+        Opens candidates.
+    labels : sequence of str
+        Runtimes that are asked for.
+    rounds, budget_s
+        As of `compress.measure.latency.measure_interleaved`.
+    """
+
+    def __init__(
+        self,
+        output: Path | None,
+        workshop: Workshop,
+        labels: Sequence[str],
+        rounds: int,
+        budget_s: float,
+    ) -> None:
+        self._output, self._workshop, self._rounds, self._budget_s = output, workshop, rounds, budget_s
+        self._machine = describe().to_dict()
+        self._absent = {label: reason for label in labels if (reason := missing(label)) is not None}
+        for label, reason in self._absent.items():
+            click.echo(f"not present: {label} ({reason})")
+        self.rows: list[Row] = []
+        if output is not None and output.exists():
+            before, self.rows = read_csv(output)
+            check_machine(before, self._machine, output)
+
+    def run(
+        self, group: str, size: Size, subjects: Mapping[str, Subject], keys: Sequence[Key], people: int = 0
+    ) -> None:
+        """Time one group, unless all of it is there; the first key that runs is what the others are held against."""
+        scene = str(people or "")
+        done = {row.key for row in self.rows if (row.table, row.size, row.people) == (group, size, scene)}
+        title = f"{group} {size[1]}x{size[0]}" + (f", {people} people" if people else "")
+        if all(key in done or key[1] in self._absent for key in keys):
+            click.echo(f"{title}: done before")
+            return
+        click.echo(f"{title}: {len(keys)} candidates")
+        with ExitStack() as stack:
+            opened = self._open(stack, subjects, keys, size, people)
+            if not opened:
+                return
+            labels = {" / ".join(key): key for key in opened}
+            timings = measure_interleaved(
+                {label: opened[key] for label, key in labels.items()},
+                (1, 3, *size),
+                rounds=self._rounds,
+                min_rounds=min(5, self._rounds),
+                warmup=1,
+                budget_s=self._budget_s,
+            )
+            found = {labels[timing.model]: timing for timing in timings}
+            decoding = {key: getattr(runner, "decode_ms", None) for key, runner in opened.items()}
+        costs = {name: subject.cost(size) for name, subject in subjects.items()}
+        rows = [
+            _row(group, size, scene, key, timing, found, costs[key[0]], decoding[key]) for key, timing in found.items()
+        ]
+        for row in rows:
+            click.echo(f"  {row.network} / {row.runtime} {row.decoder}: {row.latency_ms} ms, x{row.vs_first or 1}")
+        self.rows = [row for row in self.rows if (row.table, row.size, row.people) != (group, size, scene)] + rows
+        self.write()
+
+    def write(self) -> None:
+        """The CSV, and the tables made from it."""
+        if self._output is None:
+            return
+        command = shlex.join(["python", "benchmarks/paper_speed.py", *sys.argv[1:]])
+        write_csv(self._output, self.rows, self._machine, command)
+        text = markdown(self.rows, self._machine, command, sorted(f"{a}: {b}" for a, b in self._absent.items()))
+        self._output.with_suffix(".md").write_text(text, encoding="utf-8")
+
+    def _open(
+        self, stack: ExitStack, subjects: Mapping[str, Subject], keys: Sequence[Key], size: Size, people: int
+    ) -> dict[Key, Runner]:
+        opened: dict[Key, Runner] = {}
+        networks: dict[tuple[str, str], Runner] = {}
+        for name, runtime, decoder in keys:
+            if runtime in self._absent:
+                continue
+            if (name, runtime) not in networks:
+                networks[name, runtime] = self._workshop.open(subjects[name], runtime, size)
+                stack.callback(networks[name, runtime].close)
+            runner = networks[name, runtime]
+            decode: Callable[..., list[Any]] = decode_public if decoder == "public" else ours
+            opened[name, runtime, decoder] = ImageToPeople(runner, people, decode, size[0]) if people else runner
+        return opened
+
+
+def _row(
+    group: str,
+    size: Size,
+    scene: str,
+    key: Key,
+    timing: Timing,
+    found: Mapping[Key, Timing],
+    costs: tuple[int, int],
+    decode_ms: Sequence[float] | None,
+) -> Row:
+    name, runtime, decoder = key
+    first = next(iter(found))
+    same = next(other for other in found if other[1] == runtime)
+    if group == PEOPLE and STRONG in found:
+        same = STRONG
+    values: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+    for prefix, other in (("vs_first", first), ("vs_same", same)):
+        if other != key:
+            speed = ratio(found[other].samples_ms, timing.samples_ms)
+            ends = (("", speed.median), ("_low", speed.low), ("_high", speed.high))
+            values |= {prefix + end: f"{value:.3g}" for end, value in ends}
+    if decode_ms:
+        values["decode_ms"] = f"{sorted(decode_ms)[len(decode_ms) // 2]:.2f}"
+    if timing.device_ms is not None:
+        values["device_ms"] = f"{timing.device_ms:.3f}"
+    return Row(
+        **values
+        | {
+            "table": group, "people": scene, "network": name, "runtime": runtime, "decoder": decoder,
+            "width": size[1], "height": size[0], "params": costs[0], "macs": costs[1],
+            "latency_ms": f"{timing.latency_ms:.2f}", "low_ms": f"{timing.interval_ms[0]:.2f}",
+            "high_ms": f"{timing.interval_ms[1]:.2f}", "p90_ms": f"{timing.p90_ms:.2f}",
+            "p99_ms": f"{timing.p99_ms:.2f}", "fps": f"{timing.fps:.2f}", "rounds": timing.rounds,
+            "threads": timing.threads,
+        }
+    )  # fmt: skip
+
+
+def _subjects(table: Table, extra: Mapping[str, Path]) -> dict[str, Subject]:
+    found = {name: build_subject(f"{table.name} {name}", *wanted) for name, wanted in table.networks.items()}
+    return found | {name: read_subject(f"checkpoint {name}", path) for name, path in extra.items()}
+
+
+def people_keys(runtimes: Sequence[str], extra: Sequence[str]) -> list[Key]:
+    """Baselines from their worst form to their best, then ours on the fastest runtimes."""
+    baselines = [(BASELINE, "torch-cpu", "public"), (BASELINE, "torch-cpu", "ours")]
+    baselines += [(BASELINE, runtime, "ours") for runtime in BEST]
+    best = [(name, runtime, "ours") for name in (SMALLEST, *extra) for runtime in BEST]
+    return [key for key in baselines + best if key[1] in runtimes]
+
+
+def _sizes(text: str) -> list[Size]:
+    try:
+        return [rounded(*(int(side) for side in size.split("x"))) for size in text.split(",")]
+    except (TypeError, ValueError):
+        raise UsageError("sizes are WIDTHxHEIGHT, with commas between them", found=text) from None
+
+
+def _names(text: str | None, known: Sequence[str], what: str) -> list[str]:
+    names = list(known) if text is None else text.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"unknown {what}", found=unknown[0], way_out=f"Known: {', '.join(known)}")
+    return names
+
+
+def _checkpoints(texts: Sequence[str]) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in texts]
+    if any(not name or not path for name, _, path in pairs):
+        raise UsageError("a checkpoint is NAME=FILE", found=list(texts))
+    return {name: Path(path) for name, _, path in pairs}
+
+
+@click.command(help=__doc__.replace("\n\n    python", "\n\n\b\n    python"))
+@click.option("--networks", help=f"With commas: {', '.join(table.name for table in TABLES)}, {PEOPLE} [default: all]")
+@click.option("--sizes", help="Only these, WIDTHxHEIGHT with commas")
+@click.option("--runtimes", default=",".join(RUNTIMES), show_default=True, help=f"With commas; of {', '.join(KNOWN)}")
+@click.option("--people", default=",".join(map(str, SCENES)), show_default=True, help="People in a scene, with commas")
+@click.option("--checkpoint", "checkpoints", multiple=True, help="NAME=FILE: a network beside the attention CPM's")
+@click.option("--rounds", default=20, show_default=True, help="Most rounds of a table and size")
+@click.option("--budget", default=300.0, show_default=True, help="Seconds after which no round of it is started")
+@click.option("--threads", type=int, help="CPU threads [default: what each runtime takes]")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep exported files here, for a next run")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write and to go on from")
+def main(
+    networks: str | None,
+    sizes: str | None,
+    runtimes: str,
+    people: str,
+    checkpoints: tuple[str, ...],
+    rounds: int,
+    budget: float,
+    threads: int | None,
+    folder: Path | None,
+    output: Path | None,
+) -> None:
+    wanted = _names(networks, [table.name for table in TABLES] + [PEOPLE], "table")
+    labels = runtimes.split(",")
+    for label in labels:
+        Label.read(label)
+    chosen = None if sizes is None else _sizes(sizes)
+    extra = _checkpoints(checkpoints)
+    with tempfile.TemporaryDirectory() as temporary:
+        bench = Bench(output, Workshop(folder or Path(temporary), threads), labels, rounds, budget)
+        for table in TABLES:
+            places = [size for size in table.sizes if chosen is None or size in chosen]
+            main_table = table is TABLES[0]
+            with_people = main_table and PEOPLE in wanted
+            if not (places and table.name in wanted) and not with_people:
+                continue
+            subjects = _subjects(table, extra if main_table else {})
+            for size in places if table.name in wanted else ():
+                keys = [(name, label, "") for label in labels for name in subjects]
+                bench.run(table.name, size, subjects, keys)
+            for count in map(int, people.split(",")) if with_people else ():
+                kept = {name: subjects[name] for name in (BASELINE, SMALLEST, *extra)}
+                bench.run(PEOPLE, PEOPLE_SIZE, kept, people_keys(labels, list(extra)), count)
+        bench.write()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CompressError as error:
+        sys.exit(str(error))

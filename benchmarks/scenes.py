@@ -1,0 +1,97 @@
+"""Fields of drawn people, and runners that go from an image to people.
+
+Networks with random weights find nobody. Where decoding is timed with a network, the network runs on an image and its
+maps are thrown away; maps drawn for a number of people, at the size of the network's own, are decoded in their place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from compress.pose.paf import PafOptions, decode
+from compress.pose.prepare import prepare
+from compress.pose.spec import PoseSpec
+from compress.pose.targets import heatmap_targets, paf_targets
+
+#: x and y of the joints of a standing person, in shares of the height.
+PERSON = np.array([
+    (0, 0.05), (0, 0.18), (-0.09, 0.19), (-0.13, 0.34), (-0.12, 0.48), (0.09, 0.19), (0.14, 0.33), (0.16, 0.47),
+    (-0.06, 0.49), (-0.06, 0.71), (-0.06, 0.93), (0.06, 0.49), (0.07, 0.7), (0.08, 0.93), (-0.03, 0.02), (0.03, 0.02),
+    (-0.06, 0.04), (0.06, 0.04),
+])  # fmt: skip
+
+#: Height and width of the image that people are found in: one of 16:9 has 656 columns at height 368.
+IMAGE = (720, 1280)
+
+
+def make_fields(count: int, cells: tuple[int, int], seed: int, spec: PoseSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Heatmaps and fields (C, h, w) of people that stand in rows, with 1 % noise."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, round((count / 3) ** 0.5))
+    columns = max(1, -(-count // rows))
+    size = np.array([cells[1] / columns, cells[0] / rows]) * spec.stride
+    people = []
+    for row, column in list(np.ndindex(rows, columns))[:count]:
+        height = min(size[1], 2.5 * size[0]) * rng.uniform(0.8, 0.95)
+        points = ((column + 0.5) * size[0], row * size[1] + 4) + height * PERSON + rng.normal(0, 0.01 * height, (18, 2))
+        people.append(np.column_stack([points, np.full(18, 2)]).astype(np.float32))
+    maps = heatmap_targets(people, cells, spec.stride), paf_targets(people, cells, spec.stride)
+    heatmaps, pafs = ((m + rng.normal(0, 0.01, m.shape)).astype(np.float32) for m in maps)
+    return (heatmaps if spec.background else heatmaps[: len(spec.joints.joints)]), pafs
+
+
+class ImageToPeople:
+    """A runner that prepares an image, runs a network on it, and decodes maps of so many people.
+
+    Parameters
+    ----------
+    runner : Runner
+        The network.
+    people : int
+        How many people are drawn.
+    decoder : callable
+        As `compress.pose.paf.decode` without options.
+    height : int
+        That images are scaled to.
+
+    Attributes
+    ----------
+    decode_ms : list of float
+        What decoding took in each run.
+    """
+
+    def __init__(self, runner: Any, people: int, decoder: Callable[..., list[Any]], height: int) -> None:
+        self._runner, self._decoder, self._height = runner, decoder, height
+        self.name, self.device, self.precision = runner.name, runner.device, runner.precision
+        self.threads, self.pose = runner.threads, runner.pose
+        self._image = np.random.default_rng(0).integers(256, size=(*IMAGE, 3), dtype=np.uint8)
+        _, rows, columns = prepare(self._image, self.pose, height).array.shape
+        self._maps = make_fields(people, (rows // self.pose.stride, columns // self.pose.stride), people, self.pose)
+        self.decode_ms: list[float] = []
+        self.found = 0
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """From the image to people; the images that are given are ignored."""
+        prepared = prepare(self._image, self.pose, self._height)
+        self._runner.run(prepared.array[None])
+        start = time.perf_counter()
+        self.found = len(self._decoder(*self._maps, prepared, self.pose))
+        self.decode_ms.append((time.perf_counter() - start) * 1e3)
+        return {}
+
+    def close(self) -> None:
+        """The runner belongs to who opened it."""
+
+
+def ours(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: PoseSpec) -> list[Any]:
+    """Our decoder with its usual options."""
+    return decode(heatmaps, pafs, prepared, spec, PafOptions())
+
+
+def compatible(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: PoseSpec) -> list[Any]:
+    """Our decoder that repeats the public one, vectorised."""
+    return decode(heatmaps, pafs, prepared, spec, PafOptions(mode="compat"))

@@ -1,0 +1,124 @@
+"""The script's parts that need no timing: labels, sizes, the file that is gone on from, and tables."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress.errors import FileError, UsageError
+from compress.pose.paf import PafOptions, decode
+from compress.pose.prepare import prepare
+from compress.pose.spec import PoseSpec
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import candidates  # noqa: E402
+import paper_table  # noqa: E402
+import paper_values  # noqa: E402
+from public_decoder import decode_public  # noqa: E402
+from scenes import IMAGE, make_fields  # noqa: E402
+
+MACHINE = {
+    "cpu": "A CPU", "cores": 2, "instruction_sets": ["avx2"], "gpu": "not present", "torch": "2", "openvino": "3",
+    "onnxruntime": "4", "memory_gb": 1.0, "threads": 2,
+}  # fmt: skip
+ROW = paper_table.Row(
+    "attention-cpm", 656, 368, "", "OpenPose VGG-19", "torch-cpu", "", 52_000_000, 242_000_000_000, "1662.00",
+    "1650.00", "1670.00", "1700.00", "1800.00", "", "", "0.60", 20, 2, "", "", "", "", "", "",
+)  # fmt: skip
+FASTER = replace(
+    ROW, network="attention CPM 1/3", macs=12_270_000_000, latency_ms="97.00", vs_same="17.1", vs_same_low="16.9",
+    vs_same_high="17.4", vs_first="17.1", vs_first_low="16.9", vs_first_high="17.4",
+)  # fmt: skip
+UNSURE = replace(FASTER, network="attention CPM", vs_same="1.01", vs_same_low="0.98", vs_same_high="1.03")
+
+
+def test_sizes_of_the_paper_are_rounded_to_the_stride() -> None:
+    assert paper_values.TABLES[0].sizes == ((192, 328), (368, 656), (576, 984), (768, 1312))
+    assert paper_values.rounded(300, 300, 32) == (288, 288)
+
+
+def test_the_paper_s_ratios_are_those_of_its_tables() -> None:
+    table = paper_values.TABLES[0]
+    found = {
+        (value.where, value.size): paper_values.printed_ratio(table, "OpenPose VGG-19", value)
+        for value in table.printed
+        if value.network == "attention CPM 1/3"
+    }
+    assert found["RTX 2060, Table I", (368, 656)] == pytest.approx(2.35, abs=0.01)
+    assert found["RTX 2060, Table I", (768, 1312)] == pytest.approx(2.86, abs=0.01)
+    assert found["Ryzen 7 1700, Table II", (368, 656)] == pytest.approx(43.3, abs=0.1)
+    beside = paper_values.printed_beside(table, "OpenPose VGG-19", (368, 656), "cpu")
+    assert [round(value.ms) for value in beside] == [3333, 10000]
+
+
+def test_rows_survive_their_file_and_other_machines_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "speed.csv"
+    paper_table.write_csv(path, [ROW, FASTER], MACHINE, "python x.py")
+    machine, rows = paper_table.read_csv(path)
+    assert rows == [ROW, FASTER]
+    paper_table.check_machine(machine, MACHINE | {"threads": 1}, path)
+    with pytest.raises(FileError, match=r"other versions \(torch\)"):
+        paper_table.check_machine(machine, MACHINE | {"torch": "1"}, path)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "# machine: {}\n# command: x\na,b\n1,2\n"])
+def test_files_of_something_else_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text(text)
+    with pytest.raises(FileError, match="no table of paper_speed"):
+        paper_table.read_csv(tmp_path / "other.csv")
+
+
+def test_the_table_stands_beside_the_paper_and_marks_what_is_no_difference() -> None:
+    people = replace(ROW, table="image-to-people", people="23", decoder="public", decode_ms="525.00")
+    text = paper_table.markdown([people, ROW, FASTER, UNSURE], MACHINE, "python x.py", ["torch-cuda: none"])
+    lines = text.splitlines()
+    (faster,) = (line for line in lines if line.startswith("| attention CPM 1/3"))
+    assert "| 17.1 (16.9 to 17.4) |" in faster
+    assert "76.92 ms (Ryzen 7 1700, Table II)" in faster
+    assert "| 43.3; 60 |" in faster
+    assert "[1.01 (0.98 to 1.03)]" in text
+    assert "Not present: torch-cuda: none." in lines
+    assert lines.index("### 656x368") < lines.index("### 656x368, 23 people")
+    assert all(line.count("|") == 11 for line in lines if line.startswith("| attention"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("openvino-cpu", ("openvino", "cpu", "fp32", "fp32", ())),
+        ("openvino-cpu-int8-bf16", ("openvino", "cpu", "int8", "bf16", ())),
+        ("torch-cuda-fp16-graphs-compile", ("torch", "cuda", "fp16", "fp32", ("graphs", "compile"))),
+    ],
+)
+def test_runtimes_are_read(text: str, expected: tuple[object, ...]) -> None:
+    label = candidates.Label.read(text)
+    assert (label.runtime, label.device, label.precision, label.rest, label.extras) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["torch", "torch-cpu-int8", "tensorrt-cuda", "openvino-cpu-graphs", "openvino-cpu-bf16-int8", "torch-cpu-x"]
+)
+def test_runtimes_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="RUNTIME-DEVICE"):
+        candidates.Label.read(text)
+
+
+@pytest.mark.parametrize("people", [0, 1, 10, 23])
+def test_the_public_decoder_finds_whom_compat_finds(people: int) -> None:
+    spec = PoseSpec()
+    prepared = prepare(np.zeros((*IMAGE, 3), np.uint8), spec, 368)
+    heatmaps, pafs = make_fields(people, (46, 82), people, spec)
+    expected = decode(heatmaps, pafs, prepared, spec, PafOptions(mode="compat"))
+    found = decode_public(heatmaps, pafs, prepared, spec)
+    assert len(found) == len(expected) >= people
+    for mine, theirs in zip(found, expected, strict=True):
+        assert set(mine["joints"]) == set(np.flatnonzero(theirs.keypoints[:, 2]))
+        for joint, (x, y, height) in mine["joints"].items():
+            np.testing.assert_allclose(theirs.keypoints[joint], (x + 0.5, y + 0.5, height), rtol=1e-5)
+        assert theirs.score == pytest.approx(mine["score"] * (mine["parts"] - 1), rel=1e-5)
