@@ -76,6 +76,18 @@ def test_factors_fitted_to_data_lose_less_on_them_than_weights_alone(model: Path
     assert plain["macs"] == found["macs"]
 
 
+def test_blocks_are_reconstructed_on_request(model: Path, tmp_path: Path) -> None:
+    found = record(model, tmp_path / "a.pt", "--ratio", "1/3", *DRAWN, "--reconstruct", "5")
+    (told,) = [notice for notice in found["notices"] if "reconstructed" in notice]
+    before, after = (float(word) for word in told.split("left out ")[1].split(" -> "))
+    assert after <= before
+    assert found["macs"][1] < found["macs"][0]
+    assert load_checkpoint(tmp_path / "a.pt").edits
+    code, text = run(model, "--ratio", "1/3", "--reconstruct", "5", "-o", tmp_path / "b.pt")
+    assert code != 0
+    assert "--data" in text
+
+
 def test_a_budget_without_data_says_what_that_means(model: Path, tmp_path: Path) -> None:
     found = record(model, tmp_path / "small.pt", "--budget", "macs=0.6")
     assert any("weights alone" in notice for notice in found["notices"])
