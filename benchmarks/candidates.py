@@ -29,7 +29,7 @@ from compress.model.cost import cost
 from compress.networks.registry import NetworkSpec, build, pose_spec
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import POSE_KEY, OnnxRunner
-from compress.runtime.openvino_runner import OpenVinoRunner
+from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions, TorchRunner
 
@@ -217,7 +217,7 @@ def quantise(source: Path, target: Path, size: tuple[int, int], images: int = 2)
     random = np.random.default_rng(0)
     data = [random.random((1, 3, *size), dtype=np.float32) - np.float32(0.5) for _ in range(images)]
     model = nncf.quantize(
-        openvino.Core().read_model(source),
+        shared_core().read_model(source),
         nncf.Dataset(data),
         subset_size=images,
         advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),

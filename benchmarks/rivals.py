@@ -22,7 +22,7 @@ from compress.model.maps import map_scales, probe
 from compress.plan import Plan
 from compress.pose.spec import PoseSpec
 from compress.ranks.fixed import Ratio, make_plan
-from compress.runtime.openvino_runner import OpenVinoRunner
+from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
 from compress.surgery.factorized import TuckerConv2d
 
 #: How far the MACs of a method with few settings may lie from those asked for, as a share of them.
@@ -184,7 +184,7 @@ def quantised(module: nn.Module, pose: PoseSpec, images: Sequence[Tensor], folde
 
     write_ir(export_onnx(module, pose, folder / "model.onnx"), folder / "model.xml")
     model = nncf.quantize(
-        openvino.Core().read_model(folder / "model.xml"),
+        shared_core().read_model(folder / "model.xml"),
         nncf.Dataset([image.numpy() for image in images]),
         subset_size=len(images),
     )

@@ -12,6 +12,7 @@ from compress.errors import FileError, UsageError
 from compress.export.ir_layers import layers_of, weights_of
 from compress.export.to_onnx import read_metadata
 from compress.files import refuse_existing
+from compress.runtime.openvino_runner import shared_core
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -59,7 +60,7 @@ def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
         raise UsageError("unknown precision of weights", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
     # Not openvino.convert_model: it reports every use to a server unless the user has opted out. With constants
     # folded, the graph is the same.
-    model = openvino.Core().read_model(onnx_path)
+    model = shared_core().read_model(onnx_path)
     names = {op.get_friendly_name(): weights_of(op).get_friendly_name() for op in layers_of(model)}
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())

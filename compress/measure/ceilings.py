@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.errors import RuntimeAbsent
+from compress.runtime.openvino_runner import shared_core
+
 #: Sides of square matrices, large enough to hide what starting costs.
 _SIDE, _SIDE_GPU = 768, 4096
 
@@ -88,10 +91,9 @@ def _torch_product(precision: str, device: str, side: int) -> float:
 def _openvino_convolutions(precision: str, threads: int) -> float | None:
     """A chain of 3x3 convolutions on OpenVINO; None without it, or where it lacks the precision."""
     try:
-        import openvino
-    except ImportError:
+        core = shared_core()
+    except RuntimeAbsent:
         return None
-    core = openvino.Core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision.upper() not in able:
         return None

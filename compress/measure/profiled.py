@@ -21,6 +21,7 @@ from compress.measure.timing_graph import Settings, Step, TimedModel
 from compress.model.duplicate import duplicate
 from compress.pose.spec import PoseSpec
 from compress.ranks.budget import Target
+from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Array
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.substitute import factorize_in_place
@@ -109,9 +110,7 @@ class ProfiledOpenVino:
         pose: PoseSpec,
         stopwatch: Stopwatch,
     ) -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = shared_core()
         graph = core.read_model(model.data)
         graph.reshape(list(shape))
         config: dict[str, Any] = {

@@ -20,9 +20,9 @@ from typing import Any
 
 from torch import nn
 
-from compress.errors import RuntimeAbsent
 from compress.measure.ceilings import Ceilings
 from compress.model.layers import list_layers
+from compress.runtime.openvino_runner import shared_core
 
 #: Bytes of a value.
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -100,11 +100,7 @@ def file_work(path: Path, size: tuple[int, int]) -> tuple[Work, ...]:
     RuntimeAbsent
         If OpenVINO is not there.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise RuntimeAbsent("OpenVINO is not installed", way_out="pip install openvino") from error
-    model = openvino.Core().read_model(path)
+    model = shared_core().read_model(path)
     model.reshape([1, 3, *size])
     return tuple(_node_work(node) for node in model.get_ordered_ops() if node.get_type_name() in _PRODUCTS)
 

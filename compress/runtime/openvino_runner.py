@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,24 @@ class OpenVinoRunner:
         del self._request, self._compiled
 
 
-def open_core(device: str) -> Any:
-    """OpenVINO itself; `RuntimeAbsent` if it or the device is not there."""
+@cache
+def shared_core() -> Any:
+    """OpenVINO itself, one for the whole program; `RuntimeAbsent` if it is not installed.
+
+    Not one for each model: the CPU plugin of every ``Core`` sets a stack for signals aside and takes the one before
+    it back at its end, also when that is gone by then, and the next signal that Python handles, such as the end of a
+    worker of a data loader, kills the program (OpenVINO 2026.4).
+    """
     try:
         import openvino
     except ImportError as error:
         raise RuntimeAbsent("OpenVINO is not installed", way_out="pip install openvino") from error
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def open_core(device: str) -> Any:
+    """OpenVINO itself; `RuntimeAbsent` if it or the device is not there."""
+    core = shared_core()
     there = [name.lower() for name in core.available_devices]
     if device not in there:
         raise RuntimeAbsent(

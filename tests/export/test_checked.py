@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from compress.export.checked import Target, export_checked
 from compress.networks.registry import NetworkSpec, build, get_entry
 from compress.pose.spec import PoseSpec
 from compress.runtime.opening import open_runner
+from compress.runtime.openvino_runner import shared_core
 from compress.surgery.edits import FactorizeEdit, apply_edits
 
 Image = NDArray[np.uint8]
@@ -225,7 +225,7 @@ def test_networks_and_their_factorized_versions(name: str, whole: bool, images: 
         assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.skipif("BF16" not in str(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+@pytest.mark.skipif("BF16" not in str(shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
                     reason="this processor does not compute in bfloat16")  # fmt: skip
 def test_computing_in_bfloat16_is_no_parity(
     stub: nn.Module,

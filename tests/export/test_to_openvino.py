@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from torch import nn
@@ -13,12 +12,13 @@ from compress.errors import FileError, UsageError
 from compress.export.to_onnx import read_metadata
 from compress.export.to_openvino import atomic_pair, export_openvino
 from compress.pose.spec import PoseSpec
+from compress.runtime.openvino_runner import shared_core
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def run(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    compiled = openvino.Core().compile_model(path, "CPU", EXACT)
+    compiled = shared_core().compile_model(path, "CPU", EXACT)
     found = compiled([images])
     return {output.get_any_name(): found[output] for output in compiled.outputs}
 
@@ -41,7 +41,7 @@ def test_same_maps_at_any_size(
 
 def test_metadata_comes_along(stub_onnx: Path, tmp_path: Path, pose: PoseSpec) -> None:
     path, _ = export_openvino(stub_onnx, tmp_path / "stub.xml")
-    model = openvino.Core().read_model(path)
+    model = shared_core().read_model(path)
     assert PoseSpec.from_dict(json.loads(model.get_rt_info(["compress", "pose"]).value)) == pose
     for key, value in read_metadata(stub_onnx).items():
         assert model.get_rt_info(["compress", key]).value == value
@@ -53,8 +53,8 @@ def test_half_precision_halves_the_weights_and_constants_are_folded(stub_onnx: P
         _, weights = export_openvino(stub_onnx, tmp_path / f"{precision}.xml", precision=precision)
         sizes.append(weights.stat().st_size)
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
-    kinds = [op.get_type_name() for op in openvino.Core().read_model(tmp_path / "fp32.xml").get_ops()]
-    before = [op.get_type_name() for op in openvino.Core().read_model(stub_onnx).get_ops()]
+    kinds = [op.get_type_name() for op in shared_core().read_model(tmp_path / "fp32.xml").get_ops()]
+    before = [op.get_type_name() for op in shared_core().read_model(stub_onnx).get_ops()]
     # Biases come from ONNX with operations that work out their shape; folded, only those of the resize are left.
     assert kinds.count("ShapeOf") <= 3 < before.count("ShapeOf")
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.errors import NetworkError
 from compress.networks.registry import NetworkSpec, build, entries
+from compress.runtime.openvino_runner import shared_core
 
 NAMES = ("default", "lightweight-openpose", "human-pose-estimation-0001")
 
@@ -299,7 +300,6 @@ def test_every_network_is_complete_on_the_meta_device() -> None:
 @pytest.mark.slow
 def test_open_model_zoo_network_agrees_with_the_released_model(assets: Path) -> None:
     """The released file is quantised, so the agreement is that of a correlation."""
-    import openvino
 
     folder = assets / "weights" / "human-pose-estimation-0001"
     network = build(NetworkSpec("human-pose-estimation-0001")).eval()
@@ -309,7 +309,7 @@ def test_open_model_zoo_network_agrees_with_the_released_model(assets: Path) -> 
     pixels = cv2.resize(image, (456, 256)).transpose(2, 0, 1)[None].astype(np.float32)
     with torch.no_grad():
         ours = network((torch.from_numpy(pixels) - 128) / 256)[-1]
-    released = openvino.Core().compile_model(str(folder / "human-pose-estimation-0001.xml"), "CPU")(pixels)
+    released = shared_core().compile_model(str(folder / "human-pose-estimation-0001.xml"), "CPU")(pixels)
     for name, least in (("heatmaps", 0.99), ("pafs", 0.95)):
         theirs = next(value for value in released.values() if value.shape == tuple(ours[name].shape))
         assert np.corrcoef(ours[name].numpy().ravel(), theirs.ravel())[0, 1] > least

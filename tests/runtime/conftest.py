@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.pose.spec import PoseSpec
+from compress.runtime.openvino_runner import shared_core
 
 WEIGHT = np.random.default_rng(0).normal(0, 0.2, (57, 3, 8, 8)).astype(np.float32)
 BIAS = np.random.default_rng(1).normal(0, 0.2, 57).astype(np.float32)
@@ -77,7 +78,7 @@ def write_onnx(
 def write_ir(path: Path, *, pose: str | None = None, **options: Any) -> Path:
     import openvino
 
-    model = openvino.Core().read_model(write_onnx(path.with_suffix(".onnx"), **options))
+    model = shared_core().read_model(write_onnx(path.with_suffix(".onnx"), **options))
     if pose != "":
         model.set_rt_info(pose or json.dumps(PoseSpec().to_dict()), ["compress", "pose"])
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,27 @@ def test_a_model_without_the_maps_is_refused(tmp_path: Path, make_onnx: Make, ma
     grey = make(tmp_path / f"grey.{kind}", shape=("batch", 1, "height", "width"))
     with pytest.raises(FileError, match="does not take one batch of images"):
         open_runner(grey)
+
+
+AFTER_MODELS = """
+import gc, os, signal, sys
+from pathlib import Path
+from compress.runtime.openvino_runner import OpenVinoRunner
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+first = OpenVinoRunner(Path(sys.argv[1]))
+second = OpenVinoRunner(Path(sys.argv[1]))
+first.close()
+del first
+gc.collect()
+second.close()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+assert caught
+"""
+
+
+def test_signals_are_caught_after_models_are_closed_in_any_order(xml_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", AFTER_MODELS, str(xml_path)], check=False)
+    assert done.returncode == 0
