@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import Stickmen, TinyPose
+from stickmen import Stickmen, TinyPose
 from torch import nn
 
 from compress.data.augment import PLAIN
