@@ -38,7 +38,7 @@ ROOMS = [
     "cli",
     "__main__",
 ]
-HEAVY = {"openvino", "onnx", "onnxscript", "onnxruntime", "matplotlib", "pandas", "faster_coco_eval", "jinja2"}
+HEAVY = {"openvino", "onnx", "onnxscript", "onnxruntime", "nncf", "matplotlib", "pandas", "faster_coco_eval", "jinja2"}
 SOURCES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from compress.cli.show_benchmark import show_benchmark
+from compress.cli.show_int8 import show_int8
 from compress.cli.show_predict import predict_headline, show_predict
 from compress.cli.table import console, print_table
 from compress.model.conventions import CONVENTIONS
@@ -263,23 +264,26 @@ def show_evaluate(record: Record) -> None:
 
 
 def show_export(record: Record) -> None:
-    """Files and how far they are from the network."""
-    print_table(
-        "Exported files, checked against torch",
-        ["file", "precision", "max map error", "keypoints compared", "max moved (px)", "bytes"],
-        [
-            (
-                row["file"],
-                row["precision"],
-                f"{row['max_error']:.2e}",
-                row["keypoints"],
-                f"{row['moved_px_max']:.3f}",
-                row["size_bytes"],
-            )
-            for row in record["parity"]
-        ],
-        left=2,
-    )
+    """Files and how far they are from the network; for INT8 what it loses."""
+    if record["parity"]:
+        print_table(
+            "Exported files, checked against torch",
+            ["file", "precision", "max map error", "keypoints compared", "max moved (px)", "bytes"],
+            [
+                (
+                    row["file"],
+                    row["precision"],
+                    f"{row['max_error']:.2e}",
+                    row["keypoints"],
+                    f"{row['moved_px_max']:.3f}",
+                    row["size_bytes"],
+                )
+                for row in record["parity"]
+            ],
+            left=2,
+        )
+    if "int8" in record:
+        show_int8(record["int8"])
 
 
 def show_report(record: Record) -> None:

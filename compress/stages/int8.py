@@ -23,6 +23,7 @@ from compress.pose.displacement import areas_of
 from compress.pose.oks import coco_results
 from compress.pose.skeleton import COCO17
 from compress.runtime.opening import open_runner
+from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Runner
 from compress.stages.base import Progress
 from compress.stages.calibration import SEEN
@@ -259,7 +260,7 @@ def quantise_checked(
     with tempfile.TemporaryDirectory(prefix="compress-int8-") as folder:
         whole, attempt = Path(folder) / "fp32.xml", Path(folder) / "int8.xml"
         write_ir(onnx_path, whole)
-        model = openvino.Core().read_model(whole)
+        model = shared_core().read_model(whole)
         original = open_runner(whole, threads=threads)
         try:
             outputs, tall = original.pose.outputs, height or original.pose.height
@@ -290,6 +291,7 @@ def quantise_checked(
         record = {
             "metric": judge.metric,
             "against": judge.against,
+            "own": judge.own,
             "images": judge.images,
             "height": tall,
             "calibration_images": len(images),

@@ -61,6 +61,12 @@ def stub() -> Stub:
 
 
 @pytest.fixture(scope="session")
+def stub_module() -> Stub:
+    """The stub for tests that only read it."""
+    return make_stub().eval()
+
+
+@pytest.fixture(scope="session")
 def pose() -> PoseSpec:
     return POSE
 
