@@ -183,7 +183,7 @@ def test_points_of_the_front_are_recovered_and_the_time_limit_holds(model: Path,
     [
         ({"budget": "error=0.1"}, UsageError, "macs="),
         ({"budget": "macs=2"}, RankError, "at most 1"),
-        ({"data": None}, UsageError, "--data"),
+        ({"data": ()}, UsageError, "--data"),
         ({"minutes": 0}, UsageError, "--minutes"),
         ({"recover": -1}, UsageError, "--recover"),
         ({"level": (0.5, 1.5)}, UsageError, "levels"),
