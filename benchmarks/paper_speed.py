@@ -100,7 +100,7 @@ class Bench:
         """Time one group, unless all of it is there; the first key that runs is what the others are held against."""
         scene = str(people or "")
         done = {row.key for row in self.rows if (row.table, row.size, row.people) == (group, size, scene)}
-        title = f"{group} {size[1]}x{size[0]}" + (f", {people} people" if people else "")
+        title = f"{group} {size[1]}x{size[0]}" + (f", people: {people}" if people else "")
         if all(key in done or key[1] in self._absent for key in keys):
             click.echo(f"{title}: done before")
             return

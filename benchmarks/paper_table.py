@@ -125,7 +125,7 @@ def markdown(rows: Sequence[Row], machine: Mapping[str, Any], command: str, abse
             lines += ["", table.note]
         for (_, size, people), part in groupby(group, key=lambda row: (row.table, row.size, row.people)):
             listed = list(part)
-            title = f"{size[1]}x{size[0]}" + (f", {people} people" if people else "")
+            title = f"{size[1]}x{size[0]}" + (f", people: {people}" if people else "")
             lines += ["", f"### {title}", "", *(_printed(table, listed) if table else _people(listed))]
     return "\n".join(lines) + "\n"
 

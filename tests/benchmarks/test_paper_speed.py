@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import candidates  # noqa: E402
+import paper_speed  # noqa: E402
 import paper_table  # noqa: E402
 import paper_values  # noqa: E402
 from public_decoder import decode_public  # noqa: E402
-from scenes import IMAGE, make_fields  # noqa: E402
+from scenes import IMAGE, ImageToPeople, make_fields, ours  # noqa: E402
 
 MACHINE = {
     "cpu": "A CPU", "cores": 2, "instruction_sets": ["avx2"], "gpu": "not present", "torch": "2", "openvino": "3",
@@ -84,7 +86,7 @@ def test_the_table_stands_beside_the_paper_and_marks_what_is_no_difference() -> 
     assert "| 43.3; 60 |" in faster
     assert "[1.01 (0.98 to 1.03)]" in text
     assert "Not present: torch-cuda: none." in lines
-    assert lines.index("### 656x368") < lines.index("### 656x368, 23 people")
+    assert lines.index("### 656x368") < lines.index("### 656x368, people: 23")
     assert all(line.count("|") == 11 for line in lines if line.startswith("| attention"))
 
 
@@ -122,3 +124,72 @@ def test_the_public_decoder_finds_whom_compat_finds(people: int) -> None:
         for joint, (x, y, height) in mine["joints"].items():
             np.testing.assert_allclose(theirs.keypoints[joint], (x + 0.5, y + 0.5, height), rtol=1e-5)
         assert theirs.score == pytest.approx(mine["score"] * (mine["parts"] - 1), rel=1e-5)
+
+
+class FakeRunner:
+    """A network that takes a known time and sees nobody."""
+
+    name, device, precision, threads, pose = "torch", "cpu", "fp32", 1, PoseSpec()
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.shapes = seconds, set[tuple[int, ...]]()
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self.shapes.add(images.shape)
+        time.sleep(self.seconds)
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class FakeWorkshop:
+    """Opens networks whose names are their milliseconds."""
+
+    def __init__(self) -> None:
+        self.opened: list[tuple[str, str]] = []
+
+    def open(self, subject: FakeSubject, label: str, size: tuple[int, int]) -> FakeRunner:
+        self.opened.append((subject.name, label))
+        return FakeRunner(subject.seconds / (2 if "bf16" in label else 1))
+
+
+@dataclass(frozen=True)
+class FakeSubject:
+    name: str
+    seconds: float
+
+    def cost(self, size: tuple[int, int]) -> tuple[int, int]:
+        return 1, size[0] * size[1]
+
+
+def test_the_network_sees_an_image_of_the_table_s_size_and_all_drawn_people_are_found() -> None:
+    runner = FakeRunner(0.0)
+    whole = ImageToPeople(runner, 10, ours, 368)
+    assert whole.run(np.zeros((1, 3, 8, 8), np.float32)) == {}
+    assert runner.shapes == {(1, 3, *paper_speed.PEOPLE_SIZE)}
+    assert whole.found == 10
+    assert len(whole.decode_ms) == 1
+
+
+def test_a_group_is_timed_written_and_not_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper_speed, "missing", lambda label: "no such device" if "cuda" in label else None)
+    subjects = {paper_speed.BASELINE: FakeSubject("openpose", 0.04), paper_speed.SMALLEST: FakeSubject("small", 0.004)}
+    labels = ["torch-cpu", "openvino-cpu-bf16", "torch-cuda-fp16-graphs"]
+    keys = [key for key in paper_speed.people_keys(labels, []) if key[2] == "ours"]
+    workshops = []
+    for _ in range(2):
+        workshops.append(FakeWorkshop())
+        bench = paper_speed.Bench(tmp_path / "speed.csv", workshops[-1], labels, 2, 60.0)
+        bench.run("image-to-people", paper_speed.PEOPLE_SIZE, subjects, keys, 1)
+    assert sorted(workshops[0].opened) == [
+        ("openpose", "openvino-cpu-bf16"), ("openpose", "torch-cpu"), ("small", "openvino-cpu-bf16"),
+    ]  # fmt: skip
+    assert workshops[1].opened == []
+    rows = {row.key: row for row in bench.rows}
+    small = rows[paper_speed.SMALLEST, "openvino-cpu-bf16", "ours"]
+    assert 1 < float(small.vs_same) < float(small.vs_first) < 21
+    assert rows[paper_speed.STRONG].vs_same == ""
+    text = (tmp_path / "speed.md").read_text()
+    assert "Not present: torch-cuda-fp16-graphs: no such device." in text
+    assert "### 656x368, people: 1" in text
