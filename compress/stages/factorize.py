@@ -26,8 +26,9 @@ from compress.stages.budgeting import BudgetRequest, by_budget
 from compress.stages.calibration import calibrate, calibration_images, doubts
 from compress.stages.models import DataOptions, ModelOptions, SizeOptions, counting_size, load, open_dataset
 from compress.stages.registry import Stage
+from compress.surgery.compose import compose
 from compress.surgery.data_aware import factorize_with_data
-from compress.surgery.edits import FactorizeEdit
+from compress.surgery.edits import Edit, FactorizeEdit
 from compress.surgery.factorize import Factorized, factorize
 from compress.surgery.fold import fold
 from compress.training.reconstruct import ReconstructOptions, reconstruct
@@ -62,6 +63,7 @@ class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     exclude: tuple[str, ...] = option((), "Leave out layers of this name or pattern; repeat for more")
     pointwise: bool = option(False, "Factorize 1x1 convolutions and linear layers too (by SVD); a --budget always may")
     reconstruct: int = option(0, "Then train each block of layers for so many steps to give what the original's gives")
+    again: bool = option(False, "First multiply the factors of an earlier factorization back into kernels")
     fold: bool = option(False, "First fold batch normalisation, and 1x1 after 1x1, into the convolution before it")
     save_plan: Path | None = option(None, "Write the plan as JSON", output=True)
     dry_run: bool = option(False, "Show what would be done and write no checkpoint")
@@ -196,6 +198,8 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     module = checkpoint.build()
     size = counting_size(checkpoint, options.input)
     before = cost(module, size)
+    composed = compose(module) if options.again else None
+    module = module if composed is None else composed.module
     folded = fold(module, size) if options.fold else None
     module = module if folded is None else folded.module
     dataset = open_dataset(options) if options.has_data else None
@@ -222,6 +226,8 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     if options.reconstruct and done.plan.changed:
         done, told = _reconstruct(module, done, images, options.reconstruct, progress)
         notices.append(told)
+    if composed is not None:
+        notices.append(f"{len(composed.edit.layers)} factorized layers multiplied out first")
     if folded is not None:
         notices.append(f"{len(folded.edit.pairs)} layers folded into the convolution before them")
     if images:
@@ -254,11 +260,17 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
                 "no layer would be factorized, so there is nothing to write",
                 way_out="See --dry-run for the reason of each layer",
             )
-        edit = FactorizeEdit.from_plan(done.plan, done.biases)
+        edits: list[Edit] = []
+        if composed is not None and composed.edit.layers:
+            edits.append(composed.edit)
+        if folded is not None and folded.edit.pairs:
+            edits.append(folded.edit)
+        if done.plan.changed:
+            edits.append(FactorizeEdit.from_plan(done.plan, done.biases))
         smaller = snapshot(
             checkpoint,
             done.module,
-            edits=(*((folded.edit,) if folded and folded.edit.pairs else ()), *((edit,) if edit.layers else ())),
+            edits=tuple(edits),
             command="factorize",
             policy=dict(plan.policy),
             layers=[asdict(layer) for layer in done.plan.layers],

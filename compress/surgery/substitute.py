@@ -78,10 +78,15 @@ def factorize_in_place(
             outputs = new.get_submodule("expand").get_parameter("weight").shape[0]
             bias = nn.Parameter(layer.weight.new_zeros(outputs), layer.weight.requires_grad)
         new.get_submodule("expand").register_parameter("bias", bias)
-        for hooks in _HOOKS:
-            setattr(new, hooks, getattr(layer, hooks))
+        move_hooks(layer, new)
         module = replace_module(module, layer, new)
     return module
+
+
+def move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Give a module the hooks of the one that it stands for."""
+    for hooks in _HOOKS:
+        setattr(new, hooks, getattr(old, hooks))
 
 
 def _layer(module: nn.Module, name: str, method: str, ranks: tuple[int, ...]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
 from compress.errors import DataError, UsageError
 from compress.pipeline import StepReport, run_recipe
 from compress.recipe import Recipe, load_recipe
@@ -65,7 +65,7 @@ def run(name: str, folder: Path) -> tuple[StepReport, ...]:
 
 
 def test_every_recipe_of_a_paper_is_run_here() -> None:
-    others = {"demo", "real", "train-default"}
+    others = {"demo", "gradual", "real", "train-default"}
     assert {path.stem for path in RECIPES.glob("*.toml")} - others >= set(PAPERS)
     untested = {
         path.stem
@@ -73,6 +73,28 @@ def test_every_recipe_of_a_paper_is_run_here() -> None:
         if path.stem not in PAPERS and 'untrained = true\noutput = "start.pt"' in path.read_text()
     }
     assert untested <= others
+
+
+def test_the_gradual_recipe_factorizes_what_it_has_trained_further(tmp_path: Path) -> None:
+    save_checkpoint(initial_checkpoint("default"), tmp_path / "teacher.pt")
+    given = {
+        "assets": "-",
+        "teacher": str(tmp_path / "teacher.pt"),
+        "train": "synthetic:3:2",
+        "first": "1",
+        "last": "1",
+    }
+    recipe = load_recipe(RECIPES / "gradual.toml", folder=tmp_path / "run", variables=given)
+    tuned = {"size": (64, 64), "batch_size": 2, "workers": 0, "amp": "off"}
+    small = [
+        replace(step, options=step.options.model_copy(update=tuned if step.stage == "finetune" else {}))
+        for step in recipe.steps
+        if step.stage != "report"  # which has a real data set
+    ]
+    run_recipe(replace(recipe, steps=tuple(small)), Silent())
+    last = load_checkpoint(tmp_path / "run" / "last-tuned.pt")
+    assert [edit.kind for edit in last.edits] == ["factorize", "compose", "factorize"]
+    assert [entry["command"] for entry in last.history if "command" in entry][-4:] == ["factorize", "finetune"] * 2
 
 
 @pytest.mark.slow
