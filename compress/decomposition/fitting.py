@@ -19,8 +19,9 @@ raises the error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -47,14 +48,27 @@ class Metric:
 
     Attributes
     ----------
-    inputs : Tensor, shape (D, D), float64
-        Covariance of patches, channels first and kernel places within them.
+    inputs : Tensor, shape (D, D), float64, or None
+        Covariance of patches, channels first and kernel places within them; None for the identity, which of long
+        patches would take gigabytes.
     outputs : Tensor, shape (T, T), float64
         Symmetric and positive definite; its mean diagonal is 1.
     """
 
-    inputs: Tensor
+    inputs: Tensor | None
     outputs: Tensor
+
+    @classmethod
+    def plain(cls, outputs: int, device: torch.device | None = None) -> Metric:
+        """The metric in which errors are those of the kernel: all inputs and outputs weigh alike."""
+        return cls(None, torch.eye(outputs, dtype=torch.float64, device=device))
+
+    @cached_property
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """Square root of the output metric, and its inverse; one decomposition for all problems of a layer."""
+        values, vectors = torch.linalg.eigh(self.outputs)
+        roots = values.clamp_min((1e-10 * values[-1]).clamp_min(1e-300)).sqrt()
+        return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
     @classmethod
     def of(cls, inputs: Tensor, outputs: Tensor | None = None, *, outputs_count: int = 0) -> Metric:
@@ -143,14 +157,16 @@ class Problem:
         outputs, inputs, *places = kernel.shape
         self.method = method
         self.a, self.b, self._order = _split(method, inputs, tuple(places))
-        if metric.inputs.shape[0] != inputs * math.prod(places) or metric.outputs.shape[0] != outputs:
-            raise RankError("the metric is of another layer", found=(tuple(kernel.shape), tuple(metric.inputs.shape)))
+        length = inputs * math.prod(places)
+        seen = length if metric.inputs is None else len(metric.inputs)
+        if (seen, len(metric.outputs)) != (length, outputs):
+            raise RankError("the metric is of another layer", found=(tuple(kernel.shape), (len(metric.outputs), seen)))
         self._kernel = kernel.detach().double().flatten(1)[:, self._order]
-        self._inputs = metric.inputs[self._order][:, self._order] if method not in _IN_ORDER else metric.inputs
+        reordered = metric.inputs is not None and method not in _IN_ORDER
+        self._inputs = metric.inputs[self._order][:, self._order] if reordered else metric.inputs  # type: ignore[index]
         self._outputs = metric.outputs
-        self._root = _power(metric.outputs, 0.5)
-        self._inverse_root = _power(metric.outputs, -0.5)
-        self._cross = self._kernel @ self._inputs
+        self._root, self._inverse_root = metric.roots
+        self._cross = self._kernel if self._inputs is None else self._kernel @ self._inputs
         self.energy = float(((metric.outputs @ self._kernel) * self._cross).sum())
 
     def start(self) -> Tensor:
@@ -158,8 +174,10 @@ class Problem:
 
         They are the leading subspaces of the kernel whitened by the covariance of the reduced part alone.
         """
-        variance = self._variance()
         whitened = (self._root @ self._kernel).unflatten(1, (self.a, self.b)).transpose(0, 1).flatten(1)
+        if self._inputs is None:
+            return oriented(torch.linalg.eigh(whitened @ whitened.T)[1].flip(-1)).T
+        variance = self._variance()
         root = _power(variance, 0.5)
         _, basis = torch.linalg.eigh(root @ (whitened @ whitened.T) @ root)
         return oriented(basis.flip(-1)).T @ _power(variance, -0.5)
@@ -170,8 +188,7 @@ class Problem:
         One for each r of ``ranks``, which rise. One Cholesky factor serves them all: that of leading rows is the
         leading block of that of all rows.
         """
-        gram, cross = self._moments(first[: ranks[-1]])
-        half = torch.linalg.solve_triangular(_cholesky(gram), (self._root @ cross).T, upper=False)  # (r b, T)
+        half = self._whitened(first[: ranks[-1]])
         found, done = [], 0
         explained = half.new_zeros(half.shape[1], half.shape[1])
         for rank in ranks:
@@ -179,6 +196,20 @@ class Problem:
             explained, done = explained + some.T @ some, rank
             found.append(self._tails(explained))
         return found
+
+    def totals(self, first: Tensor, ranks: Sequence[int]) -> Tensor:
+        """The last of each of `tails`: squared errors where the rank of the second factor is not bounded."""
+        explained = self._whitened(first[: ranks[-1]]).square().sum(dim=1).cumsum(0)
+        return (self.energy - explained[torch.tensor(ranks, device=explained.device) * self.b - 1]).clamp_min(0)
+
+    def _whitened(self, first: Tensor) -> Tensor:
+        """What the reduced patches, made uncorrelated one after the other, explain of the outputs: (r b, T)."""
+        gram, cross = self._moments(first)
+        if self._inputs is not None:
+            return torch.linalg.solve_triangular(_cholesky(gram), (self._root @ cross).T, upper=False)
+        rows = (self._root @ cross).T.unflatten(0, (len(first), self.b)).flatten(1)
+        half = torch.linalg.solve_triangular(_cholesky(gram), rows, upper=False)
+        return half.unflatten(1, (self.b, -1)).flatten(0, 1)
 
     def matrix_tails(self) -> Tensor:
         """Squared errors (T + 1,) of the kernel as a matrix (T, D) of rank 0, 1, ... T."""
@@ -240,27 +271,35 @@ class Problem:
         last, first = self._inverse_root @ basis, basis.T @ self._root @ self._kernel
         kernel = last @ first
         left_out = self._kernel - kernel
-        error = float(((self._outputs @ left_out) * (left_out @ self._inputs)).sum())
+        seen = left_out if self._inputs is None else left_out @ self._inputs
+        error = float(((self._outputs @ left_out) * seen).sum())
         reduce, expand = _balance_two(first, last, 1)
         return Fit(reduce, None, expand, kernel, max(0.0, error) / self.energy if self.energy else 0.0)
 
     def _variance(self) -> Tensor:
         """Covariance (a, a) of the reduced part, averaged over what is left to the second factor."""
+        if self._inputs is None:
+            return torch.eye(self.a, dtype=torch.float64, device=self._kernel.device)
         blocks = self._inputs.view(self.a, self.b, self.a, self.b)
         return torch.einsum("ibjb->ij", blocks) / self.b
 
     def _moments(self, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Covariance (r b, r b) of reduced patches, and the cross moment (T, r b) of outputs with them."""
+        """Covariance (r b, r b) of reduced patches, and the cross moment (T, r b) of outputs with them.
+
+        Without a covariance of patches that of reduced ones is the same at each of the b: (r, r).
+        """
         rank = len(first)
+        cross = torch.einsum("tab,ra->trb", self._cross.view(-1, self.a, self.b), first).flatten(1)
+        if self._inputs is None:
+            return first @ first.T, cross
         half = (first @ self._inputs.view(self.a, -1)).view(rank * self.b, self.a, self.b)
         gram = torch.einsum("xab,ra->xrb", half, first).reshape(rank * self.b, -1)
-        cross = torch.einsum("tab,ra->trb", self._cross.view(-1, self.a, self.b), first).flatten(1)
         return _symmetric(gram), cross
 
     def _second(self, first: Tensor, bound: int | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
         """The best second factor (T, r b) beside the first, its core and last factor if its rank is bounded, error."""
         gram, cross = self._moments(first)
-        second = torch.cholesky_solve(cross.T, _cholesky(gram)).T
+        second = self._seen(cross, lambda rows: torch.cholesky_solve(rows.T, _cholesky(gram)).T)
         if bound is None:
             return second, None, None, self._error(second, gram, cross)
         _, basis = torch.linalg.eigh(_symmetric((self._root @ second) @ (self._root @ cross).T))
@@ -271,7 +310,15 @@ class Problem:
 
     def _error(self, second: Tensor, gram: Tensor, cross: Tensor) -> float:
         weighted = self._outputs @ second
-        return float(self.energy - 2 * (weighted * cross).sum() + (weighted * (second @ gram)).sum())
+        seen = self._seen(second, lambda rows: rows @ gram)
+        return float(self.energy - 2 * (weighted * cross).sum() + (weighted * seen).sum())
+
+    def _seen(self, second: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a matrix like the one of `_moments` makes of the rows of (T, r b)."""
+        if self._inputs is not None:
+            return apply(second)
+        blocks = second.unflatten(1, (-1, self.b)).transpose(1, 2)  # (T, b, r)
+        return apply(blocks.flatten(0, 1)).view(blocks.shape).transpose(1, 2).flatten(1)
 
     def _first(self, first: Tensor, second: Tensor) -> Tensor:
         """A first factor that is better beside the second, by preconditioned conjugate gradients."""
@@ -279,9 +326,11 @@ class Problem:
         weighted = self._outputs @ second
         outer = (second.T @ weighted).view(rank, b, rank, b)
         target = torch.einsum("trb,tab->ra", weighted.view(-1, rank, b), self._cross.view(-1, a, b))
-        rows = self._inputs.view(a, -1)
+        rows = None if self._inputs is None else self._inputs.view(a, -1)
 
         def apply(x: Tensor) -> Tensor:
+            if rows is None:
+                return torch.einsum("rbqb->rq", outer) @ x
             return torch.einsum("rbqc,qcab->ra", outer, (x @ rows).view(rank, b, a, b))
 
         left = _power(torch.einsum("rbqb->rq", outer), -1.0)

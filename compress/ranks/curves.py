@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from compress.decomposition.fitting import WIDE, Fit, Metric, Problem
@@ -88,15 +87,21 @@ def candidates(
     tuple of Candidate
         The layer itself first.
     """
-    shape = layer_kernel(layer)
     metric = Metric.of(moments.covariance, sensitivity)
-    scale = float(sensitivity.diagonal().mean())
+    return _all(layer, weight, metric, float(sensitivity.diagonal().mean()), methods, align)
+
+
+def _all(
+    layer: LayerInfo, weight: Tensor, metric: Metric, scale: float, methods: Sequence[str] | None, align: int
+) -> tuple[Candidate, ...]:
+    """All candidates with errors in a metric, times ``scale``."""
+    shape = layer_kernel(layer)
     found = [keep(layer)]
     wanted = methods_for(shape, layer.kind, layer.groups) if methods is None else methods
     for first in wanted:
         if first == "tucker1_in" and "tucker2" in wanted:
             continue  # its errors come with those of Tucker-2
-        if first == "spatial_hv" and "spatial_vh" in wanted and len(moments.mean) > WIDE:
+        if first == "spatial_hv" and "spatial_vh" in wanted and metric.inputs is not None and weight[0].numel() > WIDE:
             continue  # the other order costs the same and serves as well
         for method, ranks, error in _curve(Problem(weight, metric, first), shape, wanted, align):
             if clip_ranks(shape, method, ranks) == ranks:
@@ -126,10 +131,11 @@ def _curve(
         ranks = [r for r in _steps(problem.a, align) if r * ends < outputs * problem.a * problem.b]
     if not ranks:
         return
+    if problem.method != "tucker2":
+        for rank, total in zip(ranks, problem.totals(problem.start(), ranks).tolist(), strict=True):
+            yield problem.method, (rank,), total
+        return
     for rank, tails in zip(ranks, problem.tails(problem.start(), ranks), strict=True):
-        if problem.method != "tucker2":
-            yield problem.method, (rank,), float(tails[-1])
-            continue
         for r4 in _steps(outputs, align):
             yield "tucker2", (rank, r4), float(tails[r4])
         if "tucker1_in" in wanted and rank < inputs:
@@ -189,13 +195,8 @@ def weight_only(
     layer: LayerInfo, weight: Tensor, *, methods: Sequence[str] | None = None, align: int = 1
 ) -> tuple[Candidate, ...]:
     """`candidates` without data: the error is the relative squared one of the kernel, and all layers weigh alike."""
-    outputs, places = weight.shape[0], weight[0].numel()
-    plain = torch.eye(places, dtype=torch.float64)
-    nothing = torch.zeros(places, dtype=torch.float64)
-    moments = Moments(nothing, plain, nothing.new_zeros(outputs), nothing.new_zeros(outputs, places), places)
     energy = float(weight.double().square().sum())
-    unit = torch.eye(outputs, dtype=torch.float64) / max(energy, 1e-300)
-    return candidates(layer, weight, moments, unit, methods=methods, align=align)
+    return _all(layer, weight, Metric.plain(len(weight)), 1 / max(energy, 1e-300), methods, align)
 
 
 def bounded(listed: Sequence[Candidate], least: tuple[int, ...]) -> tuple[Candidate, ...]:

@@ -125,13 +125,8 @@ def decompose(layer: nn.Module, entry: LayerPlan) -> LayerFactors:
         }
         return LayerFactors(parts, float((squares.sum() / energies.sum().clamp_min(1e-300)).sqrt()))
     kernel = kernels[0]
-    places, outputs = kernel[0].numel(), len(kernel)
-    plain = Metric(
-        torch.eye(places, dtype=torch.float64, device=kernel.device),
-        torch.eye(outputs, dtype=torch.float64, device=kernel.device),
-    )
     # Where all inputs and outputs weigh alike the start is the optimum: the leading singular vectors of an unfolding.
-    fit = Problem(kernel, plain, entry.method).fit(entry.ranks, sweeps=0)
+    fit = Problem(kernel, Metric.plain(len(kernel), kernel.device), entry.method).fit(entry.ranks, sweeps=0)
     return LayerFactors({"reduce": fit.reduce, "expand": fit.expand}, fit.error**0.5)
 
 

@@ -185,6 +185,22 @@ def test_without_correlations_it_is_tucker_2(ranks: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_no_covariance_is_the_identity(method: str) -> None:
+    kernel, metric = make(method)
+    length, ranks = kernel[0].numel(), some_ranks(kernel, method)
+    identity = Metric(torch.eye(length, dtype=torch.float64), metric.outputs)
+    wanted, given = (Problem(kernel, one, method) for one in (identity, Metric(None, metric.outputs)))
+    assert given.energy == pytest.approx(wanted.energy)
+    for sweeps in (0, 2):
+        expected, found = (problem.fit(ranks, sweeps=sweeps) for problem in (wanted, given))
+        assert found.error == pytest.approx(expected.error, rel=1e-6)
+        torch.testing.assert_close(found.kernel, expected.kernel, rtol=1e-5, atol=1e-6)
+    if given.b > 1:
+        for first, second in zip(*(x.tails(wanted.start(), (1, given.a)) for x in (wanted, given)), strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7 * given.energy)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_full_ranks_reproduce_the_kernel(method: str) -> None:
     for shape in (SHAPE, (3, 8, 2, 3), (9, 2, 3, 3)):
         kernel, metric = make(method, shape, decades=4)
@@ -210,7 +226,9 @@ def test_tails_are_the_errors_of_fits_without_sweeps(method: str) -> None:
     rows = problem.start()
     assert rows.shape == (problem.a, problem.a)
     ranks = (1, 3, problem.a)
-    for rank, tails in zip(ranks, problem.tails(rows, ranks), strict=True):
+    totals = problem.totals(rows, ranks)
+    for rank, tails, total in zip(ranks, problem.tails(rows, ranks), totals, strict=True):
+        assert float(total) == pytest.approx(float(tails[-1]), abs=1e-9 * problem.energy)
         assert tails.shape == (8,)
         assert float(tails[0]) == pytest.approx(problem.energy)
         bounds = [x for x in range(1, 8) if x <= rank * 6] if method == "tucker2" else [7]
