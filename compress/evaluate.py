@@ -16,7 +16,7 @@ from compress.errors import DataError
 from compress.pose.average import person_maps, whole_image_maps
 from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, normalise_crop, region_matrix
 from compress.pose.heatmap import HeatmapOptions, decode_heatmaps
-from compress.pose.oks import coco_results, keypoint_ap, oks_nms
+from compress.pose.oks import coco_results, keypoint_ap, without_doubles
 from compress.pose.paf import PafOptions, Pose, decode
 from compress.pose.pck import Pck, pck_lsp, pckh_lip, pckh_mpii
 from compress.pose.prepare import prepare
@@ -321,7 +321,7 @@ def evaluate(
             poses = detect(runner, sample.image, height=height, options=options)
         if skeleton is COCO17:
             if top_down:
-                poses = _suppress(poses, [r.area for r, _ in places], runner.pose)
+                poses = without_doubles(poses, [r.area for r, _ in places], runner.pose.joints)
             results = coco_results(poses, sample.image_id, runner.pose.joints)
         else:
             results = [
@@ -380,15 +380,6 @@ def _describe(boxes: str | None, options: HeatmapOptions | PafOptions) -> str:
     if isinstance(options, HeatmapOptions) and options.blur is not None:
         parts.append(f"Gaussian filter {options.blur}")
     return ", ".join(parts)
-
-
-def _suppress(poses: list[Pose], areas: Sequence[float], pose: PoseSpec) -> list[Pose]:
-    """The people without those that are almost the same, in their old order."""
-    shared = [joint for joint in pose.joints.joints if joint in COCO17.joints]
-    columns = [pose.joints.joints.index(joint) for joint in shared]
-    sigmas = [COCO17.sigmas[COCO17.joints.index(joint)] for joint in shared]
-    kept = oks_nms([Pose(p.keypoints[columns], p.score) for p in poses], areas, sigmas)
-    return [poses[index] for index in sorted(kept)]
 
 
 def _pck(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], skeleton: str) -> Pck:

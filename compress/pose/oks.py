@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,6 +98,25 @@ def oks_nms(poses: Sequence[Pose], areas: ArrayLike, sigmas: Sequence[float], th
         similarity = np.exp(-square / variance / mean_area / 2).mean(axis=-1)
         left = [index for index, value in zip(left, similarity.tolist(), strict=True) if value <= threshold]
     return kept
+
+
+def without_doubles(poses: Sequence[Pose], areas: ArrayLike, skeleton: Skeleton) -> list[Pose]:
+    """The people without those that are almost the same as a surer one, in their old order.
+
+    Parameters
+    ----------
+    poses : sequence of Pose
+        People of one image.
+    areas : array, shape (N,)
+        Their areas in square pixels.
+    skeleton : Skeleton
+        Of the poses; they are compared by the joints that COCO has too.
+    """
+    shared = [joint for joint in skeleton.joints if joint in COCO17.joints]
+    columns = [skeleton.joints.index(joint) for joint in shared]
+    sigmas = [COCO17.sigmas[COCO17.joints.index(joint)] for joint in shared]
+    kept = oks_nms([replace(p, keypoints=p.keypoints[columns]) for p in poses], areas, sigmas)
+    return [poses[index] for index in sorted(kept)]
 
 
 def coco_results(poses: Iterable[Pose], image_id: int, skeleton: Skeleton) -> list[dict[str, Any]]:

@@ -77,17 +77,16 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
             found=image.shape,
             way_out="Give a larger height, or crop the image",
         )
-    if spec.color == "rgb":
-        image = image[..., ::-1]
-    mean, factor = np.array(spec.mean, dtype=np.float32), np.array(spec.scale, dtype=np.float32)
-    channels = (image.astype(np.float32) - mean) * factor
-    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded.
-    scaled = cv2.resize(channels, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. Weights of an
+    # interpolation add up to 1, so the few scaled pixels can be normalised instead of all there were.
+    scaled = cv2.resize(image.astype(np.float32), (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     inner = scaled.shape[:2]
     outer = [math.ceil(side / spec.stride) * spec.stride for side in (height, max(inner[1], height))]
     top, left = ((whole - part) // 2 for whole, part in zip(outer, inner, strict=True))
     array = np.zeros((3, *outer), dtype=np.float32)
-    array[:, top : top + inner[0], left : left + inner[1]] = scaled.transpose(2, 0, 1)
+    mean, factor = (np.array(values, dtype=np.float32)[:, None, None] for values in (spec.mean, spec.scale))
+    channels = scaled.transpose(2, 0, 1)[:: -1 if spec.color == "rgb" else 1]
+    array[:, top : top + inner[0], left : left + inner[1]] = (channels - mean) * factor
     return Prepared(array=array, scale=scale, pad=(left, top), size=(rows, columns))
 
 

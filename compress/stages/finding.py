@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from compress.data.boxes import Boxes
 from compress.data.frames import Frame, Unreadable
 from compress.errors import DataError
-from compress.evaluate import _suppress as without_doubles
 from compress.evaluate import crop_size, detect
 from compress.pose.crop import box_region
+from compress.pose.oks import without_doubles
 from compress.pose.paf import Pose
 from compress.runtime.runner import Array, Runner
 from compress.stages.evaluate import ScoreOptions
@@ -117,6 +117,6 @@ class Finder:
         )
         if places is not None:
             poses = [Pose(p.keypoints, p.score * sure) for p, (_, sure) in zip(poses, places, strict=True)]
-            poses = without_doubles(poses, [region.area for region, _ in places], pose)
+            poses = without_doubles(poses, [region.area for region, _ in places], pose.joints)
         # A network that sees one person always gives one; without a visible joint there is nobody.
         return [found for found in poses if found.score > 0 or pose.decoder != "heatmap"]
