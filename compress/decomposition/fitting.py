@@ -294,7 +294,7 @@ class Problem:
             return first @ first.T, cross
         half = (first @ self._inputs.view(self.a, -1)).view(rank * self.b, self.a, self.b)
         gram = torch.einsum("xab,ra->xrb", half, first).reshape(rank * self.b, -1)
-        return _symmetric(gram), cross
+        return gram, cross
 
     def _second(self, first: Tensor, bound: int | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
         """The best second factor (T, r b) beside the first, its core and last factor if its rank is bounded, error."""
@@ -381,8 +381,11 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 
 def _cholesky(gram: Tensor) -> Tensor:
-    # Rows that explain nothing make it singular; the ridge is far below what a float32 weight can hold.
-    return torch.linalg.cholesky(_ridged(gram, 1e-10 * gram.diagonal().mean()))
+    # Rows that explain nothing make it singular; the ridge is far below what a float32 weight can hold. Only the lower
+    # triangle is read, so rounding that makes the other one differ is no matter.
+    ridged = gram.clone()
+    ridged.diagonal().add_(1e-10 * gram.diagonal().mean())
+    return torch.linalg.cholesky(ridged)
 
 
 def _power(matrix: Tensor, exponent: float) -> Tensor:

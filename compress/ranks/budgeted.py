@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
+from compress.decomposition.fitting import Metric
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Calibration, Change, Moments, directional_errors, gather_moments, in_groups
 from compress.plan import LayerPlan, Plan
@@ -118,8 +119,11 @@ def measure_curves(
             if not _varies(moment):
                 found[name], references[name] = (keep(info[name]),), []
                 continue
-            found[name] = candidates(info[name], weight, moment, sensitivity, methods=methods, align=align)
-            references[name] = reference_changes(module, name, found[name], moment, sensitivity)
+            metric = Metric.of(moment.covariance, sensitivity)
+            found[name] = candidates(
+                info[name], weight, moment, sensitivity, methods=methods, align=align, metric=metric
+            )
+            references[name] = reference_changes(module, name, found[name], moment.mean, metric)
             if progress is not None:
                 progress(len(found), len(calibration.sensitivities))
     measured = directional_errors(

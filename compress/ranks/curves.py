@@ -64,6 +64,7 @@ def candidates(
     *,
     methods: Sequence[str] | None = None,
     align: int = 1,
+    metric: Metric | None = None,
 ) -> tuple[Candidate, ...]:
     """Everything a layer could become that costs fewer MACs and parameters than the layer.
 
@@ -81,13 +82,15 @@ def candidates(
         Forms to consider; without it all that the layer can have.
     align : int
         Ranks are multiples of it (or full).
+    metric : Metric, optional
+        Of these moments and this sensitivity, where it is at hand: of long patches it takes a second.
 
     Returns
     -------
     tuple of Candidate
         The layer itself first.
     """
-    metric = Metric.of(moments.covariance, sensitivity)
+    metric = metric or Metric.of(moments.covariance, sensitivity)
     return _all(layer, weight, metric, float(sensitivity.diagonal().mean()), methods, align)
 
 
@@ -160,12 +163,11 @@ def pareto(listed: Sequence[Candidate], price: Callable[[Candidate], float]) -> 
 
 
 def reference_changes(
-    module: nn.Module, name: str, listed: Sequence[Candidate], moments: Moments, sensitivity: Tensor
+    module: nn.Module, name: str, listed: Sequence[Candidate], mean: Tensor, metric: Metric
 ) -> list[tuple[Candidate, Change]]:
     """Points of a layer's curve with the change of weight and bias that each stands for."""
     layer = module.get_submodule(name)
     weight = layer.get_parameter("weight").detach().double()
-    metric = Metric.of(moments.covariance, sensitivity)
     dense = listed[0].macs
     points = pareto(listed[1:], lambda x: x.macs)
     result: list[tuple[Candidate, Change]] = []
@@ -174,7 +176,7 @@ def reference_changes(
         if all(point is not other for other, _ in result):
             fit: Fit = Problem(weight, metric, point.method).fit(point.ranks, sweeps=0)
             change = fit.kernel - weight.flatten(1)
-            result.append((point, Change(change.float(), -(change @ moments.mean).float())))
+            result.append((point, Change(change.float(), -(change @ mean).float())))
     return result
 
 

@@ -187,19 +187,19 @@ def test_reference_points_lie_along_the_curve_and_keep_the_mean() -> None:
         listed = candidates(info, weight, moments, sensitivity)
         layer = LAYERS[name].double()
         layer.weight.data = weight
-        points = reference_changes(nn.Sequential(layer), "0", listed, moments, sensitivity)
+        metric = Metric.of(moments.covariance, sensitivity)
+        assert candidates(info, weight, moments, sensitivity, metric=metric) == listed
+        points = reference_changes(nn.Sequential(layer), "0", listed, moments.mean, metric)
         assert 1 <= len(points) <= 2
         assert len({x for x, _ in points}) == len(points)
         for x, change in points:
             assert x in listed[1:]
             assert 0.1 < x.macs / info.macs < 0.9
-            fit = Problem(weight, Metric.of(moments.covariance, sensitivity), x.method).fit(x.ranks, sweeps=0)
+            fit = Problem(weight, metric, x.method).fit(x.ranks, sweeps=0)
             torch.testing.assert_close(change.weight, (fit.kernel - weight.flatten(1)).float())
             moved = change.weight.double() @ moments.mean + change.bias
             torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-4)
-    assert (
-        reference_changes(nn.Sequential(LAYERS["square"]), "0", [keep(known("square")[0])], *known("square")[2:]) == []
-    )
+    assert reference_changes(nn.Sequential(layer), "0", [keep(info)], moments.mean, metric) == []
 
 
 def test_measured_errors_scale_the_whole_curve_within_reason() -> None:
