@@ -163,7 +163,7 @@ def _people(rows: Sequence[Row]) -> Iterator[str]:
     first = rows[0]
     yield (
         f"| network | runtime | threads | decoder | ms | of it decoding | fps | to {first.network}, {first.runtime}, "
-        f"{first.decoder} | to {first.network} in its best form |"
+        f"{first.decoder} | to {first.network} in OpenVINO BF16 |"
     )
     yield f"|{'---|' * 9}"
     for row in rows:
