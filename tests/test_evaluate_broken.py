@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pytest
+from holes import Holes
 from numpy.typing import NDArray
 
-from compress.data.sample import Sample
-from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
 from compress.evaluate import evaluate
 from compress.pose.heatmap import HeatmapOptions
@@ -18,27 +17,6 @@ from compress.pose.paf import PafOptions
 from compress.pose.spec import PoseSpec
 
 T = TypeVar("T")
-
-
-class Holes:
-    """Drawn people of which some images can't be read."""
-
-    annotated = True
-
-    def __init__(self, count: int, broken: set[int]) -> None:
-        self.people, self.broken = DrawnPeople(1, count, (64, 64)), broken
-        self.name = self.people.name
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self.broken:
-            raise DataError("the image does not decode", found=f"{index}.jpg")
-        return self.people[index]
-
-    def ground_truth(self) -> dict[str, Any]:
-        return self.people.ground_truth()
 
 
 class Blind:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_folder import record, write_images, write_record
+from holes import Holes
 from test_single_people import lsp, mpii
 
 from compress.data.augment import Augmentation
 from compress.data.coco import CocoDataset
 from compress.data.each_person import EachPerson
 from compress.data.joined import Joined, check_joints, known_joints
-from compress.data.sample import Sample
 from compress.data.source import open_data
 from compress.data.synthetic import DrawnPeople
 from compress.data.tolerant import Tolerant
@@ -21,27 +21,6 @@ from compress.errors import DataError
 from compress.networks.registry import pose_spec
 from compress.pose.skeleton import COCO17, CROWDPOSE14, LIP16, LSP14, MPII16, OPENPOSE18
 from compress.training.batches import Examples, load_batches
-
-
-class Holes:
-    """Drawn people of which some images can't be read."""
-
-    annotated = True
-
-    def __init__(self, count: int, broken: set[int]) -> None:
-        self.people, self.broken = DrawnPeople(1, count, (64, 64)), broken
-        self.name = self.people.name
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self.broken:
-            raise DataError("the image does not decode", found=f"{index}.jpg")
-        return self.people[index]
-
-    def ground_truth(self) -> dict[str, object]:
-        return self.people.ground_truth()
 
 
 def test_joined_sets_follow_each_other_and_keep_their_joints(tmp_path: Path) -> None:
