@@ -38,8 +38,16 @@ OUTPUT_RIDGE = 1e-2
 #: Lengths of patches that take minutes: one sweep must do for them, and fewer forms and ranks are looked at.
 WIDE = 4096
 
+#: Rows and columns of a matrix that are mirrored together.
+BLOCK = 512
+
 #: Steps of conjugate gradients in one update of the first factor.
 STEPS = 8
+
+
+def is_finite(matrix: Tensor) -> bool:
+    """Whether all values are finite, without a mask of them: of long patches that would be as long."""
+    return all(math.isfinite(end) for end in torch.aminmax(matrix)) if matrix.numel() else True
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class Metric:
         for name, matrix in (("covariance", inputs), ("output metric", outputs)):
             if matrix is not None and (matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]):
                 raise RankError(f"the {name} must be a square matrix", found=tuple(matrix.shape))
-            if matrix is not None and not torch.isfinite(matrix).all():
+            if matrix is not None and not is_finite(matrix):
                 raise RankError(f"the {name} has values that are not finite")
         level = inputs.diagonal().double().mean()
         if level <= 0:
@@ -174,6 +182,10 @@ class Problem:
 
         They are the leading subspaces of the kernel whitened by the covariance of the reduced part alone.
         """
+        return self._start
+
+    @cached_property
+    def _start(self) -> Tensor:
         whitened = (self._root @ self._kernel).unflatten(1, (self.a, self.b)).transpose(0, 1).flatten(1)
         if self._inputs is None:
             return oriented(torch.linalg.eigh(whitened @ whitened.T)[1].flip(-1)).T
@@ -293,8 +305,9 @@ class Problem:
         if self._inputs is None:
             return first @ first.T, cross
         half = (first @ self._inputs.view(self.a, -1)).view(rank * self.b, self.a, self.b)
-        gram = torch.einsum("xab,ra->xrb", half, first).reshape(rank * self.b, -1)
-        return gram, cross
+        # A product a row copies nothing, and pays where each is wide.
+        seen = first @ half if self.b > 16 else torch.einsum("xab,ra->xrb", half, first)
+        return seen.reshape(rank * self.b, -1), cross
 
     def _second(self, first: Tensor, bound: int | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
         """The best second factor (T, r b) beside the first, its core and last factor if its rank is bounded, error."""
@@ -326,14 +339,18 @@ class Problem:
         weighted = self._outputs @ second
         outer = (second.T @ weighted).view(rank, b, rank, b)
         target = torch.einsum("trb,tab->ra", weighted.view(-1, rank, b), self._cross.view(-1, a, b))
-        rows = None if self._inputs is None else self._inputs.view(a, -1)
+        shared = torch.einsum("rbqb->rq", outer)
+        if self._inputs is not None:
+            # Laid out so that each application is two products that copy nothing.
+            mixed = outer.permute(0, 3, 1, 2).reshape(-1, rank)
+            seen = self._inputs.view(a, b, a, b).permute(1, 3, 0, 2).reshape(-1, a)
 
         def apply(x: Tensor) -> Tensor:
-            if rows is None:
-                return torch.einsum("rbqb->rq", outer) @ x
-            return torch.einsum("rbqc,qcab->ra", outer, (x @ rows).view(rank, b, a, b))
+            if self._inputs is None:
+                return shared @ x
+            return (mixed @ x).view(rank, -1) @ seen
 
-        left = _power(torch.einsum("rbqb->rq", outer), -1.0)
+        left = _power(shared, -1.0)
         right = _power(self._variance(), -1.0)
         x, residual = first.clone(), target - apply(first)
         direction = step = left @ residual @ right
@@ -371,7 +388,14 @@ def _split(method: str, inputs: int, places: tuple[int, ...]) -> tuple[int, int,
 
 
 def _ridged(matrix: Tensor, ridge: Tensor | float) -> Tensor:
-    result = _symmetric(matrix.double())
+    """The symmetric part in float64 with a ridge on its diagonal, block by block: whole transposes miss every cache."""
+    result = matrix.to(torch.float64, copy=True)
+    for row in range(0, len(result), BLOCK):
+        for column in range(row, len(result), BLOCK):
+            upper, lower = (result[i : i + BLOCK, j : j + BLOCK] for i, j in ((row, column), (column, row)))
+            mean = (upper + lower.T) / 2
+            upper.copy_(mean)
+            lower.copy_(mean.T)
     result.diagonal().add_(ridge)
     return result
 

@@ -291,9 +291,10 @@ def gather_moments(
         found = sums.pop(name)
         total = float(found.targets[-1])
         mean, target_mean = found.cross[-1].double() / total, found.targets[:-1].double() / total
-        covariance = found.mirrored().double().div_(total).addr_(mean, mean, alpha=-1)
-        if len(mean) > WIDE:  # many of them at a time
-            covariance = covariance.float()
+        covariance = found.mirrored()
+        if len(mean) <= WIDE:  # of the others there are many at a time, and each is gigabytes
+            covariance = covariance.double()
+        covariance.div_(total).addr_(mean.to(covariance), mean.to(covariance), alpha=-1)
         cross = found.cross[:-1].double().div_(total).addr_(target_mean, mean, alpha=-1)
         mean, target_mean = mean + found.patch[:, 0], target_mean + found.target[:, 0]
         result[name] = Moments(mean, covariance, target_mean, cross, found.samples)

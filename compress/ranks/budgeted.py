@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
-from compress.decomposition.fitting import Metric
+from compress.decomposition.fitting import Metric, is_finite
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Calibration, Change, Moments, directional_errors, gather_moments, in_groups
 from compress.plan import LayerPlan, Plan
 from compress.ranks.allocate import Allocation, Choice, allocate, cheapest, least_cost
-from compress.ranks.curves import Candidate, bounded, candidates, corrected, keep, pareto, reference_changes
+from compress.ranks.curves import (
+    Candidate,
+    Problems,
+    bounded,
+    candidates,
+    corrected,
+    keep,
+    pareto,
+    reference_changes,
+)
 from compress.ranks.curves import weight_only as only
 from compress.ranks.fixed import Selection, keep_layer, keep_tied, kept_by_selection, replace_layer
 
@@ -119,11 +127,11 @@ def measure_curves(
             if not _varies(moment):
                 found[name], references[name] = (keep(info[name]),), []
                 continue
-            metric = Metric.of(moment.covariance, sensitivity)
+            problems = Problems(weight, Metric.of(moment.covariance, sensitivity))
             found[name] = candidates(
-                info[name], weight, moment, sensitivity, methods=methods, align=align, metric=metric
+                info[name], weight, moment, sensitivity, methods=methods, align=align, problems=problems
             )
-            references[name] = reference_changes(module, name, found[name], moment.mean, metric)
+            references[name] = reference_changes(found[name], moment.mean, problems)
             if progress is not None:
                 progress(len(found), len(calibration.sensitivities))
     measured = directional_errors(
@@ -169,7 +177,7 @@ def with_prior(module: nn.Module, curves: Curves) -> Curves:
 
 
 def _varies(moments: Moments) -> bool:
-    return bool(torch.isfinite(moments.covariance).all()) and float(moments.covariance.diagonal().mean()) > 0
+    return is_finite(moments.covariance) and float(moments.covariance.diagonal().mean()) > 0
 
 
 def plan_within(

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from compress.decomposition.fitting import WIDE, Fit, Metric, Problem
+from compress.decomposition.fitting import WIDE, Metric, Problem
 from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
 from compress.model.layers import LayerInfo
 from compress.model.statistics import Change, Moments
@@ -51,6 +51,31 @@ class Candidate:
     error: float
 
 
+class Problems(dict[str, Problem]):
+    """The problems of one kernel in one metric by method; each is made when it is first asked for, and kept.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (T, S, *k)
+        The kernel.
+    metric : Metric
+        What errors are measured in.
+    """
+
+    def __init__(self, weight: Tensor, metric: Metric) -> None:
+        super().__init__()
+        self.weight, self._metric = weight, metric
+
+    def __missing__(self, method: str) -> Problem:
+        self[method] = Problem(self.weight, self._metric, method)
+        return self[method]
+
+    @property
+    def wide(self) -> bool:
+        """Whether forms of these patches take long: the covariance is given, and of more than `WIDE` values."""
+        return self._metric.inputs is not None and self.weight[0].numel() > WIDE
+
+
 def keep(layer: LayerInfo) -> Candidate:
     """The layer as it is."""
     return Candidate("keep", (), layer.params, layer.macs, 0.0)
@@ -64,7 +89,7 @@ def candidates(
     *,
     methods: Sequence[str] | None = None,
     align: int = 1,
-    metric: Metric | None = None,
+    problems: Problems | None = None,
 ) -> tuple[Candidate, ...]:
     """Everything a layer could become that costs fewer MACs and parameters than the layer.
 
@@ -82,31 +107,32 @@ def candidates(
         Forms to consider; without it all that the layer can have.
     align : int
         Ranks are multiples of it (or full).
-    metric : Metric, optional
-        Of these moments and this sensitivity, where it is at hand: of long patches it takes a second.
+    problems : Problems, optional
+        Of this weight in the metric of these moments and this sensitivity, where they are at hand.
 
     Returns
     -------
     tuple of Candidate
         The layer itself first.
     """
-    metric = metric or Metric.of(moments.covariance, sensitivity)
-    return _all(layer, weight, metric, float(sensitivity.diagonal().mean()), methods, align)
+    if problems is None:
+        problems = Problems(weight, Metric.of(moments.covariance, sensitivity))
+    return _all(layer, problems, float(sensitivity.diagonal().mean()), methods, align)
 
 
 def _all(
-    layer: LayerInfo, weight: Tensor, metric: Metric, scale: float, methods: Sequence[str] | None, align: int
+    layer: LayerInfo, problems: Problems, scale: float, methods: Sequence[str] | None, align: int
 ) -> tuple[Candidate, ...]:
-    """All candidates with errors in a metric, times ``scale``."""
+    """All candidates with errors in the metric of the problems, times ``scale``."""
     shape = layer_kernel(layer)
     found = [keep(layer)]
     wanted = methods_for(shape, layer.kind, layer.groups) if methods is None else methods
     for first in wanted:
         if first == "tucker1_in" and "tucker2" in wanted:
             continue  # its errors come with those of Tucker-2
-        if first == "spatial_hv" and "spatial_vh" in wanted and metric.inputs is not None and weight[0].numel() > WIDE:
+        if first == "spatial_hv" and "spatial_vh" in wanted and problems.wide:
             continue  # the other order costs the same and serves as well
-        for method, ranks, error in _curve(Problem(weight, metric, first), shape, wanted, align):
+        for method, ranks, error in _curve(problems[first], shape, wanted, align):
             if clip_ranks(shape, method, ranks) == ranks:
                 params, macs = factorized_cost(layer, method, ranks)
                 if macs < layer.macs and params < layer.params:
@@ -162,20 +188,16 @@ def pareto(listed: Sequence[Candidate], price: Callable[[Candidate], float]) -> 
     return tuple(kept)
 
 
-def reference_changes(
-    module: nn.Module, name: str, listed: Sequence[Candidate], mean: Tensor, metric: Metric
-) -> list[tuple[Candidate, Change]]:
+def reference_changes(listed: Sequence[Candidate], mean: Tensor, problems: Problems) -> list[tuple[Candidate, Change]]:
     """Points of a layer's curve with the change of weight and bias that each stands for."""
-    layer = module.get_submodule(name)
-    weight = layer.get_parameter("weight").detach().double()
+    kernel = problems.weight.double().flatten(1)
     dense = listed[0].macs
     points = pareto(listed[1:], lambda x: x.macs)
     result: list[tuple[Candidate, Change]] = []
     for share in MEASURED_AT if points else ():
         point = min(points, key=lambda x: abs(math.log(x.macs / (share * dense))))
         if all(point is not other for other, _ in result):
-            fit: Fit = Problem(weight, metric, point.method).fit(point.ranks, sweeps=0)
-            change = fit.kernel - weight.flatten(1)
+            change = problems[point.method].fit(point.ranks, sweeps=0).kernel - kernel
             result.append((point, Change(change.float(), -(change @ mean).float())))
     return result
 
@@ -198,7 +220,7 @@ def weight_only(
 ) -> tuple[Candidate, ...]:
     """`candidates` without data: the error is the relative squared one of the kernel, and all layers weigh alike."""
     energy = float(weight.double().square().sum())
-    return _all(layer, weight, Metric.plain(len(weight)), 1 / max(energy, 1e-300), methods, align)
+    return _all(layer, Problems(weight, Metric.plain(len(weight))), 1 / max(energy, 1e-300), methods, align)
 
 
 def bounded(listed: Sequence[Candidate], least: tuple[int, ...]) -> tuple[Candidate, ...]:

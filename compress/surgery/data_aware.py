@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Fit, Metric, Problem
+from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
 from compress.model.duplicate import duplicate
 from compress.model.statistics import Calibration, Moments, gather_moments, in_groups
 from compress.plan import LayerPlan, Plan
@@ -101,9 +101,8 @@ def fit_layer(
     """
     weight = layer.get_parameter("weight").detach().double()
     old = weight.flatten(1)
-    covariance = moments.covariance.double()
-    target = old + _regression(covariance, moments.cross - old @ covariance)
-    metric = Metric.of(covariance, sensitivity)
+    target = old + _regression(moments.covariance, moments.cross - _through(old, moments.covariance))
+    metric = Metric.of(moments.covariance, sensitivity)
     fit = Problem(target.view(weight.shape), metric, entry.method).fit(entry.ranks, sweeps)
     bias = moments.target_mean - fit.kernel @ moments.mean
     error = float((fit.kernel - old).norm() / old.norm().clamp_min(1e-300))
@@ -117,9 +116,16 @@ def factor_parts(fit: Fit) -> dict[str, Tensor]:
 
 
 def _regression(covariance: Tensor, cross: Tensor) -> Tensor:
+    """The ridge regression whose cross moment (T, D) is given, solved as precisely as the covariance is known."""
     ridge = PULL * covariance.diagonal().mean()
     if float(cross.norm()) <= 1e-9 * float(covariance.norm()):
         return torch.zeros_like(cross)
     ridged = covariance.clone()
     ridged.diagonal().add_(ridge)
-    return torch.cholesky_solve(cross.T, torch.linalg.cholesky(ridged)).T
+    return torch.cholesky_solve(cross.to(ridged).T, torch.linalg.cholesky(ridged)).T.to(cross)
+
+
+def _through(kernel: Tensor, covariance: Tensor) -> Tensor:
+    """Cross moments (T, D) of a kernel's outputs, in blocks: a long covariance is not copied for its precision."""
+    blocks = covariance.split(BLOCK, dim=1)
+    return torch.cat([kernel @ block.to(kernel) for block in blocks], dim=1)

@@ -19,6 +19,7 @@ from compress.model.statistics import Moments
 from compress.ranks.curves import (
     TRUST,
     Candidate,
+    Problems,
     bounded,
     candidates,
     corrected,
@@ -185,21 +186,19 @@ def test_reference_points_lie_along_the_curve_and_keep_the_mean() -> None:
     for name in LAYERS:
         info, weight, moments, sensitivity = known(name)
         listed = candidates(info, weight, moments, sensitivity)
-        layer = LAYERS[name].double()
-        layer.weight.data = weight
-        metric = Metric.of(moments.covariance, sensitivity)
-        assert candidates(info, weight, moments, sensitivity, metric=metric) == listed
-        points = reference_changes(nn.Sequential(layer), "0", listed, moments.mean, metric)
+        problems = Problems(weight, Metric.of(moments.covariance, sensitivity))
+        assert candidates(info, weight, moments, sensitivity, problems=problems) == listed
+        points = reference_changes(listed, moments.mean, problems)
         assert 1 <= len(points) <= 2
         assert len({x for x, _ in points}) == len(points)
         for x, change in points:
             assert x in listed[1:]
             assert 0.1 < x.macs / info.macs < 0.9
-            fit = Problem(weight, metric, x.method).fit(x.ranks, sweeps=0)
+            fit = problems[x.method].fit(x.ranks, sweeps=0)
             torch.testing.assert_close(change.weight, (fit.kernel - weight.flatten(1)).float())
             moved = change.weight.double() @ moments.mean + change.bias
             torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-4)
-    assert reference_changes(nn.Sequential(layer), "0", [keep(info)], moments.mean, metric) == []
+    assert reference_changes([keep(info)], moments.mean, problems) == []
 
 
 def test_measured_errors_scale_the_whole_curve_within_reason() -> None:
