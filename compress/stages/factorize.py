@@ -56,6 +56,9 @@ class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     align: str | None = option(None, "With --budget: ranks in steps of N, or auto for those of the machine")
     plan: Path | None = option(None, "Apply a plan, perhaps edited by hand, instead of choosing ranks")
     calibrate: int = option(64, "Images of --data that factors are fitted to")
+    factors: Literal["data", "weights"] = option(
+        "data", "What ranks and factors come from; with weights the images of --data are for --reconstruct alone"
+    )
     rounds: int = option(
         12, "Groups of layers that are fitted one after the other; 0 fits all to the original's inputs"
     )
@@ -204,11 +207,12 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     module = module if folded is None else folded.module
     dataset = open_dataset(options) if options.has_data else None
     notices = []
-    if dataset is None and options.budget is not None:
-        notices.append("no --data: factors come from weights alone and all layers count alike")
+    if options.budget is not None and (dataset is None or options.factors == "weights"):
+        notices.append("factors come from weights alone and all layers count alike")
     images = [] if dataset is None else calibration_images(dataset, checkpoint.pose, size[0], options.calibrate)
     if images:
         notices += doubts(module, checkpoint.pose, images)
+    fitted = images if options.factors == "data" else []
     reached: dict[str, Any] | None = None
     if options.budget is not None:
         request = BudgetRequest(
@@ -218,10 +222,10 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
             prior=options.prior,
             rounds=options.rounds,
         )
-        done, reached = by_budget(checkpoint, module, size, request, images, dataset, progress)
+        done, reached = by_budget(checkpoint, module, size, request, fitted, dataset, progress)
     else:
         plan = _choose(options, checkpoint, module, size)
-        done = _apply(module, plan, images, options.rounds, progress)
+        done = _apply(module, plan, fitted, options.rounds, progress)
     plan = done.plan
     if options.reconstruct and done.plan.changed:
         done, told = _reconstruct(module, done, images, options.reconstruct, progress)
@@ -230,8 +234,8 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
         notices.append(f"{len(composed.edit.layers)} factorized layers multiplied out first")
     if folded is not None:
         notices.append(f"{len(folded.edit.pairs)} layers folded into the convolution before them")
-    if images:
-        notices.append(f"factors fitted to {len(images)} images of {dataset.name}")  # type: ignore[union-attr]
+    if fitted:
+        notices.append(f"factors fitted to {len(fitted)} images of {dataset.name}")  # type: ignore[union-attr]
     after = cost(done.module, size)
     record: dict[str, Any] = {
         "output": None if options.dry_run else str(output),

@@ -76,6 +76,16 @@ def test_factors_fitted_to_data_lose_less_on_them_than_weights_alone(model: Path
     assert plain["macs"] == found["macs"]
 
 
+def test_images_can_be_left_to_the_reconstruction(model: Path, tmp_path: Path) -> None:
+    fitted = record(model, tmp_path / "a.pt", "--ratio", "1/2", *DRAWN)
+    plain = record(model, tmp_path / "b.pt", "--ratio", "1/2", *DRAWN, "--factors", "weights")
+    trained = record(model, tmp_path / "c.pt", "--ratio", "1/2", *DRAWN, "--factors", "weights", "--reconstruct", "20")
+    assert all(layer["output_error"] is None for layer in plain["layers"])
+    assert not any("fitted" in notice for notice in plain["notices"])
+    assert sum(fitted["map_error"].values()) < sum(plain["map_error"].values())
+    assert sum(trained["map_error"].values()) < sum(plain["map_error"].values())
+
+
 def test_blocks_are_reconstructed_on_request(model: Path, tmp_path: Path) -> None:
     found = record(model, tmp_path / "a.pt", "--ratio", "1/3", *DRAWN, "--reconstruct", "5")
     (told,) = [notice for notice in found["notices"] if "reconstructed" in notice]
