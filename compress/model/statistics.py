@@ -1,33 +1,31 @@
 """What layers see and what the final maps feel of them, from a few images without labels.
 
-Two things are streamed over the images in bounded memory; activations are never kept. The *sensitivity* of a layer is
+Sums are streamed over the images in bounded memory; whole activations are never kept. The *sensitivity* of a layer is
 the mean of g g' over output positions, g being the gradient of the final maps' weighted squared change by the layer's
 output: the output factor of a Gauss-Newton approximation as in Martens and Grosse, "Optimizing neural networks with
 Kronecker-factored approximate curvature" (2015, arXiv:1503.05671), estimated with random signs on the network's own
-maps. The *moments* are mean and covariance of the patches that a layer reads. Both are taken where they matter: a
-position counts by the squared gradient there, so that a wall behind a person does not outweigh the person.
+maps. The positions at which `compress.model.moments` looks at a layer are drawn where they matter: one counts by the
+squared gradient there, so that a wall behind a person does not outweigh the person.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import WIDE
 from compress.errors import DataError
 from compress.model.maps import map_scales, probe
-from compress.model.recording import columns, patches, recorded, run
+from compress.model.recording import columns, recorded
 
-#: Covariances gathered in one pass take at most so many bytes (float32).
-MEMORY = 5 * 2**29
-
-#: Multiply-adds of one covariance over all images, about; and rows of it that are computed together.
+#: Multiply-adds of one covariance over all images, about.
 WORK = 1.5e11
-BLOCK = 1024
+
+#: Outputs at drawn positions are kept if all of them take at most so many bytes.
+KEPT = 2**30
 
 #: Share of the mean weight that every position has at least.
 FLOOR = 0.02
@@ -45,10 +43,13 @@ class Places:
         Positions in row order.
     weight : Tensor, shape (n,)
         What each stands for; the expectation of a weighted sum is that over all positions.
+    target : Tensor, shape (T, n), or None
+        What the layer gave there, if that was kept: it saves running the original network again.
     """
 
     index: Tensor
     weight: Tensor
+    target: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,75 +86,11 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Weighted first and second moments of a layer, in float64; a covariance of `WIDE` patches is kept in float32.
-
-    Attributes
-    ----------
-    mean : Tensor, shape (D,)
-        Of patches, flattened as a kernel is.
-    covariance : Tensor, shape (D, D)
-        Of patches.
-    target_mean : Tensor, shape (T,)
-        Of the outputs aimed at.
-    cross : Tensor, shape (T, D)
-        Covariance of outputs aimed at with patches.
-    samples : int
-        Positions looked at.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    target_mean: Tensor
-    cross: Tensor
-    samples: int
-
-
-@dataclass(frozen=True)
 class Change:
     """A change of a layer's weight (T, D) and bias (T,)."""
 
     weight: Tensor
     bias: Tensor
-
-
-@dataclass
-class _Sums:
-    """Weighted sums over positions: x x', y x' and y w, the last row of y being the root weight itself.
-
-    Both x and y are taken from about their means on: beside a large mean float32 would lose the variance.
-    """
-
-    patch: Tensor
-    target: Tensor
-    square: Tensor
-    cross: Tensor
-    targets: Tensor
-    samples: int = 0
-
-    @classmethod
-    def around(cls, patch: Tensor, target: Tensor) -> _Sums:
-        """Sums of nothing yet, about a patch (D,) and a target (T,)."""
-        size, outputs = len(patch), len(target) + 1
-        zeros = patch.new_zeros
-        return cls(patch[:, None], target[:, None], zeros(size, size), zeros(outputs, size), zeros(outputs))
-
-    def add(self, x: Tensor, y: Tensor, root: Tensor) -> None:
-        """Add patches (D, n) and targets (T, n) with the roots (n,) of their weights."""
-        # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
-        x, y = (x - self.patch) * root, torch.cat([(y - self.target) * root, root[None]])
-        for start in range(0, len(x), BLOCK):  # the other half is its mirror image
-            self.square[start : start + BLOCK, start:].addmm_(x[start : start + BLOCK], x[start:].T)
-        self.cross.addmm_(y, x.T)
-        self.targets.addmv_(y, y[-1])
-        self.samples += x.shape[1]
-
-    def mirrored(self) -> Tensor:
-        """x x', whole."""
-        for start in range(0, len(self.square), BLOCK):
-            end = start + BLOCK
-            self.square[end:, start:end] = self.square[start:end, end:].T
-        return self.square
 
 
 def measure_sensitivity(
@@ -201,6 +138,7 @@ def measure_sensitivity(
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     places: dict[str, list[tuple[Places, ...]]] = {}
+    kept = 0
     for number, image in enumerate(images):
         with recorded(module, names, outputs=True) as calls, torch.enable_grad():
             maps = module(image.clone().requires_grad_())[-1]
@@ -208,8 +146,9 @@ def measure_sensitivity(
         weights = [torch.zeros(1)] * len(outputs)
         for turn in range(probes):
             signal = probe(maps, scales, generator)
-            kept = turn < probes - 1
-            gradients = torch.autograd.grad(signal, [x for _, x in outputs], retain_graph=kept, allow_unused=True)
+            gradients = torch.autograd.grad(
+                signal, [x for _, x in outputs], retain_graph=turn < probes - 1, allow_unused=True
+            )
             for place, ((name, output), found) in enumerate(zip(outputs, gradients, strict=True)):
                 gradient = columns(torch.zeros_like(output) if found is None else found, module.get_submodule(name))
                 if name not in sums:
@@ -217,88 +156,26 @@ def measure_sensitivity(
                 sums[name].addmm_(gradient, gradient.T)
                 weights[place] = weights[place] + gradient.square().sum(0)
         drawn: dict[str, list[Places]] = {}
-        for (name, _), weight in zip(outputs, weights, strict=True):
-            count = _affordable(module.get_submodule(name), positions, len(images))
-            drawn.setdefault(name, []).append(_draw(weight.double().cpu(), count, generator))
+        for (name, output), weight in zip(outputs, weights, strict=True):
+            layer = module.get_submodule(name)
+            looked = _draw(weight.double().cpu(), _affordable(layer, positions, len(images)), generator)
+            given = columns(output.detach(), layer)
+            kept += given[:, :1].nbytes * len(looked.index)
+            if kept <= KEPT:
+                looked = replace(looked, target=given.index_select(1, looked.index.to(given.device)))
+            drawn.setdefault(name, []).append(looked)
         for name, calls_places in drawn.items():
             places.setdefault(name, []).append(tuple(calls_places))
         if progress is not None:
             progress(number + 1, len(images))
     total = len(images) * probes
+    if kept > KEPT:  # of a part of the images they save nothing
+        places = {name: [_forgotten(calls) for calls in listed] for name, listed in places.items()}
     return {name: Sensitivity(value.double() / total, tuple(places[name])) for name, value in sums.items()}
 
 
-def in_groups(module: nn.Module, names: Sequence[str], count: int) -> Iterator[list[str]]:
-    """Names in their order, at most ``count`` together and never with more covariances than fit into `MEMORY`."""
-    group: list[str] = []
-    used = 0
-    for name in names:
-        size = 4 * module.get_submodule(name).get_parameter("weight")[0].numel() ** 2
-        if group and (len(group) >= count or used + size > MEMORY):
-            yield group
-            group, used = [], 0
-        group.append(name)
-        used += size
-    if group:
-        yield group
-
-
-@torch.no_grad()
-def gather_moments(
-    original: nn.Module,
-    compressed: nn.Module,
-    images: Sequence[Tensor],
-    sensitivities: Mapping[str, Sensitivity],
-    names: Sequence[str],
-) -> dict[str, Moments]:
-    """Moments of what layers read in one network, and of what they gave in another.
-
-    With the original network twice these are plain moments. With a network whose first layers are compressed already
-    they are the asymmetric ones of Zhang et al. (2015, arXiv:1505.06798), section 3.3: inputs as they will be, outputs
-    as they should be.
-
-    Parameters
-    ----------
-    original, compressed : nn.Module
-        Networks in evaluation mode that have all layers ``names``, in the same order of calls.
-    images : sequence of Tensor, shape (1, 3, H, W)
-        Those of the sensitivities.
-    sensitivities : mapping
-        Where to look.
-    names : sequence of str
-        Layers whose moments are gathered at the same time; this bounds the memory.
-    """
-    sums: dict[str, _Sums] = {}
-    for number, image in enumerate(images):
-        same, until = original is compressed, {name: len(sensitivities[name].places[number]) for name in names}
-        with recorded(original, names, inputs=same, outputs=True, until=until) as wanted:
-            run(original, image)
-        read = wanted
-        if not same:
-            with recorded(compressed, names, inputs=True, until=until) as read:
-                run(compressed, image)
-        for name in names:
-            layer = original.get_submodule(name)
-            for call, (given, target) in enumerate(zip(read[name], wanted[name], strict=True)):
-                places = sensitivities[name].places[number][call]
-                x = patches(given.input, layer, places.index)
-                y = columns(target.output, layer).index_select(1, places.index.to(x.device))
-                if name not in sums:
-                    sums[name] = _Sums.around(x.mean(1), y.mean(1))
-                sums[name].add(x, y, places.weight.to(x).sqrt())
-    result = {}
-    for name in list(sums):
-        found = sums.pop(name)
-        total = float(found.targets[-1])
-        mean, target_mean = found.cross[-1].double() / total, found.targets[:-1].double() / total
-        covariance = found.mirrored()
-        if len(mean) <= WIDE:  # of the others there are many at a time, and each is gigabytes
-            covariance = covariance.double()
-        covariance.div_(total).addr_(mean.to(covariance), mean.to(covariance), alpha=-1)
-        cross = found.cross[:-1].double().div_(total).addr_(target_mean, mean, alpha=-1)
-        mean, target_mean = mean + found.patch[:, 0], target_mean + found.target[:, 0]
-        result[name] = Moments(mean, covariance, target_mean, cross, found.samples)
-    return result
+def _forgotten(calls: Sequence[Places]) -> tuple[Places, ...]:
+    return tuple(replace(place, target=None) for place in calls)
 
 
 def directional_errors(

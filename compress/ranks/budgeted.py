@@ -10,7 +10,8 @@ from torch import nn
 from compress.decomposition.evbmf import evbmf_kernel
 from compress.decomposition.fitting import Metric, is_finite
 from compress.model.layers import LayerInfo
-from compress.model.statistics import Calibration, Change, Moments, directional_errors, gather_moments, in_groups
+from compress.model.moments import Moments, gather_moments, in_groups
+from compress.model.statistics import Calibration, Change, directional_errors
 from compress.plan import LayerPlan, Plan
 from compress.ranks.allocate import Allocation, Choice, allocate, cheapest, least_cost
 from compress.ranks.curves import (
@@ -120,10 +121,9 @@ def measure_curves(
     found: dict[str, tuple[Candidate, ...]] = {}
     references: dict[str, list[tuple[Candidate, Change]]] = {}
     for names in in_groups(module, list(calibration.sensitivities), len(calibration.sensitivities)):
-        moments = gather_moments(module, module, calibration.images, calibration.sensitivities, names)
-        for name in names:
+        for name, moment in gather_moments(module, module, calibration.images, calibration.sensitivities, names):
             weight = module.get_submodule(name).get_parameter("weight").detach()
-            sensitivity, moment = calibration.sensitivities[name].outputs, moments.pop(name)
+            sensitivity = calibration.sensitivities[name].outputs
             if not _varies(moment):
                 found[name], references[name] = (keep(info[name]),), []
                 continue

@@ -16,10 +16,14 @@ from torch import Tensor
 from compress.decomposition.fitting import WIDE, Metric, Problem
 from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
 from compress.model.layers import LayerInfo
-from compress.model.statistics import Change, Moments
+from compress.model.moments import Moments
+from compress.model.statistics import Change
 
 #: Ranks tried along one mode at most.
 RANKS = 16
+
+#: Largest ranks tried of `WIDE` patches, as a share of those at which the factors cost as much as the layer.
+LARGEST = 0.6
 
 #: Where on a layer's curve its error is measured: shares of its MACs.
 MEASURED_AT = (0.6, 0.3)
@@ -144,7 +148,7 @@ def _curve(
     problem: Problem, shape: Sequence[int], wanted: Sequence[str], align: int
 ) -> Iterator[tuple[str, tuple[int, ...], float]]:
     """(method, ranks, squared error in the metric), ranks rising."""
-    outputs, inputs = shape[0], shape[1]
+    outputs, inputs, wide = shape[0], shape[1], problem.a * problem.b > WIDE
     if problem.b == 1:
         tails = problem.matrix_tails()
         for rank in _steps(min(outputs, problem.a), align, finer=2):
@@ -152,12 +156,11 @@ def _curve(
         return
     if problem.method == "tucker2":
         # All input channels are no Tucker-2 that kxk - 1x1 is not; where they are many kernel places they cost minutes.
-        wide = problem.a * problem.b > WIDE
-        ranks = [r for r in _steps(inputs, align, last=not wide) if not wide or r <= 0.75 * inputs]
+        ranks = [r for r in _steps(inputs, align, last=not wide) if not wide or r <= LARGEST * inputs]
     else:
         # Beyond this the factors cost more than the layer.
-        ends = problem.a + outputs * problem.b
-        ranks = [r for r in _steps(problem.a, align) if r * ends < outputs * problem.a * problem.b]
+        most = outputs * problem.a * problem.b * (LARGEST if wide else 1.0)
+        ranks = [r for r in _steps(problem.a, align) if r * (problem.a + outputs * problem.b) < most]
     if not ranks:
         return
     if problem.method != "tucker2":

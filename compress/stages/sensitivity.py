@@ -17,7 +17,7 @@ from compress.evaluate import detect_people, network_inputs
 from compress.model.duplicate import duplicate
 from compress.model.factors import clip_ranks, factorized_cost, full_ranks, layer_kernel
 from compress.model.layers import LayerInfo
-from compress.model.statistics import gather_moments, in_groups
+from compress.model.moments import gather_moments, in_groups
 from compress.plan import LayerPlan
 from compress.pose.displacement import Displacement, compare_people, summarise
 from compress.pose.paf import Pose
@@ -147,9 +147,8 @@ def sensitivity(
             advance(1, entry.name)
 
         for group in in_groups(module, list(calibration.sensitivities), len(aware)):
-            moments = gather_moments(module, module, scene.inputs, calibration.sensitivities, group)
-            for name in group:
-                seen, layer = moments.pop(name), module.get_submodule(name)
+            for name, seen in gather_moments(module, module, scene.inputs, calibration.sensitivities, group):
+                layer = module.get_submodule(name)
                 for share, entry in tried[name].items():
                     measure(share, entry, fit_layer(layer, entry, seen, calibration.sensitivities[name].outputs))
         for name in tried.keys() - calibration.sensitivities.keys():

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
 from compress.model.duplicate import duplicate
-from compress.model.statistics import Calibration, Moments, gather_moments, in_groups
+from compress.model.moments import Moments, gather_moments, in_groups
+from compress.model.statistics import Calibration
 from compress.plan import LayerPlan, Plan
 from compress.ranks.fixed import check_plan
 from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
@@ -66,9 +67,8 @@ def factorize_with_data(
     done = len(factors)
     for names in in_groups(module, aware, math.ceil(len(aware) / rounds) if rounds else len(aware)):
         before = network if rounds else module
-        moments = gather_moments(module, before, calibration.images, calibration.sensitivities, names)
-        for name in names:
-            sensitivity, moment = calibration.sensitivities[name].outputs, moments.pop(name)
+        for name, moment in gather_moments(module, before, calibration.images, calibration.sensitivities, names):
+            sensitivity = calibration.sensitivities[name].outputs
             factors[name] = fit_layer(module.get_submodule(name), entries[name], moment, sensitivity)
             done += 1
             if progress is not None:

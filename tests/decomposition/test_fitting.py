@@ -67,9 +67,10 @@ def layer_of(kernel: Tensor, fit: Fit, method: str, ranks: tuple[int, ...]) -> n
     return new
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (6, 4, 5, 4)], ids=["few places", "many places"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_error_is_the_mean_squared_error_of_outputs(method: str) -> None:
-    kernel, metric = make(method)
+def test_the_error_is_the_mean_squared_error_of_outputs(method: str, shape: tuple[int, ...]) -> None:
+    kernel, metric = make(method, shape)
     x = random(kernel[0].numel(), 400, seed=7) * torch.linspace(0.1, 3, 400, dtype=torch.float64)
     metric = Metric(x @ x.T / 400, metric.outputs)
     fit = Problem(kernel, metric, method).fit(some_ranks(kernel, method))
@@ -305,6 +306,14 @@ def test_a_metric_is_ridged_and_normalised() -> None:
     assert metric.inputs.dtype == metric.outputs.dtype == torch.float64
     for plain in (Metric.of(inputs, outputs_count=3), Metric.of(inputs, torch.zeros(3, 3))):
         assert torch.equal(plain.outputs, torch.eye(3, dtype=torch.float64))
+
+
+def test_a_metric_is_the_symmetric_part_however_long() -> None:
+    skew = spread(5, 1).repeat(150, 150).add(random(750, 750) / 100)
+    metric = Metric.of(skew, outputs_count=2)
+    expected = (skew + skew.T) / 2 + RIDGE * skew.diagonal().mean() * torch.eye(750)
+    torch.testing.assert_close(metric.inputs, expected, rtol=0, atol=1e-12)
+    assert torch.equal(metric.inputs, metric.inputs.T)
 
 
 @pytest.mark.parametrize(

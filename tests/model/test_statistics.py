@@ -11,20 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.errors import DataError, NetworkError
-from compress.model import statistics
+from compress.model import moments, statistics
 from compress.model.maps import BACKGROUND, map_errors, map_scales, map_weights
+from compress.model.moments import Moments, gather_moments, in_groups
 from compress.model.recording import recorded
-from compress.model.statistics import (
-    FLOOR,
-    Change,
-    Moments,
-    Places,
-    Sensitivity,
-    directional_errors,
-    gather_moments,
-    in_groups,
-    measure_sensitivity,
-)
+from compress.model.statistics import FLOOR, Change, Places, Sensitivity, directional_errors, measure_sensitivity
 
 
 def pictures(count: int, size: tuple[int, int] = (9, 8), seed: int = 0) -> list[Tensor]:
@@ -155,7 +146,7 @@ def test_moments_of_a_convolution_are_those_of_all_its_patches(options: dict[str
     module = seeded(lambda: Net(nn.Conv2d(3, 5, **options)))
     images = [*pictures(2), *pictures(1, (12, 7), seed=1)]
     seen = everywhere(module, images, ["body.0"])
-    found = gather_moments(module, module, images, seen, ["body.0"])["body.0"]
+    found = dict(gather_moments(module, module, images, seen, ["body.0"]))["body.0"]
     assert found.covariance.dtype == torch.float64
     assert_same_moments(found, moments_by_hand(module, module, images, seen["body.0"], "body.0"))
 
@@ -164,7 +155,7 @@ def test_moments_of_a_convolution_are_those_of_all_its_patches(options: dict[str
 def test_moments_of_linear_and_shared_layers(make: Callable[[], nn.Module], name: str) -> None:
     module, images = seeded(make), pictures(3)
     seen = everywhere(module, images, [name])
-    found = gather_moments(module, module, images, seen, [name])[name]
+    found = dict(gather_moments(module, module, images, seen, [name]))[name]
     assert_same_moments(found, moments_by_hand(module, module, images, seen[name], name))
 
 
@@ -175,10 +166,10 @@ def test_asymmetric_moments_take_inputs_of_one_network_and_outputs_of_the_other(
         compressed.body[0].weight.mul_(0.5)
     names = ["body.0", "body.2"]
     seen = everywhere(module, images, names)
-    found = gather_moments(module, compressed, images, seen, names)
+    found = dict(gather_moments(module, compressed, images, seen, names))
     for name in names:
         assert_same_moments(found[name], moments_by_hand(module, compressed, images, seen[name], name))
-    plain = gather_moments(module, module, images, seen, names)["body.2"]
+    plain = dict(gather_moments(module, module, images, seen, names))["body.2"]
     assert torch.equal(found["body.2"].target_mean, plain.target_mean)
     assert not torch.allclose(found["body.2"].mean, plain.mean)
 
@@ -186,7 +177,7 @@ def test_asymmetric_moments_take_inputs_of_one_network_and_outputs_of_the_other(
 def test_moments_of_the_own_outputs_are_the_kernel_times_the_covariance() -> None:
     module, images = seeded(small), pictures(4)
     seen = measure_sensitivity(module, images, ["body.0", "body.2"], positions=20)
-    for name, found in gather_moments(module, module, images, seen, ["body.0", "body.2"]).items():
+    for name, found in gather_moments(module, module, images, seen, ["body.0", "body.2"]):
         weight = module.get_submodule(name).weight.detach().double().flatten(1)
         torch.testing.assert_close(found.cross, weight @ found.covariance, rtol=1e-4, atol=1e-5)
         assert torch.linalg.eigvalsh(found.covariance)[0] > -1e-5
@@ -195,7 +186,7 @@ def test_moments_of_the_own_outputs_are_the_kernel_times_the_covariance() -> Non
 def test_a_large_mean_leaves_the_covariance_alone() -> None:
     module, images = seeded(lambda: Net(nn.Conv2d(3, 5, 3))), [image + 100 for image in pictures(8, (20, 20))]
     seen = everywhere(module, images, ["body.0"])
-    found = gather_moments(module, module, images, seen, ["body.0"])["body.0"]
+    found = dict(gather_moments(module, module, images, seen, ["body.0"]))["body.0"]
     assert_same_moments(found, moments_by_hand(module, module, images, seen["body.0"], "body.0"), 1e-3, 1e-3)
 
 
@@ -207,7 +198,7 @@ def test_only_so_many_positions_are_read_and_every_image_counts() -> None:
         assert 9 <= len(places.index) <= 11
         assert len(set(places.index.tolist())) == len(places.index)
         assert (places.weight > 0).all()
-    found = gather_moments(module, module, images, {"body.0": seen}, ["body.0"])["body.0"]
+    found = dict(gather_moments(module, module, images, {"body.0": seen}, ["body.0"]))["body.0"]
     assert found.samples == sum(len(places.index) for (places,) in seen.places)
 
 
@@ -348,7 +339,8 @@ def test_activations_in_place_change_nothing() -> None:
     plain, inplace = (seeded(lambda inplace=inplace: make(inplace)) for inplace in (False, True))
     expected, found = (measure_sensitivity(module, images, names) for module in (plain, inplace))
     moments = [
-        gather_moments(module, module, images, seen, names) for module, seen in ((plain, expected), (inplace, found))
+        dict(gather_moments(module, module, images, seen, names))
+        for module, seen in ((plain, expected), (inplace, found))
     ]
     for name in names:
         assert torch.equal(found[name].outputs, expected[name].outputs)
@@ -369,7 +361,7 @@ def test_nothing_is_left_on_the_network() -> None:
     module.body[0].weight.requires_grad_(False)
     change = Change(torch.ones(4, 27), torch.ones(4))
     seen = measure_sensitivity(module, images, ["body.0", "body.2"])
-    gather_moments(module, module, images, seen, ["body.0"])
+    dict(gather_moments(module, module, images, seen, ["body.0"]))
     directional_errors(module, images, {"body.0": [change]})
     assert all(parameter.grad is None for parameter in module.parameters())
     assert [p.requires_grad for p in module.parameters()] == [False, True, True, True]
@@ -392,10 +384,10 @@ def test_nothing_is_left_on_a_network_that_fails() -> None:
     change = Change(torch.ones(4, 3), torch.ones(4))
     for fail in (
         lambda: measure_sensitivity(module, [*good, good[0], *bad], ["body.0"]),
-        lambda: gather_moments(
-            module, seeded(lambda: Net(nn.Conv2d(3, 4, 1))), [good[0], *bad],
+        lambda: dict(gather_moments(
+            seeded(lambda: Net(nn.Conv2d(3, 4, 1))), module, [good[0], *bad],
             {"body.0": Sensitivity(seen["body.0"].outputs, (*seen["body.0"].places[:1], ()))}, ["body.0"],
-        ),
+        )),
         lambda: directional_errors(module, many, {"body.0": [change]}),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="no such size"):
@@ -445,9 +437,9 @@ def test_layers_are_grouped_by_number_and_memory(monkeypatch: pytest.MonkeyPatch
     assert list(in_groups(module, names, 2)) == [names[:2], names[2:4], names[4:]]
     assert list(in_groups(module, names, 9)) == [names]
     assert list(in_groups(module, [], 9)) == []
-    monkeypatch.setattr(statistics, "MEMORY", 3 * 4 * 16)
+    monkeypatch.setattr(moments, "MEMORY", 3 * 4 * 16)
     assert list(in_groups(module, names, 9)) == [names[:3], names[3:]]
-    monkeypatch.setattr(statistics, "MEMORY", 1)
+    monkeypatch.setattr(moments, "MEMORY", 1)
     assert list(in_groups(module, names, 9)) == [[name] for name in names]
 
 
@@ -486,11 +478,26 @@ def test_foreground_weighs_more_and_a_perfect_copy_has_no_error() -> None:
 def test_covariances_in_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     module, images = seeded(small), pictures(2)
     seen = everywhere(module, images, ["body.2"])
-    whole = gather_moments(module, module, images, seen, ["body.2"])["body.2"]
-    monkeypatch.setattr(statistics, "BLOCK", 5)
-    found = gather_moments(module, module, images, seen, ["body.2"])["body.2"]
+    whole = dict(gather_moments(module, module, images, seen, ["body.2"]))["body.2"]
+    monkeypatch.setattr(moments, "BLOCK", 5)
+    found = dict(gather_moments(module, module, images, seen, ["body.2"]))["body.2"]
     assert len(found.covariance) % 5 > 0
     torch.testing.assert_close(found.covariance, whole.covariance)
+
+
+def test_outputs_that_were_kept_serve_as_well_as_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, other, images = seeded(small), small().eval(), pictures(3)
+    names = ["body.0", "body.2"]
+    kept = measure_sensitivity(module, images, names, positions=20)
+    values = [place.target.numel() for x in kept.values() for calls in x.places for place in calls]  # type: ignore[union-attr]
+    monkeypatch.setattr(statistics, "KEPT", 4 * sum(values) - 1)
+    forgotten = measure_sensitivity(module, images, names, positions=20)
+    assert all(place.target is None for x in forgotten.values() for calls in x.places for place in calls)
+    again = dict(gather_moments(module, other, images, forgotten, names))
+    for name, found in gather_moments(module, other, images, kept, names):
+        for attribute in ("mean", "covariance", "target_mean", "cross"):
+            torch.testing.assert_close(getattr(found, attribute), getattr(again[name], attribute))
+        assert found.samples == again[name].samples
 
 
 def test_long_patches_are_looked_at_in_fewer_places_but_never_in_fewer_than_they_are_long(

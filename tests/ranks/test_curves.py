@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress.decomposition.fitting import Metric, Problem
 from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
 from compress.model.layers import LayerInfo, list_layers
-from compress.model.statistics import Moments
+from compress.model.moments import Moments
 from compress.ranks.curves import (
     TRUST,
     Candidate,
