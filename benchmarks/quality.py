@@ -243,6 +243,7 @@ class Bench:
             freeze=tuple(frozen),
             label_weight=0.0,
             augmentation=Augmentation(rotate=15.0),
+            amp=self.options.recover_amp,
             checkpoint_every=None,
         )
         folders = ("images/coco/train2017", "images/lspet400")
@@ -381,6 +382,7 @@ def main() -> None:
     add("--recover-steps", type=int, default=0, help="0: no recovery")
     add("--recover-rate", type=float, default=2e-4, help="highest learning rate")
     add("--recover-batch", type=int, default=8)
+    add("--recover-amp", choices=("auto", "off", "bf16", "fp16"), default="auto", help="its arithmetic")
     add("--freeze", nargs="*", default=["model"], help="modules that recovery leaves alone")
     add("--budget", nargs="+", help="MACs, falling: 5.28G, or shares such as 0.69")
     add("--rounds", type=int, default=12, help="as of compress factorize")
