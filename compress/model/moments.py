@@ -68,9 +68,9 @@ class _Sums:
         return cls(patch[:, None], target[:, None], square, zeros(outputs, size), zeros(outputs))
 
     def add(self, x: Tensor, y: Tensor, root: Tensor) -> None:
-        """Add patches (D, n) and targets (T, n) with the roots (n,) of their weights."""
+        """Add patches (D, n), which are used up, and targets (T, n) with the roots (n,) of their weights."""
         # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
-        x, y = (x - self.patch) * root, torch.cat([(y - self.target) * root, root[None]])
+        x, y = x.sub_(self.patch).mul_(root), torch.cat([(y - self.target) * root, root[None]])
         for number, rows in enumerate(self.square):
             start = number * BLOCK
             rows.addmm_(x[start : start + BLOCK], x[start:].T)

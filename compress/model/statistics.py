@@ -236,7 +236,8 @@ def directional_errors(
                     if gradient is None:
                         continue
                     for place, change in enumerate(changes[name]):
-                        value = (gradient.flatten(1) * change.weight).sum() + (shifts[name] * change.bias).sum()
+                        value = torch.vdot(gradient.flatten(), change.weight.flatten())
+                        value = value + torch.vdot(shifts[name], change.bias)
                         sums[name][place] += float(value) ** 2
             if progress is not None:
                 progress(number + 1, len(images))
