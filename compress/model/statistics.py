@@ -236,8 +236,8 @@ def directional_errors(
                     if gradient is None:
                         continue
                     for place, change in enumerate(changes[name]):
-                        value = torch.vdot(gradient.flatten(), change.weight.flatten())
-                        value = value + torch.vdot(shifts[name], change.bias)
+                        value = torch.vdot(gradient.flatten(), change.weight.to(gradient).flatten())
+                        value = value + torch.vdot(shifts[name], change.bias.to(gradient))
                         sums[name][place] += float(value) ** 2
             if progress is not None:
                 progress(number + 1, len(images))
