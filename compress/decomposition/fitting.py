@@ -177,15 +177,12 @@ class Problem:
         self._cross = self._kernel if self._inputs is None else self._kernel @ self._inputs
         self.energy = float(((metric.outputs @ self._kernel) * self._cross).sum())
 
+    @cached_property
     def start(self) -> Tensor:
         """All rows (a, a) of the first factor in falling order of what they explain: any number of the first will do.
 
         They are the leading subspaces of the kernel whitened by the covariance of the reduced part alone.
         """
-        return self._start
-
-    @cached_property
-    def _start(self) -> Tensor:
         whitened = (self._root @ self._kernel).unflatten(1, (self.a, self.b)).transpose(0, 1).flatten(1)
         if self._inputs is None:
             return oriented(torch.linalg.eigh(whitened @ whitened.T)[1].flip(-1)).T
@@ -255,7 +252,7 @@ class Problem:
         if self.b == 1 and bound is None:
             refuse_rank(ranks[0], outputs, "the rank of a matrix")
             return self._matrix(ranks[0])
-        first = self.start()[: ranks[0]]
+        first = self.start[: ranks[0]]
         second, core, last, error = self._second(first, bound)
         most = 1 if self.a * self.b > WIDE else sweeps
         for _ in range(0 if ranks[0] == self.a else min(sweeps, most)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
-from compress.decomposition.fitting import Metric, is_finite
+from compress.decomposition.fitting import is_finite
 from compress.model.layers import LayerInfo
 from compress.model.moments import Moments, gather_moments, in_groups
 from compress.model.statistics import Calibration, Change, directional_errors
@@ -127,10 +127,8 @@ def measure_curves(
             if not _varies(moment):
                 found[name], references[name] = (keep(info[name]),), []
                 continue
-            problems = Problems(weight, Metric.of(moment.covariance, sensitivity))
-            found[name] = candidates(
-                info[name], weight, moment, sensitivity, methods=methods, align=align, problems=problems
-            )
+            problems = Problems.of(weight, moment.covariance, sensitivity)
+            found[name] = candidates(info[name], problems, methods=methods, align=align)
             references[name] = reference_changes(found[name], moment.mean, problems)
             if progress is not None:
                 progress(len(found), len(calibration.sensitivities))

@@ -16,7 +16,6 @@ from torch import Tensor
 from compress.decomposition.fitting import WIDE, Metric, Problem
 from compress.model.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
 from compress.model.layers import LayerInfo
-from compress.model.moments import Moments
 from compress.model.statistics import Change
 
 #: Ranks tried along one mode at most.
@@ -64,11 +63,18 @@ class Problems(dict[str, Problem]):
         The kernel.
     metric : Metric
         What errors are measured in.
+    scale : float
+        What an error in the metric is multiplied by to be one of the final maps.
     """
 
-    def __init__(self, weight: Tensor, metric: Metric) -> None:
+    def __init__(self, weight: Tensor, metric: Metric, scale: float) -> None:
         super().__init__()
-        self.weight, self._metric = weight, metric
+        self.weight, self.scale, self._metric = weight, scale, metric
+
+    @classmethod
+    def of(cls, weight: Tensor, covariance: Tensor, sensitivity: Tensor) -> Problems:
+        """In the metric of a covariance (D, D) of patches and a sensitivity (T, T) as of `Sensitivity`."""
+        return cls(weight, Metric.of(covariance, sensitivity), float(sensitivity.diagonal().mean()))
 
     def __missing__(self, method: str) -> Problem:
         self[method] = Problem(self.weight, self._metric, method)
@@ -86,14 +92,7 @@ def keep(layer: LayerInfo) -> Candidate:
 
 
 def candidates(
-    layer: LayerInfo,
-    weight: Tensor,
-    moments: Moments,
-    sensitivity: Tensor,
-    *,
-    methods: Sequence[str] | None = None,
-    align: int = 1,
-    problems: Problems | None = None,
+    layer: LayerInfo, problems: Problems, *, methods: Sequence[str] | None = None, align: int = 1
 ) -> tuple[Candidate, ...]:
     """Everything a layer could become that costs fewer MACs and parameters than the layer.
 
@@ -101,33 +100,18 @@ def candidates(
     ----------
     layer : LayerInfo
         An ungrouped convolution or a linear layer.
-    weight : Tensor, shape (T, S, *k)
-        Its weight.
-    moments : Moments
-        Of its patches.
-    sensitivity : Tensor, shape (T, T)
-        As of `Sensitivity`.
+    problems : Problems
+        Of its weight.
     methods : sequence of str, optional
         Forms to consider; without it all that the layer can have.
     align : int
         Ranks are multiples of it (or full).
-    problems : Problems, optional
-        Of this weight in the metric of these moments and this sensitivity, where they are at hand.
 
     Returns
     -------
     tuple of Candidate
         The layer itself first.
     """
-    if problems is None:
-        problems = Problems(weight, Metric.of(moments.covariance, sensitivity))
-    return _all(layer, problems, float(sensitivity.diagonal().mean()), methods, align)
-
-
-def _all(
-    layer: LayerInfo, problems: Problems, scale: float, methods: Sequence[str] | None, align: int
-) -> tuple[Candidate, ...]:
-    """All candidates with errors in the metric of the problems, times ``scale``."""
     shape = layer_kernel(layer)
     found = [keep(layer)]
     wanted = methods_for(shape, layer.kind, layer.groups) if methods is None else methods
@@ -140,7 +124,7 @@ def _all(
             if clip_ranks(shape, method, ranks) == ranks:
                 params, macs = factorized_cost(layer, method, ranks)
                 if macs < layer.macs and params < layer.params:
-                    found.append(Candidate(method, ranks, params, macs, error * scale))
+                    found.append(Candidate(method, ranks, params, macs, error * problems.scale))
     return tuple(found)
 
 
@@ -164,10 +148,10 @@ def _curve(
     if not ranks:
         return
     if problem.method != "tucker2":
-        for rank, total in zip(ranks, problem.totals(problem.start(), ranks).tolist(), strict=True):
+        for rank, total in zip(ranks, problem.totals(problem.start, ranks).tolist(), strict=True):
             yield problem.method, (rank,), total
         return
-    for rank, tails in zip(ranks, problem.tails(problem.start(), ranks), strict=True):
+    for rank, tails in zip(ranks, problem.tails(problem.start, ranks), strict=True):
         for r4 in _steps(outputs, align):
             yield "tucker2", (rank, r4), float(tails[r4])
         if "tucker1_in" in wanted and rank < inputs:
@@ -223,7 +207,8 @@ def weight_only(
 ) -> tuple[Candidate, ...]:
     """`candidates` without data: the error is the relative squared one of the kernel, and all layers weigh alike."""
     energy = float(weight.double().square().sum())
-    return _all(layer, Problems(weight, Metric.plain(len(weight))), 1 / max(energy, 1e-300), methods, align)
+    problems = Problems(weight, Metric.plain(len(weight)), 1 / max(energy, 1e-300))
+    return candidates(layer, problems, methods=methods, align=align)
 
 
 def bounded(listed: Sequence[Candidate], least: tuple[int, ...]) -> tuple[Candidate, ...]:

@@ -197,7 +197,7 @@ def test_no_covariance_is_the_identity(method: str) -> None:
         assert found.error == pytest.approx(expected.error, rel=1e-6)
         torch.testing.assert_close(found.kernel, expected.kernel, rtol=1e-5, atol=1e-6)
     if given.b > 1:
-        for first, second in zip(*(x.tails(wanted.start(), (1, given.a)) for x in (wanted, given)), strict=True):
+        for first, second in zip(*(x.tails(wanted.start, (1, given.a)) for x in (wanted, given)), strict=True):
             torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7 * given.energy)
 
 
@@ -224,7 +224,7 @@ def test_scales_of_weights_inputs_and_metric_change_nothing(method: str) -> None
 def test_tails_are_the_errors_of_fits_without_sweeps(method: str) -> None:
     kernel, metric = make(method)
     problem = Problem(kernel, metric, method)
-    rows = problem.start()
+    rows = problem.start
     assert rows.shape == (problem.a, problem.a)
     ranks = (1, 3, problem.a)
     totals = problem.totals(rows, ranks)

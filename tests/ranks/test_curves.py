@@ -59,10 +59,16 @@ def known(name: str) -> tuple[LayerInfo, Tensor, Moments, Tensor]:
     return info, weight, moments, slopes @ slopes.T
 
 
+def posed(name: str) -> tuple[LayerInfo, Problems]:
+    """The layer of `known` with its problems."""
+    info, weight, moments, sensitivity = known(name)
+    return info, Problems.of(weight, moments.covariance, sensitivity)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_candidates_are_cheaper_than_the_layer_and_their_costs_true(name: str) -> None:
-    info, weight, moments, sensitivity = known(name)
-    first, *others = candidates(info, weight, moments, sensitivity)
+    info, problems = posed(name)
+    first, *others = candidates(info, problems)
     assert first == keep(info) == Candidate("keep", (), info.params, info.macs, 0.0)
     assert {x.method for x in others} == set(methods_for(layer_kernel(info)))
     assert len({(x.method, x.ranks) for x in others}) == len(others)
@@ -78,7 +84,7 @@ def test_candidates_are_cheaper_than_the_layer_and_their_costs_true(name: str) -
 @pytest.mark.parametrize("name", LAYERS)
 def test_predicted_errors_fall_with_rank(name: str) -> None:
     curves: dict[tuple[object, ...], list[tuple[int, float]]] = defaultdict(list)
-    for x in candidates(*known(name))[1:]:
+    for x in candidates(*posed(name))[1:]:
         if x.method == "tucker2":
             curves["r3", x.ranks[0]].append((x.ranks[1], x.error))
             curves["r4", x.ranks[1]].append((x.ranks[0], x.error))
@@ -93,8 +99,8 @@ def test_predicted_errors_fall_with_rank(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_predicted_errors_are_what_the_final_maps_feel(name: str) -> None:
-    info, weight, moments, sensitivity = known(name)
-    for x in candidates(info, weight, moments, sensitivity)[1::5]:
+    _, weight, moments, sensitivity = known(name)
+    for x in candidates(*posed(name))[1::5]:
         metric = Metric.of(moments.covariance, sensitivity)
         fit = Problem(weight, metric, x.method).fit(x.ranks, sweeps=0)
         change = fit.kernel - weight.flatten(1)
@@ -108,15 +114,15 @@ def test_predicted_errors_are_what_the_final_maps_feel(name: str) -> None:
 @pytest.mark.parametrize("align", [4, 8])
 def test_aligned_ranks_are_multiples_or_full(align: int) -> None:
     for name in LAYERS:
-        info, *rest = known(name)
+        info, problems = posed(name)
         shape = layer_kernel(info)
-        for x in candidates(info, *rest, align=align)[1:]:
+        for x in candidates(info, problems, align=align)[1:]:
             fulls = (shape[1], shape[0]) if x.method == "tucker2" else (0,)
             assert all(rank % align == 0 or rank == full for rank, full in zip(x.ranks, fulls, strict=True))
 
 
 def test_methods_can_be_named() -> None:
-    found = candidates(*known("square"), methods=("svd",))
+    found = candidates(*posed("square"), methods=("svd",))
     assert {x.method for x in found} == {"keep", "svd"}
 
 
@@ -185,9 +191,8 @@ def test_bounds_hold_for_the_mode_that_a_form_reduces() -> None:
 def test_reference_points_lie_along_the_curve_and_keep_the_mean() -> None:
     for name in LAYERS:
         info, weight, moments, sensitivity = known(name)
-        listed = candidates(info, weight, moments, sensitivity)
-        problems = Problems(weight, Metric.of(moments.covariance, sensitivity))
-        assert candidates(info, weight, moments, sensitivity, problems=problems) == listed
+        problems = Problems.of(weight, moments.covariance, sensitivity)
+        listed = candidates(info, problems)
         points = reference_changes(listed, moments.mean, problems)
         assert 1 <= len(points) <= 2
         assert len({x for x, _ in points}) == len(points)
