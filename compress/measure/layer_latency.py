@@ -12,13 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from compress.errors import UsageError
-from compress.export.to_openvino import write_ir
 from compress.measure.latency import measure_interleaved
 from compress.measure.latency_cache import (
     Measured,
@@ -31,13 +29,13 @@ from compress.measure.latency_cache import (
 from compress.measure.latency_table import ORIGINAL, make_table
 from compress.measure.latency_table import LatencyTable as LatencyTable
 from compress.measure.machine import vector_channels
+from compress.measure.on_target import open_on_target
 from compress.measure.profiled import Profiled, ProfiledOnnx, ProfiledOpenVino, ProfiledTorch, Stopwatch
 from compress.measure.timing_graph import Settings, Step, TimingGraph
 from compress.model.factors import clip_ranks, factorized_cost, full_ranks, layer_kernel, methods_for
 from compress.model.layers import LayerInfo, list_layers
 from compress.pose.spec import PoseSpec
 from compress.ranks.budget import Target
-from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 
@@ -231,19 +229,15 @@ class _Work:
         }
 
     def _plain(self, graph: TimingGraph | None, stack: ExitStack) -> Runner:
-        where: dict[str, Any] = {
-            "device": self.target.device, "precision": self.target.precision, "threads": self.threads,
-        }  # fmt: skip
+        target, threads = self.target, self.threads
         if graph is None:
-            runner: Runner = TorchRunner(self.module, self.pose, **where)
+            runner: Runner = TorchRunner(
+                self.module, self.pose, device=target.device, precision=target.precision, threads=threads
+            )
         else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            path = folder / "network.onnx"
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "network.onnx"
             graph.write(path)
-            if self.target.runtime == "openvino":
-                path = folder / "network.xml"
-                write_ir(folder / "network.onnx", path)
-            runner = open_runner(path, **where)
+            runner = open_on_target(path, target, self.shape[2:], threads=threads)
         stack.callback(runner.close)
         return runner
 

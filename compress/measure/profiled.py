@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from compress.export.quantise import quantise_for_timing
 from compress.measure.timing_graph import Settings, Step, TimedModel
 from compress.model.duplicate import duplicate
 from compress.pose.spec import PoseSpec
@@ -112,6 +113,8 @@ class ProfiledOpenVino:
     ) -> None:
         core = shared_core()
         graph = core.read_model(model.data)
+        if target.int8:
+            graph = quantise_for_timing(graph, shape[2:])
         graph.reshape(list(shape))
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[target.precision],

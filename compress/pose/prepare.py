@@ -84,9 +84,12 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
     outer = [math.ceil(side / spec.stride) * spec.stride for side in (height, max(inner[1], height))]
     top, left = ((whole - part) // 2 for whole, part in zip(outer, inner, strict=True))
     array = np.zeros((3, *outer), dtype=np.float32)
-    mean, factor = (np.array(values, dtype=np.float32)[:, None, None] for values in (spec.mean, spec.scale))
-    channels = scaled.transpose(2, 0, 1)[:: -1 if spec.color == "rgb" else 1]
-    array[:, top : top + inner[0], left : left + inner[1]] = (channels - mean) * factor
+    inside = array[:, top : top + inner[0], left : left + inner[1]]
+    order = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
+    # One channel after the other and in place: whole images in between would take half as long again.
+    for plane, channel, mean, factor in zip(inside, order, spec.mean, spec.scale, strict=True):
+        np.subtract(scaled[..., channel], np.float32(mean), out=plane)
+        plane *= np.float32(factor)
     return Prepared(array=array, scale=scale, pad=(left, top), size=(rows, columns))
 
 

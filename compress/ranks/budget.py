@@ -27,15 +27,19 @@ class Target:
     ----------
     runtime, device, precision : str
         As of the runners.
+    int8 : bool
+        Whether layers are quantised to eight bits; ``precision`` is then that of everything else.
     """
 
     runtime: str
     device: str
     precision: str = "fp32"
+    int8: bool = False
 
     def __str__(self) -> str:
         """As it is written in a budget."""
-        return f"{self.runtime}-{self.device}" + ("" if self.precision == "fp32" else f"-{self.precision}")
+        words = [self.runtime, self.device, *["int8"] * self.int8, *[self.precision] * (self.precision != "fp32")]
+        return "-".join(words)
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ def parse_budget(text: str) -> Budget:
     Parameters
     ----------
     text : str
-        ``KIND=VALUE``, for latency ``latency=VALUE@RUNTIME-DEVICE[-PRECISION]``. A value up to 1 is a share of the
-        original; an absolute one has a suffix: ``macs=4G``, ``params=2.1M``, ``size=8M``, ``latency=30ms@...``.
+        ``KIND=VALUE``, for latency ``latency=VALUE@RUNTIME-DEVICE[-int8][-PRECISION]``. A value up to 1 is a share of
+        the original; an absolute one has a suffix: ``macs=4G``, ``params=2.1M``, ``size=8M``, ``latency=30ms@...``.
 
     Raises
     ------
@@ -123,15 +127,17 @@ def targets() -> tuple[str, ...]:
 
 
 def _parse_target(text: str) -> Target:
-    runtime, device, precision, *rest = (*text.lower().split("-"), "", "")
-    precision = precision or "fp32"
-    if device not in RUNTIMES.get(runtime, ()) or precision not in PRECISIONS or any(rest):
+    words = re.fullmatch(r"([a-z]+)-([a-z]+)(-int8)?(?:-([a-z0-9]+))?", text.lower())
+    runtime, device, int8, precision = words.groups() if words else ("", "", None, None)
+    known = device in RUNTIMES.get(runtime, ()) and precision in (None, *PRECISIONS)
+    if not known or (int8 and runtime != "openvino"):
         raise RankError(
             "unknown target of a latency budget",
             found=text,
-            way_out=f"Known: {', '.join(targets())}, each also with -bf16 or -fp16 where the runtime has it",
+            way_out=f"Known: {', '.join(targets())}, each also with -bf16 or -fp16 where the runtime has it; OpenVINO "
+            "also with -int8 or -int8-bf16",
         )
-    return Target(runtime, device, precision)
+    return Target(runtime, device, precision or "fp32", int8 is not None)
 
 
 def infeasible(budget: Budget, nearest: float, original: float) -> RankError:

@@ -13,16 +13,15 @@ from torch import nn
 from compress.checkpoint import Checkpoint
 from compress.errors import UsageError
 from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import write_ir
 from compress.measure.gate import Gate, never_slower
 from compress.measure.layer_latency import LatencyTable, measure_variants, spread_variants
+from compress.measure.on_target import open_on_target
 from compress.model.duplicate import duplicate
 from compress.plan import Plan
 from compress.ranks.budget import Budget, Target, infeasible
 from compress.ranks.budgeted import Budgeted
 from compress.ranks.curves import Candidate
 from compress.ranks.fixed import keep_layer
-from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 from compress.stages.base import Progress
@@ -167,18 +166,14 @@ def _gate(work: Work, checkpoint: Checkpoint, target: Target, done: Factorized) 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         runners = []
         for label, module in (("original", work.module), ("result", done.module)):
-            runner = runner_for(module, checkpoint, target, folder / label)
+            runner = runner_for(module, checkpoint, target, folder / label, work.input_size)
             stack.callback(runner.close)
             runners.append(runner)
         return never_slower(runners[0], runners[1], (1, 3, *work.input_size))
 
 
-def runner_for(module: nn.Module, checkpoint: Checkpoint, target: Target, stem: Path) -> Runner:
+def runner_for(module: nn.Module, checkpoint: Checkpoint, target: Target, stem: Path, size: tuple[int, int]) -> Runner:
     """A network on a target, exported to files beside ``stem`` where the runtime reads files."""
     if target.runtime == "torch":
         return TorchRunner(module, checkpoint.pose, device=target.device, precision=target.precision)
-    path = export_onnx(module, checkpoint.pose, stem.with_suffix(".onnx"))
-    if target.runtime == "openvino":
-        write_ir(path, stem.with_suffix(".xml"))
-        path = stem.with_suffix(".xml")
-    return open_runner(path, device=target.device, precision=target.precision)
+    return open_on_target(export_onnx(module, checkpoint.pose, stem.with_suffix(".onnx")), target, size)

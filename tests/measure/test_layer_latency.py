@@ -15,6 +15,8 @@ from compress.measure import layer_latency
 from compress.measure.latency_cache import cache_file, cache_folder, load_measured, settings_key
 from compress.measure.latency_table import ORIGINAL, Curve, LatencyTable
 from compress.measure.layer_latency import measure_variants, spread_variants
+from compress.measure.on_target import open_on_target
+from compress.measure.profiled import ProfiledOpenVino, Stopwatch
 from compress.measure.timing_graph import Settings, TimingGraph
 from compress.model.duplicate import duplicate
 from compress.model.layers import list_layers
@@ -26,7 +28,10 @@ from compress.surgery.substitute import factorize_in_place
 
 SIZE = (32, 40)
 POSE = PoseSpec()
-TARGETS = (Target("torch", "cpu"), Target("onnxruntime", "cpu"), Target("openvino", "cpu"))
+TARGETS = (
+    Target("torch", "cpu"), Target("onnxruntime", "cpu"), Target("openvino", "cpu"),
+    Target("openvino", "cpu", int8=True),
+)  # fmt: skip
 SETTINGS: dict[str, Settings] = {
     "narrow": {"body.0": ("tucker2", (8, 4)), "body.3": ("tucker1_in", (4,)), "point": ("svd", (8,))},
     "wide": {"body.0": ("tucker2", (16, 16)), "body.3": ("spatial_vh", (8,))},
@@ -159,7 +164,7 @@ def test_files_of_other_settings_have_other_names(network: nn.Module, tmp_path: 
         for target in TARGETS
         for threads in (None, 1)
     }
-    assert len(names) == 24
+    assert len(names) == 32
     assert {path.parent for path in names} == {tmp_path}
 
 
@@ -231,6 +236,31 @@ def test_curves_are_linear_between_points_and_rise_beyond_them() -> None:
     assert 0 < curve.at(1) < 1
     single = Curve(np.array([4.0]), np.array([1.0]))
     assert [single.at(work) for work in (2, 4, 8)] == pytest.approx([0.5, 1, 2])
+
+
+@pytest.mark.parametrize("target", TARGETS[2:], ids=str)
+def test_each_layer_of_a_timed_graph_runs_in_the_target_s_arithmetic(target: Target, network: nn.Module) -> None:
+    made = TimingGraph(network, POSE, list_layers(network, SIZE)).make(SETTINGS["narrow"])
+    runner = ProfiledOpenVino(made, (1, 3, *SIZE), target, 1, POSE, Stopwatch())
+    runner.run(np.zeros((1, 3, *SIZE), np.float32))
+    nodes = {x.node_name: x.exec_type for x in runner._request.profiling_info if "Convolution" in x.node_type}
+    kinds = {next(step for name, step in made.nodes.items() if name in node): kind for node, kind in nodes.items()}
+    assert set(kinds) == set(made.nodes.values())
+    # A depthwise layer of few channels has no kernel in eight bits.
+    found = {kind.rpartition("_")[2].lower() for (name, _), kind in kinds.items() if name != "depthwise"}
+    assert found <= ({"i8", "u8"} if target.int8 else {"f32"})
+    runner.close()
+
+
+@pytest.mark.parametrize("target", TARGETS[1:], ids=str)
+def test_an_exported_network_opens_on_its_target(target: Target, network: nn.Module, tmp_path: Path) -> None:
+    path = export_onnx(network, POSE, tmp_path / "network.onnx")
+    runner = open_on_target(path, target, SIZE, threads=1)
+    assert (runner.name, runner.threads) == (target.runtime, 1)
+    assert runner.precision == ("int8" if target.int8 else "fp32")
+    maps = runner.run(np.zeros((1, 3, *SIZE), np.float32))
+    assert [maps[name].shape for name in POSE.outputs] == [(1, 19, 4, 5), (1, 38, 4, 5)]
+    runner.close()
 
 
 def test_nonsense_is_refused(network: nn.Module, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from compress.ranks.budget import Budget, Target, infeasible, parse_budget, roun
         ("latency=0.6@openvino-cpu", Budget("latency", 0.6, True, Target("openvino", "cpu"))),
         ("latency=30ms@torch-cuda-fp16", Budget("latency", 30.0, False, Target("torch", "cuda", "fp16"))),
         (" latency = 0.8 @ openvino-cpu-bf16 ", Budget("latency", 0.8, True, Target("openvino", "cpu", "bf16"))),
+        ("latency=0.5@openvino-cpu-int8", Budget("latency", 0.5, True, Target("openvino", "cpu", int8=True))),
+        ("latency=5ms@openvino-cpu-int8-bf16", Budget("latency", 5.0, False, Target("openvino", "cpu", "bf16", True))),
     ],
 )
 def test_budgets_are_read(text: str, budget: Budget) -> None:
@@ -31,7 +33,7 @@ def test_budgets_are_read(text: str, budget: Budget) -> None:
 @given(
     kind=st.sampled_from(["macs", "params", "size", "latency"]),
     value=st.integers(1, 1000).map(lambda x: x / 1000),
-    target=st.sampled_from([*targets(), *(f"{name}-bf16" for name in targets())]),
+    target=st.sampled_from([*targets(), *(f"{name}-bf16" for name in targets()), "openvino-cpu-int8"]),
 )
 def test_what_is_written_is_read_again(kind: str, value: float, target: str) -> None:
     budget = parse_budget(f"{kind}={value}" + (f"@{target}" if kind == "latency" else ""))
@@ -45,7 +47,9 @@ def test_what_is_written_is_read_again(kind: str, value: float, target: str) -> 
         "macs", "macs=", "macs=half", "macs=1.2.3", "flops=0.5", "macs=0", "macs=1.5", "macs=-0.5", "macs=nan",
         "drop=2", "error=1m", "macs=10ms", "latency=0.5", "macs=0.5@openvino-cpu", "latency=4G@openvino-cpu", "macs=0G",
         "latency=0.5@tensorrt-cuda", "latency=0.5@openvino", "latency=0.5@openvino-cuda", "latency=0.5@torch-cpu-int4",
-        "latency=0.5@torch-cpu-bf16-x", "latency=0@torch-cpu",
+        "latency=0.5@torch-cpu-bf16-x", "latency=0@torch-cpu", "latency=0.5@torch-cpu-int8",
+        "latency=0.5@onnxruntime-cpu-int8", "latency=0.5@openvino-cpu-bf16-int8", "latency=0.5@openvino-cpu-int8-int8",
+        "latency=0.5@openvino-cpu-",
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused_with_a_way_out(text: str) -> None:
