@@ -29,6 +29,7 @@ from compress.model.cost import cost
 from compress.networks.registry import NetworkSpec, build, pose_spec
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import POSE_KEY, OnnxRunner
+from compress.runtime.opening import usual_streams
 from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions, TorchRunner
@@ -123,7 +124,12 @@ class Workshop:
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         self._folder, self._threads = folder, threads
 
-    def open(self, subject: Subject, text: str, size: tuple[int, int]) -> Runner:
+    def streams(self, text: str) -> int:
+        """How many images a runtime's runner takes at once where most images a second are wanted."""
+        label = Label.read(text)
+        return usual_streams(Path("network.xml"), label.device, self._threads) if label.runtime == "openvino" else 1
+
+    def open(self, subject: Subject, text: str, size: tuple[int, int], streams: int = 1) -> Runner:
         """A runner; `RuntimeAbsent` if this machine lacks it."""
         label = Label.read(text)
         if label.runtime == "torch":
@@ -150,7 +156,7 @@ class Workshop:
             source, graph = graph, graph.with_name(f"{graph.stem}-int8.xml")
             if not graph.exists():
                 quantise(source, graph, size)
-        return OpenVinoRunner(graph, device=label.device, precision=precision, threads=self._threads)
+        return OpenVinoRunner(graph, device=label.device, precision=precision, threads=self._threads, streams=streams)
 
 
 def missing(text: str) -> str | None:

@@ -5,9 +5,10 @@ and size are timed interleaved, so every ratio comes from the same rounds and ha
 get what ours get: channels last on torch, OpenVINO and its precisions, CUDA graphs. Runtimes that this machine lacks
 are named and left out.
 
-The table `image-to-people` goes from an image of 1280 x 720 to people: scaling, network, decoding, one after the other.
-Networks with random weights find nobody, so what is decoded are maps drawn for 1, 10 and 23 people at the size of the
-network's own. `public` decodes by the published algorithm, `ours` by our decoder.
+The table `image-to-people` goes from an image of 1280 x 720 to people: scaling, network, decoding, one after the other,
+or, where the decoder's name ends in `overlapped`, several images side by side as in `compress predict`: a time is then
+the mean over a stream of images. Networks with random weights find nobody, so what is decoded are maps drawn for 1, 10
+and 23 people at the size of the network's own. `public` decodes by the published algorithm, `ours` by our decoder.
 
 Each size is written to the CSV when it is done, with the machine in its first line; started again with the same file,
 the script goes on with what is missing. A Markdown file with the same name holds the tables beside the papers' values.
@@ -23,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from candidates import Label, Subject, Workshop, build_subject, missing, read_su
 from paper_table import COLUMNS, Row, check_machine, markdown, read_csv, write_csv
 from paper_values import TABLES, Size, Table, rounded
 from public_decoder import decode_public
-from scenes import ImageToPeople, ours
+from scenes import ImageToPeople, StreamToPeople, ours
 
 from compress.errors import CompressError, UsageError
 from compress.measure.bootstrap import ratio
@@ -53,6 +55,15 @@ PEOPLE = "image-to-people"
 SCENES = (1, 10, 23)
 PEOPLE_SIZE = rounded(656, 368)
 BASELINE, SMALLEST = "OpenPose VGG-19", "attention CPM 1/4"
+
+#: Ends the decoder's name of candidates that take a stream of images.
+OVERLAPPED = ", overlapped"
+
+#: Images of a stream: of the baseline in torch, which takes seconds for one, and of all others.
+SLOW_STREAM, STREAM = 6, 24
+
+#: The one that takes so long.
+SLOW = (BASELINE, "torch-cpu")
 
 #: A candidate: network, runtime, decoder or nothing.
 Key = tuple[str, str, str]
@@ -118,7 +129,8 @@ class Bench:
                 warmup=1,
                 budget_s=self._budget_s,
             )
-            found = {labels[timing.model]: timing for timing in timings}
+            runs = {label: getattr(opened[key], "images", 1) for label, key in labels.items()}
+            found = {labels[timing.model]: _each(timing, runs[timing.model]) for timing in timings}
             decoding = {key: getattr(runner, "decode_ms", None) for key, runner in opened.items()}
         costs = {name: subject.cost(size) for name, subject in subjects.items()}
         rows = [
@@ -142,17 +154,39 @@ class Bench:
         self, stack: ExitStack, subjects: Mapping[str, Subject], keys: Sequence[Key], size: Size, people: int
     ) -> dict[Key, Runner]:
         opened: dict[Key, Runner] = {}
-        networks: dict[tuple[str, str], Runner] = {}
-        for name, runtime, decoder in keys:
+        networks: dict[tuple[str, str, int], Runner] = {}
+        for key in keys:
+            name, runtime, decoder = key
             if runtime in self._absent:
                 continue
-            if (name, runtime) not in networks:
-                networks[name, runtime] = self._workshop.open(subjects[name], runtime, size)
-                stack.callback(networks[name, runtime].close)
-            runner = networks[name, runtime]
-            decode: Callable[..., list[Any]] = decode_public if decoder == "public" else ours
-            opened[name, runtime, decoder] = ImageToPeople(runner, people, decode, size[0]) if people else runner
+            overlapped = decoder.endswith(OVERLAPPED)
+            streams = self._workshop.streams(runtime) if overlapped else 1
+            if (name, runtime, streams) not in networks:
+                networks[name, runtime, streams] = self._workshop.open(subjects[name], runtime, size, streams)
+                stack.callback(networks[name, runtime, streams].close)
+            opened[key] = networks[name, runtime, streams]
+            if people:
+                decode: Callable[..., list[Any]] = decode_public if decoder.startswith("public") else ours
+                opened[key] = ImageToPeople(opened[key], people, decode, size[0])
+            if overlapped:
+                images = SLOW_STREAM if (name, runtime) == SLOW else STREAM
+                opened[key] = StreamToPeople(opened[key], streams, images)
+                stack.callback(opened[key].close)
         return opened
+
+
+def _each(timing: Timing, images: int) -> Timing:
+    """The time of one image where each run went through several."""
+    low, high = timing.interval_ms
+    return replace(
+        timing,
+        latency_ms=timing.latency_ms / images,
+        p90_ms=timing.p90_ms / images,
+        p99_ms=timing.p99_ms / images,
+        interval_ms=(low / images, high / images),
+        fps=timing.fps * images,
+        samples_ms=tuple(sample / images for sample in timing.samples_ms),
+    )
 
 
 def _row(
@@ -199,11 +233,13 @@ def _subjects(table: Table, extra: Mapping[str, Path]) -> dict[str, Subject]:
 
 
 def people_keys(runtimes: Sequence[str], extra: Sequence[str]) -> list[Key]:
-    """Baselines from their worst form to their best, then ours on the fastest runtimes."""
+    """Baselines from their worst form to their best, then ours on the fastest runtimes; last all of it overlapped."""
     baselines = [(BASELINE, "torch-cpu", "public"), (BASELINE, "torch-cpu", "ours")]
     baselines += [(BASELINE, runtime, "ours") for runtime in BEST]
     best = [(name, runtime, "ours") for name in (SMALLEST, *extra) for runtime in BEST]
-    return [key for key in baselines + best if key[1] in runtimes]
+    streams = [(BASELINE, "torch-cpu", "public"), STRONG, *best]
+    keys = baselines + best + [(name, runtime, decoder + OVERLAPPED) for name, runtime, decoder in streams]
+    return [key for key in keys if key[1] in runtimes]
 
 
 def _sizes(text: str) -> list[Size]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from compress.pose.paf import PafOptions, decode
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
+from compress.stages.overlap import in_order
 
 #: x and y of the joints of a standing person, in shares of the height.
 PERSON = np.array([
@@ -76,15 +78,57 @@ class ImageToPeople:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """From the image to people; the images that are given are ignored."""
+        self.look(lambda run: run())
+        return {}
+
+    def look(self, turn: Callable[[Callable[[], Any]], None]) -> None:
+        """The same, the network when ``turn`` runs it."""
         prepared = prepare(self._image, self.pose, self._height)
-        self._runner.run(prepared.array[None])
+        turn(lambda: self._runner.run(prepared.array[None]))
         start = time.perf_counter()
         self.found = len(self._decoder(*self._maps, prepared, self.pose))
         self.decode_ms.append((time.perf_counter() - start) * 1e3)
-        return {}
 
     def close(self) -> None:
         """The runner belongs to who opened it."""
+
+
+class StreamToPeople:
+    """A runner that takes several images through the same steps, overlapping as in `compress predict`.
+
+    Parameters
+    ----------
+    whole : ImageToPeople
+        The steps.
+    streams : int
+        How many images its network takes at once.
+
+    Attributes
+    ----------
+    images : int
+        How many images one run goes through.
+    """
+
+    def __init__(self, whole: ImageToPeople, streams: int, images: int) -> None:
+        self.name, self.device, self.precision = whole.name, whole.device, whole.precision
+        self.threads, self.pose = whole.threads, whole.pose
+        self.images, self._whole = images, whole
+        self._workers = max(2, streams) + 1
+        self._network = ThreadPoolExecutor(streams)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """From all images to people; the images that are given are ignored."""
+        numbers = (number for number in range(self.images))
+        for _ in in_order(numbers, lambda _: self._whole.look(self._turn), workers=self._workers):
+            pass
+        return {}
+
+    def _turn(self, run: Callable[[], Any]) -> None:
+        self._network.submit(run).result()
+
+    def close(self) -> None:
+        """End the threads; the steps belong to who made them."""
+        self._network.shutdown()
 
 
 def ours(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: PoseSpec) -> list[Any]:

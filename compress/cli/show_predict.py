@@ -16,7 +16,7 @@ def show_predict(record: Record) -> None:
     alone = record["alone"]
     print_table(
         f"{record['model']}: {record['runtime']} {record['device']} {record['precision']}, {record['threads']} "
-        f"thread(s), height {record['height']}; milliseconds an image",
+        f"thread(s), {record['streams']} image(s) at once, height {record['height']}; milliseconds an image",
         ["step", "side by side", *([] if alone is None else ["one after the other"])],
         [
             [_NAMES.get(step, step), f"{value:.2f}", *([] if alone is None else [f"{alone[step]:.2f}"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from compress.checkpoint import load_checkpoint
@@ -17,6 +18,16 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 #: Runtimes of exported files; every other file is taken for a checkpoint, which torch runs.
 _BY_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
 
+#: Most images that a network takes at once unless more are asked for: each holds memory of its own.
+MOST_STREAMS = 4
+
+
+def usual_streams(path: Path, device: str = "cpu", threads: int | None = None) -> int:
+    """How many images a file's runner takes at once where nobody waits for one of them: several with OpenVINO."""
+    if _BY_SUFFIX.get(path.suffix.lower()) != "openvino" or device != "cpu":
+        return 1
+    return min(MOST_STREAMS, threads or os.cpu_count() or 1)
+
 
 def open_runner(
     path: Path,
@@ -25,6 +36,7 @@ def open_runner(
     device: str = "cpu",
     precision: str = "fp32",
     threads: int | None = None,
+    streams: int = 1,
     network: str | None = None,
     torch_options: TorchOptions | None = None,
 ) -> Runner:
@@ -42,6 +54,8 @@ def open_runner(
         What to compute in. The file's own precision decides how exact its weights are.
     threads : int, optional
         CPU threads; what the runtime takes by default.
+    streams : int
+        So many threads may use the runner at once; more than one with OpenVINO alone.
     network : str, optional
         Name of the network in a foreign file that can't say what it is.
     torch_options : TorchOptions, optional
@@ -50,7 +64,8 @@ def open_runner(
     Raises
     ------
     UsageError
-        If the runtime or precision is unknown, the file belongs to another runtime, or there are no threads.
+        If the runtime or precision is unknown, the file belongs to another runtime, there are no threads, or more
+        streams than the runtime or the threads allow.
     RuntimeAbsent
         If this machine lacks the runtime, the device or the precision.
     CompressError
@@ -64,6 +79,8 @@ def open_runner(
         raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UsageError("a runner needs at least one thread", found=threads)
+    if streams < 1 or (threads is not None and streams > threads):
+        raise UsageError("a runner needs at least one stream, and a thread for each", found=streams)
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
         raise UsageError(
             "this is the weights of an OpenVINO model", found=str(path), way_out=f"Name {path.with_suffix('.xml').name}"
@@ -71,10 +88,16 @@ def open_runner(
     if wanted != own:
         way_out = "Leave out the runtime" if own != "torch" else f"Export the checkpoint first: compress export {path}"
         raise UsageError(f"{wanted} does not run a file that is for {own}", found=str(path), way_out=way_out)
+    if own != "openvino" and streams > 1:
+        raise UsageError(
+            f"{own} takes one image after the other", found=streams, way_out="Several at once need an OpenVINO file"
+        )
     if own == "onnxruntime":
         return OnnxRunner(path, device=device, precision=precision, threads=threads, network=network)
     if own == "openvino":
-        return OpenVinoRunner(path, device=device, precision=precision, threads=threads, network=network)
+        return OpenVinoRunner(
+            path, device=device, precision=precision, threads=threads, streams=streams, network=network
+        )
     checkpoint = load_checkpoint(path, network)
     return TorchRunner(
         checkpoint.build(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ class OpenVinoRunner:
         What to compute in. Left to itself, OpenVINO takes bf16 wherever the CPU has it.
     threads : int, optional
         CPU threads; OpenVINO's own choice by default.
+    streams : int
+        So many threads may call `run` at once; each call then has its share of the CPU threads. One image takes
+        longer, all of them together less: small layers lose time wherever threads wait for each other.
     network : str, optional
         Name of the network in a file from elsewhere.
 
@@ -59,6 +63,7 @@ class OpenVinoRunner:
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        streams: int = 1,
         network: str | None = None,
     ) -> None:
         read_bytes(path, "OpenVINO model")
@@ -75,8 +80,11 @@ class OpenVinoRunner:
         self._shape = _free_sizes(model, path)
         if not model.has_rt_info(POSE_PATH) and model.get_friendly_name() in _RELEASES:
             model = _denormalised(model, self.pose)
-        self._compiled = compile_model(core, model, device, precision, threads)
-        self._request = self._compiled.create_infer_request()
+        several = {"NUM_STREAMS": streams} if streams > 1 else {}
+        self._compiled = compile_model(core, model, device, precision, threads, **several)
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._idle.put(self._compiled.create_infer_request())
         quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
         self.precision = precision if not quantised else "int8" if precision == "fp32" else f"int8+{precision}"
         self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if device == "cpu" else 1
@@ -89,18 +97,21 @@ class OpenVinoRunner:
                 "the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {self._shape}"
             )
         # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
+        request = self._idle.get()
         try:
-            maps = self._request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
+            maps = request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
+            return {
+                name: np.array(maps[index], dtype=np.float32)
+                for name, index in zip(self._names, self._outputs, strict=True)
+            }
         except RuntimeError as error:
             raise cannot_run(self.name, images, error) from error
-        return {
-            name: np.array(maps[index], dtype=np.float32)
-            for name, index in zip(self._names, self._outputs, strict=True)
-        }
+        finally:
+            self._idle.put(request)
 
     def close(self) -> None:
         """Drop the compiled model."""
-        del self._request, self._compiled
+        del self._idle, self._compiled
 
 
 @cache

@@ -30,15 +30,23 @@ class Seen:
 
 
 class Network:
-    """A runner in a thread of its own, so that images take turns and the runtime keeps one set of threads."""
+    """A runner in threads of its own, so that images take turns and the runtime keeps one set of threads.
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
+    Parameters
+    ----------
+    runner : Runner
+        The network.
+    streams : int
+        How many images it takes at once.
+    """
+
+    def __init__(self, runner: Runner, streams: int = 1) -> None:
+        self.runner, self.streams = runner, streams
+        self._threads = ThreadPoolExecutor(streams, thread_name_prefix="network")
 
     def run(self, images: Array) -> tuple[dict[str, Array], float]:
         """Maps, and the seconds that they took without waiting for the turn."""
-        return self._thread.submit(self._timed, images).result()
+        return self._threads.submit(self._timed, images).result()
 
     def _timed(self, images: Array) -> tuple[dict[str, Array], float]:
         start = time.perf_counter()
@@ -47,7 +55,7 @@ class Network:
 
     def close(self) -> None:
         """Let the last run end and give the network up."""
-        self._thread.shutdown()
+        self._threads.shutdown()
         self.runner.close()
 
 

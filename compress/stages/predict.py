@@ -21,7 +21,7 @@ from compress.pose.oks import coco_results
 from compress.pose.skeleton import COCO17, Skeleton
 from compress.pose.spec import PoseSpec
 from compress.report.drawing import draw_poses
-from compress.runtime.opening import open_runner
+from compress.runtime.opening import MOST_STREAMS, open_runner, usual_streams
 from compress.stages.base import Progress, StageResult, option
 from compress.stages.evaluate import RunnerOptions, ScoreOptions
 from compress.stages.finding import Finder, Item, Network, Seen
@@ -51,6 +51,11 @@ class PredictOptions(ModelOptions, ScoreOptions, RunnerOptions):
     )
     limit: int | None = option(None, "Stop after so many images")
     draw: bool = option(True, f"Draw people; without it only {RESULTS} is written")
+    streams: int | None = option(
+        None,
+        "Images in the network at once, each on its share of the threads: more in all, each one later (OpenVINO only; "
+        f"default: up to {MOST_STREAMS}, 1 for a camera)",
+    )
     show_scores: bool = option(False, "Write each person's score over its head")
     force: bool = option(False, "Replace existing outputs")
 
@@ -82,20 +87,25 @@ def run(options: PredictOptions, progress: Progress) -> StageResult:
     for path in (results, *where.values()):
         refuse_existing(path, options.force)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
+    streams = options.streams
+    if streams is None:
+        streams = 1 if frames.live else usual_streams(options.model, options.device, options.threads)
     runner = open_runner(
         options.model,
         runtime=options.runtime,
         device=options.device,
         precision=options.precision,
         threads=options.threads,
+        streams=streams,
         network=options.network,
     )
-    network = Network(runner)
+    network = Network(runner, streams)
     with closing(network):
         if boxes is not None and runner.pose.decoder != "heatmap":
             raise DataError("this network finds people by itself and takes no boxes", found=boxes.name)
         with Album(where, options.force) as album:
-            found = _go_through(frames, Finder(network, options, boxes), album, options, runner.pose, progress)
+            find = Finder(network, options, boxes)
+            found = _go_through(frames, find, album, options, runner.pose, progress, streams)
         _check(found, boxes, options.inputs)
     write_text(results, json.dumps(found.people), force=options.force)
     both = found.alone.images > 0 and found.side_by_side.images > 0
@@ -107,6 +117,7 @@ def run(options: PredictOptions, progress: Progress) -> StageResult:
         "device": runner.device,
         "precision": runner.precision,
         "threads": runner.threads,
+        "streams": streams,
         "height": crop_size(runner.pose, options.height)[0],
         "images": found.images,
         "people": len(found.people),
@@ -142,12 +153,20 @@ class _Found:
 
 
 def _go_through(
-    frames: Frames, find: Finder, album: Album, options: PredictOptions, pose: PoseSpec, progress: Progress
+    frames: Frames,
+    find: Finder,
+    album: Album,
+    options: PredictOptions,
+    pose: PoseSpec,
+    progress: Progress,
+    streams: int,
 ) -> _Found:
     """All images: some one after the other, to have something to compare with, then all others side by side."""
     found = _Found()
     items = _timed(frames.read())
     alone = _ALONE if frames.total is None else min(_ALONE, frames.total // 3)
+    if streams > 1:
+        alone = 0  # alone, an image would have a part of the threads only: overlap would look better than it is
 
     def finish(seen: Seen | Unreadable, times: _Times, advance: Callable[..., None]) -> None:
         if isinstance(seen, Unreadable):
@@ -178,7 +197,8 @@ def _go_through(
             return
         start = time.perf_counter() - item[1]
         try:
-            with closing(in_order(_chain(item, items), find)) as stream:
+            # One more than the network takes, and at least two, so that it never waits for an image.
+            with closing(in_order(_chain(item, items), find, workers=max(2, streams) + 1)) as stream:
                 for seen in stream:
                     finish(seen, found.side_by_side, advance)
         finally:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from compress.errors import FileError, UsageError
+from compress.measure.latency import Timing
 from compress.pose.paf import PafOptions, decode
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
@@ -23,7 +26,7 @@ import paper_speed  # noqa: E402
 import paper_table  # noqa: E402
 import paper_values  # noqa: E402
 from public_decoder import decode_public  # noqa: E402
-from scenes import IMAGE, ImageToPeople, make_fields, ours  # noqa: E402
+from scenes import IMAGE, ImageToPeople, StreamToPeople, make_fields, ours  # noqa: E402
 
 MACHINE = {
     "cpu": "A CPU", "cores": 2, "instruction_sets": ["avx2"], "gpu": "not present", "torch": "2", "openvino": "3",
@@ -147,10 +150,13 @@ class FakeWorkshop:
     """Opens networks whose names are their milliseconds."""
 
     def __init__(self) -> None:
-        self.opened: list[tuple[str, str]] = []
+        self.opened: list[tuple[str, str, int]] = []
 
-    def open(self, subject: FakeSubject, label: str, size: tuple[int, int]) -> FakeRunner:
-        self.opened.append((subject.name, label))
+    def streams(self, label: str) -> int:
+        return 2 if label.startswith("openvino") else 1
+
+    def open(self, subject: FakeSubject, label: str, size: tuple[int, int], streams: int) -> FakeRunner:
+        self.opened.append((subject.name, label, streams))
         return FakeRunner(subject.seconds / (2 if "bf16" in label else 1))
 
 
@@ -172,6 +178,57 @@ def test_the_network_sees_an_image_of_the_table_s_size_and_all_drawn_people_are_
     assert len(whole.decode_ms) == 1
 
 
+class Pair(FakeRunner):
+    """A network that only ever ends with two images in it."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.both = threading.Barrier(2, timeout=30)
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        self.both.wait()
+        return super().run(images)
+
+
+def test_a_stream_s_network_takes_as_many_images_at_once_as_it_has_streams() -> None:
+    whole = ImageToPeople(Pair(), 3, ours, 368)
+    stream = StreamToPeople(whole, 2, 8)
+    assert stream.run(np.zeros((1, 3, 8, 8), np.float32)) == {}
+    stream.close()
+    assert len(whole.decode_ms) == stream.images == 8
+    assert whole.found == 3
+
+
+def test_of_a_stream_the_time_of_one_image_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def measure(runners: dict[str, Any], shape: tuple[int, ...], **options: Any) -> list[Timing]:
+        for runner in runners.values():
+            runner.run(np.zeros(shape, np.float32))
+        seen.extend(type(runner) for runner in runners.values())
+        times = {ImageToPeople: 60.0, StreamToPeople: 480.0}
+        return [
+            Timing(
+                label, "openvino", "cpu", "bf16", 8, 8, 1, times[type(runner)], 500.0, 510.0, (470.0, 490.0),
+                1e3 / times[type(runner)], 2, 2, None, (times[type(runner)],) * 2,
+            )
+            for label, runner in runners.items()
+        ]  # fmt: skip
+
+    monkeypatch.setattr(paper_speed, "measure_interleaved", measure)
+    monkeypatch.setattr(paper_speed, "missing", lambda label: None)
+    keys = [(paper_speed.SMALLEST, "openvino-cpu-bf16", decoder) for decoder in ("ours", "ours, overlapped")]
+    workshop = FakeWorkshop()
+    bench = paper_speed.Bench(tmp_path / "speed.csv", workshop, ["openvino-cpu-bf16"], 2, 60.0)
+    bench.run("image-to-people", paper_speed.PEOPLE_SIZE, {paper_speed.SMALLEST: FakeSubject("small", 0.0)}, keys, 1)
+    assert seen == [ImageToPeople, StreamToPeople]
+    assert [streams for _, _, streams in workshop.opened] == [1, 2]
+    single, stream = bench.rows
+    assert (single.latency_ms, stream.latency_ms) == ("60.00", "20.00")
+    assert (float(stream.fps), float(stream.low_ms)) == pytest.approx((50.0, 470 / 24), abs=0.01)
+    assert stream.vs_first == "3"
+
+
 def test_a_group_is_timed_written_and_not_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper_speed, "missing", lambda label: "no such device" if "cuda" in label else None)
     subjects = {paper_speed.BASELINE: FakeSubject("openpose", 0.04), paper_speed.SMALLEST: FakeSubject("small", 0.004)}
@@ -183,7 +240,7 @@ def test_a_group_is_timed_written_and_not_timed_again(tmp_path: Path, monkeypatc
         bench = paper_speed.Bench(tmp_path / "speed.csv", workshops[-1], labels, 2, 60.0)
         bench.run("image-to-people", paper_speed.PEOPLE_SIZE, subjects, keys, 1)
     assert sorted(workshops[0].opened) == [
-        ("openpose", "openvino-cpu-bf16"), ("openpose", "torch-cpu"), ("small", "openvino-cpu-bf16"),
+        ("openpose", "openvino-cpu-bf16", 1), ("openpose", "torch-cpu", 1), ("small", "openvino-cpu-bf16", 1),
     ]  # fmt: skip
     assert workshops[1].opened == []
     rows = {row.key: row for row in bench.rows}

@@ -18,6 +18,8 @@ from compress.data.synthetic import DrawnPeople
 from compress.data.written import open_video, write_picture
 from compress.errors import CompressError, DataError, FileError, RuntimeAbsent, UsageError
 from compress.evaluate import detect
+from compress.export.to_onnx import export_onnx
+from compress.export.to_openvino import write_ir
 from compress.pose.oks import coco_results
 from compress.runtime.opening import open_runner
 from compress.stages.base import Silent, check_options
@@ -40,6 +42,15 @@ def predict(model: Path, *inputs: Path, **options: Any) -> dict[str, Any]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predict") / "model.pt"
     save_checkpoint(initial_checkpoint("default"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as an OpenVINO file."""
+    path = tmp_path_factory.mktemp("exported") / "model.xml"
+    checkpoint = initial_checkpoint("default")
+    write_ir(export_onnx(checkpoint.build(), checkpoint.pose, path.with_suffix(".onnx")), path)
     return path
 
 
@@ -233,6 +244,38 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
     path = tmp_path_factory.mktemp("single") / "single.pt"
     save_checkpoint(checkpoint, path)
     return path, checkpoint
+
+
+def test_several_images_in_the_network_at_once_give_what_one_at_a_time_gives(
+    model: Path, exported: Path, photos: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, records = {}, {}
+    for streams in (1, 2):
+        folder = tmp_path / str(streams)
+        records[streams] = predict(exported, photos, clip, output=folder, height=96, threads=2, streams=streams)
+        found[streams] = json.loads((folder / "people.json").read_text())
+        assert records[streams]["streams"] == streams
+    assert len(found[1]) == len(found[2]) >= 4
+    for one, two in zip(found[1], found[2], strict=True):
+        assert (one["image_id"], one["file_name"]) == (two["image_id"], two["file_name"])
+        np.testing.assert_allclose(one["keypoints"], two["keypoints"], atol=0.05)
+    # With a part of the threads, images one after the other would be no measure of what overlap wins.
+    assert records[1]["overlap"] is not None
+    assert records[2]["overlap"] is records[2]["alone"] is None
+    show("predict", records[2])
+    assert "2 image(s) at once" in capsys.readouterr().out
+    by_default = predict(exported, photos, output=tmp_path / "default", height=96, threads=2, limit=1)
+    assert by_default["streams"] == 2
+    with pytest.raises(UsageError, match="one image after the other"):
+        predict(model, photos, output=tmp_path / "x", threads=2, streams=2)
+
+
+def test_a_camera_s_images_go_through_an_openvino_file_one_at_a_time(
+    exported: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.data.frames._capture", lambda what: cv2.VideoCapture(str(clip)))
+    record = predict(exported, Path("0"), output=tmp_path / "out", height=64, threads=2, draw=False, limit=3)
+    assert record["streams"] == 1
 
 
 def test_a_network_that_sees_one_person_looks_at_the_whole_image_or_at_boxes(

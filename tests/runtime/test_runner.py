@@ -68,6 +68,9 @@ def test_a_file_of_another_runtime_is_refused_with_the_way_out(onnx_path: Path, 
         ({"precision": "int4"}, "unknown precision.*int4.*fp32, bf16, fp16"),
         ({"threads": 0}, "at least one thread"),
         ({"threads": -3}, "at least one thread"),
+        ({"streams": 0}, "at least one stream"),
+        ({"streams": 2, "threads": 1}, "a thread for each"),
+        ({"streams": 2}, "onnxruntime takes one image after the other.*OpenVINO"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(onnx_path: Path, options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_every_runtime_computes_the_final_maps_at_any_size(
         assert maps[name].dtype == np.float32
         assert np.allclose(maps[name], value, atol=1e-4)
     assert np.array_equal(images, before)
+
+
+def test_many_threads_may_use_an_openvino_runner_at_once(xml_path: Path, expected: Callable[..., Maps]) -> None:
+    images = np.random.default_rng(3).normal(size=(24, 1, 3, 64, 96)).astype(np.float32)
+    for streams in (1, 2):
+        runner = OpenVinoRunner(xml_path, threads=2, streams=streams)
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(runner.run, images))
+        for image, maps in zip(images, found, strict=True):
+            for name, value in expected(image).items():
+                assert np.allclose(maps[name], value, atol=1e-4)
+        runner.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
