@@ -37,6 +37,7 @@ VARIANTS = {
     "compat": partial(decode, options=PafOptions(mode="compat")),
     "fast x4 greedy": partial(decode, options=PafOptions()),
     "fast x4 jv": partial(decode, options=PafOptions(assignment="jv")),
+    "fast x1 greedy": partial(decode, options=PafOptions(upsample=1)),
     "fast x2 greedy": partial(decode, options=PafOptions(upsample=2)),
     "fast x8 greedy": partial(decode, options=PafOptions(upsample=8)),
 }

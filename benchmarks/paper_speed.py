@@ -59,11 +59,8 @@ BASELINE, SMALLEST = "OpenPose VGG-19", "attention CPM 1/4"
 #: Ends the decoder's name of candidates that take a stream of images.
 OVERLAPPED = ", overlapped"
 
-#: Images of a stream: of the baseline in torch, which takes seconds for one, and of all others.
+#: Images of a stream: of the baseline, which takes seconds for one, and of all others.
 SLOW_STREAM, STREAM = 6, 24
-
-#: The one that takes so long.
-SLOW = (BASELINE, "torch-cpu")
 
 #: A candidate: network, runtime, decoder or nothing.
 Key = tuple[str, str, str]
@@ -169,7 +166,7 @@ class Bench:
                 decode: Callable[..., list[Any]] = decode_public if decoder.startswith("public") else ours
                 opened[key] = ImageToPeople(opened[key], people, decode, size[0])
             if overlapped:
-                images = SLOW_STREAM if (name, runtime) == SLOW else STREAM
+                images = SLOW_STREAM if name == BASELINE else STREAM
                 opened[key] = StreamToPeople(opened[key], streams, images)
                 stack.callback(opened[key].close)
         return opened

@@ -379,6 +379,9 @@ def _describe(boxes: str | None, options: HeatmapOptions | PafOptions) -> str:
         parts.append(scales)
     if isinstance(options, HeatmapOptions) and options.blur is not None:
         parts.append(f"Gaussian filter {options.blur}")
+    if isinstance(options, PafOptions):
+        fast = f"fast x{options.upsample}, {options.assignment} assignment"
+        parts.append(f"decoder {fast if options.mode == 'fast' else options.mode}")
     return ", ".join(parts)
 
 

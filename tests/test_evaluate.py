@@ -132,6 +132,16 @@ def test_nobody_found_is_a_score_of_zero_and_no_crash() -> None:
     assert found.score.metrics["AP"] == found.score.metrics["AR"] == 0
 
 
+@pytest.mark.parametrize("upsample", [1, 2, 8])
+def test_a_score_names_its_decoder_and_any_upsampling_finds_the_people(upsample: int) -> None:
+    options = PafOptions(upsample=upsample, assignment="jv")
+    found = evaluate(Stage(), Oracle(Stage(), 368), options=options)
+    assert found.score.convention.endswith(f"decoder fast x{upsample}, jv assignment")
+    assert found.score.metrics["AP50"] == pytest.approx(1)
+    compat = evaluate(Stage(), Oracle(Stage(), 368), options=PafOptions(mode="compat"))
+    assert compat.score.convention.endswith("decoder compat")
+
+
 def test_a_score_carries_its_conditions_and_goes_into_json() -> None:
     steps: list[tuple[int, int]] = []
     found = evaluate(Stage(), Oracle(Stage(), 256), progress=lambda done, total: steps.append((done, total)))
@@ -142,7 +152,8 @@ def test_a_score_carries_its_conditions_and_goes_into_json() -> None:
     del record["metrics"], record["seconds"]
     assert record == {
         "images": 3, "runtime": "torch", "device": "cpu", "precision": "fp32", "height": 256, "data": "stage",
-            "convention": "COCO OKS AP, ten thresholds; single scale, no flip", "boxes": None,
+        "convention": "COCO OKS AP, ten thresholds; single scale, no flip, decoder fast x4, greedy assignment",
+        "boxes": None,
         "broken": [],
     }  # fmt: skip
     assert keypoint_ap(Stage().ground_truth(), json.loads(json.dumps(found.detections))) == found.score.metrics

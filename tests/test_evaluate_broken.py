@@ -90,7 +90,7 @@ def test_a_data_set_without_a_readable_image_is_refused() -> None:
 def test_a_score_says_how_often_the_network_looked(flip: bool, scales: tuple[float, ...], runs: int, told: str) -> None:
     network = Blind()
     score = evaluate(Holes(1, set()), network, options=PafOptions(flip=flip, scales=scales)).score
-    assert score.convention.endswith(told)
+    assert f"; {told}, decoder" in score.convention
     assert network.runs == runs
     one = evaluate(Holes(1, set()), Blind(one=True), heatmap=HeatmapOptions(flip=flip, scales=scales)).score
     assert ("no flip" in one.convention) == (not flip)

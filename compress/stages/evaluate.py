@@ -25,6 +25,7 @@ class ScoreOptions(StageOptions):
     height: int | None = option(None, "Height that images are scaled to (default: the network's own)")
     decoder: Literal["fast", "compat"] = option("fast", "fast, or compat: the public algorithm step by step")
     assignment: Literal["greedy", "jv"] = option("greedy", "Assignment per limb: greedy or Jonker-Volgenant")
+    upsample: int = option(PafOptions.upsample, "Points a cell and axis among which fast looks for peaks, 1 to 8")
 
     flip: bool = option(False, "Average the maps with those of the mirrored image")
     scales: str = option("1", "Average the maps over these sizes of the image, such as 0.5,1,1.5")
@@ -41,7 +42,11 @@ class ScoreOptions(StageOptions):
     def paf(self) -> PafOptions:
         """Options of the PAF decoder."""
         return PafOptions(
-            mode=self.decoder, assignment=self.assignment, flip=self.flip, scales=read_scales(self.scales)
+            mode=self.decoder,
+            assignment=self.assignment,
+            upsample=self.upsample,
+            flip=self.flip,
+            scales=read_scales(self.scales),
         )
 
 

@@ -153,8 +153,6 @@ def _conditions(
         conditions["data"] = f"{dataset.name}, {len(dataset)} images at height {height}"
         conditions["accuracy"] = "; ".join(dict.fromkeys(score.convention for score in scores.values())) or "none"
         conditions["accuracy"] += ", torch fp32"
-        if checkpoint.pose.decoder == "paf":
-            conditions["accuracy"] += f", decoder {options.decoder}, assignment {options.assignment}"
     return conditions
 
 
