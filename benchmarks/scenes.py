@@ -113,7 +113,7 @@ class StreamToPeople:
         self.name, self.device, self.precision = whole.name, whole.device, whole.precision
         self.threads, self.pose = whole.threads, whole.pose
         self.images, self._whole = images, whole
-        self._workers = max(2, streams) + 1
+        self._workers = streams + 2
         self._network = ThreadPoolExecutor(streams)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -197,8 +197,8 @@ def _go_through(
             return
         start = time.perf_counter() - item[1]
         try:
-            # One more than the network takes, and at least two, so that it never waits for an image.
-            with closing(in_order(_chain(item, items), find, workers=max(2, streams) + 1)) as stream:
+            # More than the network takes, so that it never waits for an image.
+            with closing(in_order(_chain(item, items), find, workers=streams + 2)) as stream:
                 for seen in stream:
                     finish(seen, found.side_by_side, advance)
         finally:
