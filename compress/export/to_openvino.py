@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compress.errors import FileError, UsageError
 from compress.export.ir_layers import layers_of, weights_of
@@ -54,13 +55,25 @@ def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", for
 def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
     """Convert without care for what stands at ``path``; `export_openvino` is the safe way."""
     import openvino
-    from openvino import passes
 
     if precision not in PRECISIONS:
         raise UsageError("unknown precision of weights", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
+    model = read_folded(onnx_path)
+    for key, value in read_metadata(onnx_path).items():
+        model.set_rt_info(value, [SECTION, key])
+    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+
+
+def read_folded(source: Path | bytes) -> Any:
+    """An ONNX file, or what would be in one, as an ``openvino.Model`` whose constants are folded.
+
+    Weights that are still reshaped in the graph would not be quantised as weights.
+    """
+    from openvino import passes
+
     # Not openvino.convert_model: it reports every use to a server unless the user has opted out. With constants
     # folded, the graph is the same.
-    model = shared_core().read_model(onnx_path)
+    model = shared_core().read_model(source)
     names = {op.get_friendly_name(): weights_of(op).get_friendly_name() for op in layers_of(model)}
     folding = passes.Manager()
     folding.register_pass(passes.ConstantFolding())
@@ -69,9 +82,7 @@ def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
         # Folding gives weights that it reshapes a name made up; theirs is the network's own name of the layer.
         weights_of(op).set_friendly_name(names.get(op.get_friendly_name(), weights_of(op).get_friendly_name()))
     model.validate_nodes_and_infer_types()
-    for key, value in read_metadata(onnx_path).items():
-        model.set_rt_info(value, [SECTION, key])
-    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+    return model
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.export.quantise import quantise_for_timing
+from compress.export.to_openvino import read_folded
 from compress.measure.timing_graph import Settings, Step, TimedModel
 from compress.model.duplicate import duplicate
 from compress.pose.spec import PoseSpec
@@ -112,7 +113,7 @@ class ProfiledOpenVino:
         stopwatch: Stopwatch,
     ) -> None:
         core = shared_core()
-        graph = core.read_model(model.data)
+        graph = read_folded(model.data)
         if target.int8:
             graph = quantise_for_timing(graph, shape[2:])
         graph.reshape(list(shape))

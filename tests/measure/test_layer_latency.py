@@ -246,9 +246,8 @@ def test_each_layer_of_a_timed_graph_runs_in_the_target_s_arithmetic(target: Tar
     nodes = {x.node_name: x.exec_type for x in runner._request.profiling_info if "Convolution" in x.node_type}
     kinds = {next(step for name, step in made.nodes.items() if name in node): kind for node, kind in nodes.items()}
     assert set(kinds) == set(made.nodes.values())
-    # A depthwise layer of few channels has no kernel in eight bits.
-    found = {kind.rpartition("_")[2].lower() for (name, _), kind in kinds.items() if name != "depthwise"}
-    assert found <= ({"i8", "u8"} if target.int8 else {"f32"})
+    found = {kind.rpartition("_")[2].lower() for kind in kinds.values()}
+    assert found <= ({"i8", "u8"} if target.int8 else {"f32"}), kinds
     runner.close()
 
 
