@@ -81,8 +81,9 @@ def within_latency(
         table = measure_variants(work.module, checkpoint.pose, work.input_size, target, variants, align=step)
     bound = budget.bound(table.original_ms)
     aim = bound * (1 - MARGIN)
+    room = 1 / (1 - MARGIN)
     for attempt in range(ATTEMPTS):
-        planned, measured = _settle(work, budget, checkpoint, table, aim, progress)
+        planned, measured = _settle(work, budget, checkpoint, table, aim, room, progress)
         done = work.make(planned, progress)
         with progress.bar("measuring the network", None):
             gate = _gate(work, checkpoint, target, done)
@@ -90,7 +91,8 @@ def within_latency(
         if reached <= bound or gate.verdict != "faster" or attempt + 1 == ATTEMPTS:
             break
         progress.say(f"the network takes {reached:.2f} ms, which is above {bound:.2f} ms: once more with a margin")
-        aim *= bound * (1 - MARGIN) / reached
+        room = reached / aim / (1 - MARGIN)
+        aim = bound / room
     record = {
         "asked": bound,
         "predicted": planned.price,
@@ -113,11 +115,18 @@ def unchanged(work: Work) -> Factorized:
 
 
 def _settle(
-    work: Work, budget: Budget, checkpoint: Checkpoint, table: LatencyTable, aim: float, progress: Progress
+    work: Work,
+    budget: Budget,
+    checkpoint: Checkpoint,
+    table: LatencyTable,
+    aim: float,
+    room: float,
+    progress: Progress,
 ) -> tuple[Budgeted, float]:
     """The plan of least error whose measured latency is what is aimed at, and that latency.
 
     Layers say what a plan should save; how much of that the whole network saved is learnt from the plans before it.
+    ``room`` is what a budget has to be, as a multiple of what is aimed at: with it, the nearest one is named.
     """
 
     def price(name: str, candidate: Candidate) -> float:
@@ -134,7 +143,8 @@ def _settle(
     for trial in range(TRIALS):
         planned = work.plan(table.original_ms - (table.original_ms - aim) / true, price, fixed)
         if isinstance(planned, float):
-            raise infeasible(budget, table.original_ms - (table.original_ms - planned) * true, table.original_ms)
+            smallest = table.original_ms - (table.original_ms - planned) * true
+            raise infeasible(budget, smallest * room, table.original_ms)
         settings = {entry.name: (entry.method, entry.ranks) for entry in planned.plan.changed}
         if not settings:
             return planned, table.original_ms
@@ -156,7 +166,7 @@ def _settle(
         # A plan that saves next to nothing says little; the next one may be smaller by half at most.
         true = min(1.5, max(true / 2, (table.original_ms - measured) / saved))
     if best is None:
-        raise infeasible(budget, measured, table.original_ms)
+        raise infeasible(budget, measured * room, table.original_ms)
     return best
 
 

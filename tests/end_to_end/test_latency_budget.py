@@ -147,3 +147,26 @@ def test_a_budget_below_what_can_be_reached_names_the_nearest(
     with pytest.raises(RankError, match="nearest") as refused:
         run(work, checkpoint, 0.01)
     assert "latency=" in str(refused.value)
+
+
+@pytest.mark.parametrize("late", [(), (1.3,)])
+def test_the_nearest_budget_that_is_named_can_be_met(
+    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]], late: tuple[float, ...]
+) -> None:
+    """Also where the fitted network took longer than its plan, so that the plan had to be smaller than the budget."""
+    clock()
+    with pytest.raises(RankError) as refused:
+        run(work, checkpoint, 0.01)
+    smallest = parse_budget(refused.value.way_out.split("budget is ")[1].split(";")[0]).value
+    asked = 1.1 * smallest if late else smallest
+    clock(gates=late * 2)
+    if late:
+        with pytest.raises(RankError) as refused:
+            run(work, checkpoint, asked)
+        nearest = parse_budget(refused.value.way_out.split("budget is ")[1].split(";")[0]).value
+        assert nearest == pytest.approx(late[0] * smallest, rel=0.05)
+        asked = nearest
+        clock(gates=late * 2)
+    _, plan, record = run(work, checkpoint, asked)
+    assert plan.changed
+    assert record["reached"] <= record["asked"]
