@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +24,13 @@ from compress.checkpoint import load_checkpoint
 from compress.errors import RuntimeAbsent, UsageError
 from compress.export.to_onnx import INPUT, OPSET
 from compress.export.to_openvino import write_ir
+from compress.measure.on_target import write_quantised
 from compress.model.cost import cost
 from compress.networks.registry import NetworkSpec, build, pose_spec
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import POSE_KEY, OnnxRunner
 from compress.runtime.opening import usual_streams
-from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
+from compress.runtime.openvino_runner import OpenVinoRunner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions, TorchRunner
 
@@ -153,9 +153,8 @@ class Workshop:
         precision = label.precision
         if precision == "int8":
             precision = label.rest
-            source, graph = graph, graph.with_name(f"{graph.stem}-int8.xml")
-            if not graph.exists():
-                quantise(source, graph, size)
+            quantised = graph.with_name(f"{graph.stem}-int8.xml")
+            graph = quantised if quantised.exists() else write_quantised(graph, size)
         return OpenVinoRunner(graph, device=label.device, precision=precision, threads=self._threads, streams=streams)
 
 
@@ -213,19 +212,3 @@ def trace(subject: Subject, path: Path, size: tuple[int, int]) -> None:
     model.metadata_props.add(key=POSE_KEY, value=json.dumps(subject.pose.to_dict()))
     onnx.save(model, str(temporary))
     os.replace(temporary, path)
-
-
-def quantise(source: Path, target: Path, size: tuple[int, int], images: int = 2) -> None:
-    """Eight bits for all layers by NNCF on random images, without correcting biases: for timing alone."""
-    import nncf
-    import openvino
-
-    random = np.random.default_rng(0)
-    data = [random.random((1, 3, *size), dtype=np.float32) - np.float32(0.5) for _ in range(images)]
-    model = nncf.quantize(
-        shared_core().read_model(source),
-        nncf.Dataset(data),
-        subset_size=images,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
-    )
-    openvino.save_model(model, target, compress_to_fp16=False)

@@ -63,6 +63,12 @@ class Row:
         return self.height, self.width
 
 
+#: What a reader of the table from image to people has to know.
+PEOPLE_NOTE = (
+    "Times are those of one image. Rows whose decoder ends in `overlapped` are means over a stream of images, several of "
+    "them side by side as in `compress predict`; all others go from an image to its people before the next."
+)
+
 COLUMNS = tuple(f.name for f in fields(Row))
 _WHOLE = ("width", "height", "params", "macs", "rounds", "threads")
 
@@ -121,8 +127,8 @@ def markdown(rows: Sequence[Row], machine: Mapping[str, Any], command: str, abse
     for name, group in groupby(sorted(rows, key=lambda row: _order(row, list(tables))), key=lambda row: row.table):
         table = tables.get(name)
         lines += ["", f"## {table.title if table else 'From an image to people'}"]
-        if table and table.note:
-            lines += ["", table.note]
+        if note := table.note if table else PEOPLE_NOTE:
+            lines += ["", note]
         for (_, size, people), part in groupby(group, key=lambda row: (row.table, row.size, row.people)):
             listed = list(part)
             title = f"{size[1]}x{size[0]}" + (f", people: {people}" if people else "")

@@ -27,6 +27,8 @@ def show_int8(record: dict[str, Any]) -> None:
         f"{len(record['kept'])} of {record['layers']} layers in floating point: {kept}",
         f"{record['fp32_bytes']} bytes in FP32 -> {record['size_bytes']} bytes",
     ]
+    if record["symmetric"]:
+        lines.append("steps symmetric about zero: coarser where activations go below it, faster where gates multiply")
     if record["own"]:
         lines.append(
             "note: without annotations the people that the network finds in FP32 count as the truth; "

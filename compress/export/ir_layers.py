@@ -42,6 +42,18 @@ def weights_of(op: Any) -> Any:
     return node
 
 
+def has_gates(model: Any) -> bool:
+    """Whether maps are multiplied with what the network computes from them, as attention blocks do."""
+    computed: set[str] = set()
+    for op in model.get_ordered_ops():
+        sources = [port.get_node().get_name() in computed for port in op.input_values()]
+        if op.get_type_name() == "Multiply" and all(sources):
+            return True
+        if op.get_type_name() == "Parameter" or (any(sources) and op.get_type_name() != "ShapeOf"):
+            computed.add(op.get_name())
+    return False
+
+
 def is_quantised(op: Any) -> bool:
     """Whether a layer's weights are stored in eight bits."""
     return weights_of(op).get_element_type().get_type_name() in ("i8", "u8")

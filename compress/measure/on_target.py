@@ -36,9 +36,14 @@ def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads
         source, path = path, path.with_suffix(".xml")
         write_ir(source, path)
     if target.int8:
-        import openvino
-
-        quantised = quantise_for_timing(shared_core().read_model(path), size)
-        path = path.with_name(f"{path.stem}-int8.xml")
-        openvino.save_model(quantised, path, compress_to_fp16=False)
+        path = write_quantised(path, size)
     return open_runner(path, device=target.device, precision=target.precision, threads=threads)
+
+
+def write_quantised(path: Path, size: tuple[int, int]) -> Path:
+    """Write what `compress.export.quantise.quantise_for_timing` makes of an OpenVINO IR beside it."""
+    import openvino
+
+    written = path.with_name(f"{path.stem}-int8.xml")
+    openvino.save_model(quantise_for_timing(shared_core().read_model(path), size), written, compress_to_fp16=False)
+    return written

@@ -41,7 +41,7 @@ class Network:
     """
 
     def __init__(self, runner: Runner, streams: int = 1) -> None:
-        self.runner, self.streams = runner, streams
+        self.runner = runner
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="network")
 
     def run(self, images: Array) -> tuple[dict[str, Array], float]:

@@ -15,7 +15,7 @@ import numpy as np
 from compress.data.sample import Dataset, iterate
 from compress.errors import CompressError, DataError
 from compress.evaluate import detect_people, evaluate, network_inputs
-from compress.export.ir_layers import first_layers, head_layers, is_quantised, layer_labels, layers_of
+from compress.export.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
 from compress.export.quantise import Array, layer_errors, quantise
 from compress.export.to_openvino import SECTION, write_ir
 from compress.measure.bootstrap import Matches, ap_difference, average_precision, match_people
@@ -50,12 +50,15 @@ class Trial:
         The choice in words.
     keep : tuple of str
         Names of their operations.
+    symmetric : bool
+        Whether activations have symmetric steps.
     score : float
         Of the network with all others in eight bits; nan before it is measured.
     """
 
     what: str
     keep: tuple[str, ...]
+    symmetric: bool = False
     score: float = math.nan
 
 
@@ -199,6 +202,8 @@ def people_images(dataset: Dataset, runner: Runner, height: int | None, count: i
 
 def choices(model: Any, images: Sequence[Array], outputs: Sequence[str], progress: Progress) -> Iterator[Trial]:
     """What to keep in floating point, more each time; layers are ranked only once it comes to that."""
+    if has_gates(model):
+        yield Trial("nothing, steps symmetric", (), symmetric=True)
     yield Trial("nothing", ())
     heads = head_layers(model, outputs)
     yield Trial("heads", heads)
@@ -271,10 +276,10 @@ def quantise_checked(
         limit = max_drop if max_drop is not None else MAX_OWN_DROP if judge.own else MAX_DROP
         trials: list[Trial] = []
         for choice in choices(model, images, outputs, progress):
-            if trials and choice.keep == trials[-1].keep:
+            if trials and (choice.keep, choice.symmetric) == (trials[-1].keep, trials[-1].symmetric):
                 continue
             progress.say(f"eight bits, in floating point: {choice.what}")
-            quantised = quantise(model, images, keep=choice.keep, outputs=outputs)
+            quantised = quantise(model, images, keep=choice.keep, outputs=outputs, symmetric=choice.symmetric)
             openvino.save_model(quantised, attempt, compress_to_fp16=False)
             runner = open_runner(attempt, threads=threads)
             try:
@@ -300,6 +305,7 @@ def quantise_checked(
             "drop": judge.drop(held),
             "interval": judge.interval(held),
             "max_drop": limit,
+            "symmetric": choice.symmetric,
             "layers": len(layers),
             "kept": [labels[op.get_friendly_name()] for op in layers if not is_quantised(op)],
             "trials": [

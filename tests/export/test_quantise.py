@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compress.errors import RuntimeAbsent, UsageError
-from compress.export.ir_layers import first_layers, head_layers, is_quantised, layer_labels, layers_of
+from compress.export.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
 from compress.export.quantise import layer_errors, quantise
 from compress.export.to_openvino import write_ir
 from compress.pose.spec import PoseSpec
@@ -132,6 +132,42 @@ def test_what_only_other_outputs_need_stays_in_floating_point() -> None:
     assert "other" not in [op.get_friendly_name() for op in layers_of(model, ["maps"])]
     found = states(quantise(model, IMAGES, outputs=["maps"]))
     assert [label for label, small in found.items() if not small] == ["other"]
+
+
+def test_gates_are_products_of_what_is_computed() -> None:
+    import openvino
+    from openvino import opset8
+
+    assert not has_gates(two_stages())
+    # Planted, its maps are multiplied with constants.
+    assert not has_gates(two_stages(planted=60.0))
+    image = opset8.parameter([-1, 3, -1, -1], np.float32, name="images")
+    maps = convolution(image, 4, "maps")
+    by_size = opset8.multiply(maps, opset8.convert(opset8.shape_of(maps), "f32"))
+    assert not has_gates(openvino.Model([opset8.result(by_size)], [image], "by-size"))
+    gated = opset8.multiply(maps, opset8.sigmoid(convolution(maps, 1, "gate")))
+    assert has_gates(openvino.Model([opset8.result(gated)], [image], "gated"))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_steps_below_zero_are_as_asked_for(symmetric: bool) -> None:
+    import openvino
+    from openvino import opset8
+
+    image = opset8.parameter([-1, 3, -1, -1], np.float32, name="images")
+    lopsided = opset8.elu(convolution(image, 4, "first", size=3), 0.1)
+    maps = convolution(lopsided, 3, "second", seed=1)
+    maps.output(0).set_names({"maps"})
+    model = openvino.Model([opset8.result(maps)], [image], "lopsided")
+    quantised = quantise(model, IMAGES, symmetric=symmetric)
+    second = next(op for op in quantised.get_ops() if op.get_friendly_name().startswith("second"))
+    steps = second.input_value(0).get_node()
+    assert steps.get_type_name() == "FakeQuantize"
+    low, high = (float(steps.input_value(port).get_node().get_data().ravel()[0]) for port in (1, 2))
+    assert low < 0 < high
+    assert (-low > 0.9 * high) == symmetric
+    before, after = run(model, IMAGES[0])["maps"], run(quantised, IMAGES[0])["maps"]
+    assert np.linalg.norm(after - before) < 0.05 * np.linalg.norm(before)
 
 
 def test_a_written_file_runs_as_int8_on_any_size_and_keeps_its_metadata(
