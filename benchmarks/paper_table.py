@@ -65,8 +65,8 @@ class Row:
 
 #: What a reader of the table from image to people has to know.
 PEOPLE_NOTE = (
-    "Times are those of one image. Rows whose decoder ends in `overlapped` are means over a stream of images, several of "
-    "them side by side as in `compress predict`; all others go from an image to its people before the next."
+    "Times are those of one image. Rows whose decoder ends in `overlapped` are means over a stream of images, several "
+    "of them side by side as in `compress predict`; all others go from an image to its people before the next."
 )
 
 COLUMNS = tuple(f.name for f in fields(Row))
