@@ -25,6 +25,11 @@ def assets() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: at the end they would keep one process busy while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the run if tests of the real network had to be left out where they are demanded."""
     if os.environ.get("COMPRESS_REQUIRE_ASSETS") and getattr(session.config, "workerinput", None) is None:
