@@ -127,7 +127,7 @@ class Workshop:
     def streams(self, text: str) -> int:
         """How many images a runtime's runner takes at once where most images a second are wanted."""
         label = Label.read(text)
-        return usual_streams(Path("network.xml"), label.device, self._threads) if label.runtime == "openvino" else 1
+        return usual_streams(label.runtime, label.device, self._threads)
 
     def open(self, subject: Subject, text: str, size: tuple[int, int], streams: int = 1) -> Runner:
         """A runner; `RuntimeAbsent` if this machine lacks it."""

@@ -22,9 +22,14 @@ _BY_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
 MOST_STREAMS = 4
 
 
-def usual_streams(path: Path, device: str = "cpu", threads: int | None = None) -> int:
-    """How many images a file's runner takes at once where nobody waits for one of them: several with OpenVINO."""
-    if _BY_SUFFIX.get(path.suffix.lower()) != "openvino" or device != "cpu":
+def runtime_of(path: Path) -> str:
+    """The runtime that a file is made for, by its suffix."""
+    return _BY_SUFFIX.get(path.suffix.lower(), "torch")
+
+
+def usual_streams(runtime: str, device: str = "cpu", threads: int | None = None) -> int:
+    """How many images a runner takes at once where nobody waits for one of them: several with OpenVINO on a CPU."""
+    if (runtime, device) != ("openvino", "cpu"):
         return 1
     return min(MOST_STREAMS, threads or os.cpu_count() or 1)
 
@@ -71,7 +76,7 @@ def open_runner(
     CompressError
         If the file can't be read, or does not say what it expects and gives.
     """
-    own = _BY_SUFFIX.get(path.suffix.lower(), "torch")
+    own = runtime_of(path)
     wanted = own if runtime is None else runtime
     if wanted not in RUNTIMES:
         raise UsageError("unknown runtime", found=runtime, way_out=f"Known: {', '.join(RUNTIMES)}")

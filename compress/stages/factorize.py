@@ -49,7 +49,7 @@ class FactorizeOptions(ModelOptions, SizeOptions, DataOptions):
     budget: str | None = option(
         None,
         "Forms and ranks by a budget: macs=0.5, params=, size= (shares, or 4G, 2M), error= (of the final maps), "
-        "drop= (AP on --data), latency=0.6@openvino-cpu",
+        "drop= (AP on --data), latency=0.6@openvino-cpu or @openvino-cpu-int8",
         flag="-b",
     )
     prior: Literal["vbmf"] | None = option(None, "With --budget: no rank below what VBMF finds")

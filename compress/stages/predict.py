@@ -21,7 +21,7 @@ from compress.pose.oks import coco_results
 from compress.pose.skeleton import COCO17, Skeleton
 from compress.pose.spec import PoseSpec
 from compress.report.drawing import draw_poses
-from compress.runtime.opening import MOST_STREAMS, open_runner, usual_streams
+from compress.runtime.opening import MOST_STREAMS, open_runner, runtime_of, usual_streams
 from compress.stages.base import Progress, StageResult, option
 from compress.stages.evaluate import RunnerOptions, ScoreOptions
 from compress.stages.finding import Finder, Item, Network, Seen
@@ -89,7 +89,7 @@ def run(options: PredictOptions, progress: Progress) -> StageResult:
     boxes = None if options.boxes is None else read_boxes(options.boxes)
     streams = options.streams
     if streams is None:
-        streams = 1 if frames.live else usual_streams(options.model, options.device, options.threads)
+        streams = 1 if frames.live else usual_streams(runtime_of(options.model), options.device, options.threads)
     runner = open_runner(
         options.model,
         runtime=options.runtime,
