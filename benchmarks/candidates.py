@@ -20,19 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.errors import RuntimeAbsent, UsageError
 from compress.export.to_onnx import INPUT, OPSET
 from compress.export.to_openvino import write_ir
 from compress.measure.on_target import write_quantised
-from compress.model.cost import cost
-from compress.networks.registry import NetworkSpec, build, pose_spec
+from compress.network.cost import cost
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import POSE_KEY, OnnxRunner
 from compress.runtime.opening import usual_streams
 from compress.runtime.openvino_runner import OpenVinoRunner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions, TorchRunner
+from compress.zoo.registry import build, pose_spec
 
 RUNTIMES = ("torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -67,7 +68,7 @@ class Label:
             raise UsageError(
                 "a runtime is RUNTIME-DEVICE[-PRECISION][-graphs][-compile]",
                 found=text,
-                way_out="For example torch-cpu, onnxruntime-cpu, openvino-cpu-bf16, openvino-cpu-int8-bf16, "
+                hint="For example torch-cpu, onnxruntime-cpu, openvino-cpu-bf16, openvino-cpu-int8-bf16, "
                 "torch-cuda-fp16-graphs",
             )
         first, rest = (*precisions, "fp32", "fp32")[:2]
@@ -106,8 +107,8 @@ def build_subject(name: str, network: str, options: Mapping[str, Any]) -> Subjec
 
 def read_subject(name: str, path: Path) -> Subject:
     """A network from a checkpoint."""
-    checkpoint = load_checkpoint(path)
-    return Subject(name, checkpoint.build(), checkpoint.pose)
+    checkpoint = load(path)
+    return Subject(name, checkpoint.module, checkpoint.pose)
 
 
 class Workshop:
@@ -170,7 +171,7 @@ def missing(text: str) -> str | None:
         try:
             Workshop(Path(folder), 1).open(tiny, text, (8, 8)).close()
         except RuntimeAbsent as error:
-            return error.what
+            return error.cause
     return None
 
 

@@ -27,7 +27,7 @@ from scenes import IMAGE, make_fields
 
 from compress.files import write_text
 from compress.measure.bootstrap import ratio
-from compress.pose.paf import PafOptions, decode
+from compress.pose.decoders.paf import PafOptions, decode
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 

@@ -20,18 +20,18 @@ import tensorly
 import torch
 from tensorly.decomposition import partial_tucker
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.decomposition.tucker import tucker2
 from compress.files import write_text
 from compress.measure.bootstrap import ratio as paired_ratio
 from compress.measure.machine import describe
-from compress.model.factors import clip_ranks
-from compress.model.layers import list_layers
-from compress.ranks.fixed import STEM_CHANNELS, parse_ratio
+from compress.network.factors import clip_ranks
+from compress.network.layers import list_layers
+from compress.planning.policies import STEM_CHANNELS, parse_ratio
 
 
 def network_kernels(path):
-    module = load_checkpoint(path).build()
+    module = load(path).module
     layers = list_layers(module, (256, 256))
     return [
         module.get_submodule(layer.name).weight.detach()

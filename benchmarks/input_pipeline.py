@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from compress.checkpoint import initial_checkpoint
+from compress.checkpoint.load import create
 from compress.data.augment import Augmentation
 from compress.data.cache import Cached
 from compress.data.synthetic import DrawnPeople
@@ -75,7 +75,7 @@ def step_speed(checkpoint, size):
         steps=4, batch_size=BATCH, size=size, workers=1, amp="off", learning_rate=1e-6, checkpoint_every=None
     )
     finetune(
-        checkpoint.build(),
+        checkpoint.module,
         Ready(),
         options,
         pose=checkpoint.pose,
@@ -116,7 +116,7 @@ def watch_memory(pose, size, samples):
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--memory", type=int, help="Samples of the epoch whose memory is watched.")
 def main(output, rounds, memory):
-    checkpoint = initial_checkpoint("default")
+    checkpoint = create("default")
     pose = checkpoint.pose
     machine = describe()
     click.echo(f"{machine.cpu}, {machine.cores} cores, torch {machine.torch}, {torch.get_num_threads()} thread(s)")

@@ -16,14 +16,14 @@ import json
 import time
 from pathlib import Path
 
-from compress.checkpoint import initial_checkpoint
+from compress.checkpoint.load import create
+from compress.compression.budgets import BudgetRequest, by_budget
 from compress.errors import CompressError
 from compress.measure.machine import describe
-from compress.networks.registry import entries, get_entry
-from compress.ranks.budget import parse_budget
-from compress.ranks.fixed import Selection
-from compress.stages.base import Silent
-from compress.stages.budgeting import BudgetRequest, by_budget
+from compress.planning.budget import parse_budget
+from compress.planning.policies import Selection
+from compress.progress import Silent
+from compress.zoo.registry import entries, get_entry
 
 COLUMNS = (
     "network", "input", "target", "budget", "original_ms", "predicted_ms", "planned_ms", "result_ms", "ratio", "low",
@@ -38,13 +38,13 @@ def measure(name: str, target: str, share: float, half: bool) -> dict[str, objec
     row: dict[str, object] = {
         "network": name, "input": f"{size[0]}x{size[1]}", "target": target, "budget": share,
     }  # fmt: skip
-    checkpoint = initial_checkpoint(name, {}, seed=0, trained=False)
+    checkpoint = create(name, {}, seed=0, trained=False)
     request = BudgetRequest(parse_budget(f"latency={share}@{target}"), Selection(pointwise=True))
     start = time.perf_counter()
     try:
-        done, record = by_budget(checkpoint, checkpoint.build(), size, request, [], None, Silent())
+        done, record = by_budget(checkpoint, checkpoint.module, size, request, [], None, Silent())
     except CompressError as error:
-        return row | {"verdict": f"refused: {error.what}", "seconds": round(time.perf_counter() - start)}
+        return row | {"verdict": f"refused: {error.cause}", "seconds": round(time.perf_counter() - start)}
     gate = record["gate"]
     back = "" if gate["verdict"] == "faster" else "; came back as it was"
     return row | {

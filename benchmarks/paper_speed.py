@@ -250,7 +250,7 @@ def _names(text: str | None, known: Sequence[str], what: str) -> list[str]:
     names = list(known) if text is None else text.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"unknown {what}", found=unknown[0], way_out=f"Known: {', '.join(known)}")
+        raise UsageError(f"unknown {what}", found=unknown[0], hint=f"Known: {', '.join(known)}")
     return names
 
 

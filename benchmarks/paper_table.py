@@ -93,7 +93,7 @@ def read_csv(path: Path) -> tuple[dict[str, Any], list[Row]]:
         return dict(machine), rows
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FileError(
-            "this is no table of paper_speed.py to go on from", found=str(path), way_out="Name another file"
+            "this is no table of paper_speed.py to go on from", found=str(path), hint="Name another file"
         ) from error
 
 
@@ -104,7 +104,7 @@ def check_machine(before: Mapping[str, Any], now: Mapping[str, Any], path: Path)
         raise FileError(
             f"the rows in this file are of another machine or other versions ({', '.join(differing)})",
             found=str(path),
-            way_out="Name another file",
+            hint="Name another file",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.pose.paf_compat import enlarge
+from compress.pose.decoders.paf_compat import enlarge
 from compress.pose.spec import PoseSpec
 
 #: Joints of each limb, and the channels of its field.

@@ -40,30 +40,31 @@ from quality_table import ORIGINAL, Row, draw, markdown, read_rows, write_rows
 from rivals import Pruning, by_tensorly, quantised, stage_fewer, uniform_plan
 from torch import nn
 
-from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint
+from compress.checkpoint.load import create, load
+from compress.compression.budgets import within_cost
+from compress.compression.calibration import calibrate, calibration_images, curves_of
+from compress.compression.work import Work
 from compress.data.augment import Augmentation
 from compress.data.sample import Dataset, Sample
 from compress.data.source import open_data
 from compress.errors import CompressError
-from compress.evaluate import evaluate
+from compress.evaluation.score import evaluate
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import write_ir
 from compress.files import write_text
-from compress.measure.bootstrap import Matches, ap_difference, ap_interval, match_people
 from compress.measure.gate import never_slower
-from compress.model.cost import cost
-from compress.model.layers import list_layers
-from compress.plan import Plan
-from compress.ranks.budget import parse_budget
-from compress.ranks.budgeted import eligible
-from compress.ranks.fixed import Selection, Vbmf, make_plan
+from compress.model import Model
+from compress.network.cost import cost
+from compress.network.layers import list_layers
+from compress.planning.budget import parse_budget
+from compress.planning.budgeted import eligible
+from compress.planning.plan import Plan
+from compress.planning.policies import Selection, Vbmf, make_plan
+from compress.pose.metrics.ap_interval import Matches, ap_difference, ap_interval, match_people
+from compress.progress import Silent
 from compress.runtime.openvino_runner import OpenVinoRunner
 from compress.runtime.runner import Array, Runner
 from compress.runtime.torch_runner import TorchRunner
-from compress.stages.base import Silent
-from compress.stages.budgeting import within_cost
-from compress.stages.calibration import calibrate, calibration_images, curves_of
-from compress.stages.work import Work
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.factorize import factorize
 from compress.training.loop import FineTuneOptions, finetune
@@ -141,17 +142,17 @@ class Bench:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.checkpoint = _checkpoint(options)
-        self.module = self.checkpoint.build()
+        self.module = self.checkpoint.module
         height, width = options.input.split("x") if options.input else self._own_size()
         self.size = (int(height), int(width))
         self.dataset = First(_data(options), options.limit or 10**9)
-        self.name, self.pose = self.checkpoint.network.name, self.checkpoint.pose
+        self.name, self.pose = self.checkpoint.source.name, self.checkpoint.pose
         self.total = cost(self.module, self.size).macs
         self.budgets = options.budget or (REAL_BUDGETS if self.name == REAL else SHARES)
         self.rows: list[Row] = read_rows(options.output)
 
     def _own_size(self) -> tuple[int, int]:
-        return (256, 456) if self.checkpoint.network.name == REAL else self.checkpoint.pose.size
+        return (256, 456) if self.checkpoint.source.name == REAL else self.checkpoint.pose.size
 
     def macs(self, budget: str) -> float:
         """So many MACs a budget stands for."""
@@ -205,7 +206,7 @@ class Bench:
                 seconds = time.perf_counter() - start
                 facts = self.measure(module, made.runner) | {"seconds": f"{seconds:.0f}"}
             except Exception as error:  # a rival that can't be made or run says so in its row
-                what = error.what if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
+                what = error.cause if isinstance(error, CompressError) else f"{type(error).__name__}: {error}"
                 facts = {"note": " ".join(what.split())[:200]}
             print(row | facts, flush=True)
             self.rows.append({name: str(value) for name, value in (row | facts).items()})
@@ -340,12 +341,12 @@ def _fitted(bench: Bench, plan: Plan) -> nn.Module:
     return factorize_with_data(bench.module, plan, calibration, rounds=bench.options.rounds).module
 
 
-def _checkpoint(options: argparse.Namespace) -> Checkpoint:
+def _checkpoint(options: argparse.Namespace) -> Model:
     if options.checkpoint:
-        return load_checkpoint(options.checkpoint)
+        return load(options.checkpoint)
     if options.assets:
-        return load_checkpoint(options.assets / "weights" / REAL / f"{REAL}.pth")
-    return initial_checkpoint("default")
+        return load(options.assets / "weights" / REAL / f"{REAL}.pth")
+    return create("default")
 
 
 def _data(options: argparse.Namespace) -> Dataset:

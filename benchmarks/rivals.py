@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from compress.errors import NetworkError, RankError
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import write_ir
-from compress.model.cost import cost
-from compress.model.maps import map_scales, probe
-from compress.plan import Plan
+from compress.network.cost import cost
+from compress.network.output_error import map_scales, probe
+from compress.planning.plan import Plan
+from compress.planning.policies import Ratio, make_plan
 from compress.pose.spec import PoseSpec
-from compress.ranks.fixed import Ratio, make_plan
 from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
 from compress.surgery.factorized import TuckerConv2d
 

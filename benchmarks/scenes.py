@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from compress.pose.paf import PafOptions, decode
+from compress.evaluation.overlap import in_order
+from compress.pose.decoders.paf import PafOptions, decode
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
-from compress.stages.overlap import in_order
 
 #: x and y of the joints of a standing person, in shares of the height.
 PERSON = np.array([
@@ -56,7 +56,7 @@ class ImageToPeople:
     people : int
         How many people are drawn.
     decoder : callable
-        As `compress.pose.paf.decode` without options.
+        As `compress.pose.decoders.paf.decode` without options.
     height : int
         That images are scaled to.
 

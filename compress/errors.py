@@ -1,51 +1,54 @@
 """Every error a user can meet.
 
-Each says what is wrong, the value that was found and the way out, in one message. Anything else that
-escapes the program is a bug of ours and keeps its traceback.
+Each states the cause, the value that was found, and a hint for fixing it, in one message. Any other exception that
+escapes the program is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class CompressError(Exception):
-    """Something the user can mend.
+    """Something the user can fix.
 
     Parameters
     ----------
-    what : str
+    cause : str
         What is wrong, one sentence without the final full stop.
     found : object, optional
         The offending value, shown by its ``repr``.
-    way_out : str, optional
+    hint : str, optional
         What the user can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, found: object = None, way_out: str = "") -> None:
-        self.what = what
+    def __init__(self, cause: str, *, found: object = None, hint: str = "") -> None:
+        self.cause = cause
         self.found = found
-        self.way_out = way_out
-        message = what
+        self.hint = hint
+        message = cause
         if found is not None:
             message += f" (found: {found!r})"
-        if way_out:
-            message += f". {way_out}"
+        if hint:
+            message += f". {hint}"
         super().__init__(message)
 
 
 class UsageError(CompressError):
-    """A command was called wrongly: an option, a number or a combination that can't mean anything."""
+    """An option, a number or a combination of them that is not valid."""
 
     exit_code = 2
 
 
 class FileError(CompressError):
-    """A file is missing, truncated, empty, of another kind, or already there."""
+    """A file is missing, truncated, empty, of another kind, or already exists."""
 
 
 class CheckpointError(CompressError):
-    """A checkpoint can't be read, or does not fit the network it is meant for."""
+    """A checkpoint can't be read, or does not fit its network."""
 
 
 class PlanError(CompressError):
@@ -56,12 +59,28 @@ class RankError(CompressError):
     """A rank, ratio or rank policy that no layer can have."""
 
 
+class Infeasible(RankError):
+    """A budget that no plan can meet.
+
+    Parameters
+    ----------
+    cause, found, hint
+        As of `CompressError`.
+    nearest : str
+        The nearest budget that can be met, as it is written: ``"macs=0.41"``.
+    """
+
+    def __init__(self, cause: str, *, found: object = None, hint: str = "", nearest: str) -> None:
+        super().__init__(cause, found=found, hint=hint)
+        self.nearest = nearest
+
+
 class DataError(CompressError):
-    """A data set that is not what it should be."""
+    """A data set that can't be read or used."""
 
 
 class NetworkError(CompressError):
-    """An unknown network, or options that its builder does not know."""
+    """An unknown network, options that its builder does not accept, or a network that can't be run."""
 
 
 class RuntimeAbsent(CompressError):
@@ -70,3 +89,9 @@ class RuntimeAbsent(CompressError):
 
 class ParityError(CompressError):
     """An exported file that does not reproduce the network it was made from."""
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Names close to a misspelt one, as ``" (similar: a, b)"``; empty if there are none."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f" (similar: {', '.join(close)})" if close else ""

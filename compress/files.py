@@ -14,7 +14,7 @@ from compress.errors import FileError
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise `FileError` if ``path`` is there and may not be replaced."""
     if path.exists() and not force:
-        raise FileError("the output exists already", found=str(path), way_out="Choose another name or pass --force")
+        raise FileError("the output exists already", found=str(path), hint="Choose another name or pass --force")
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def atomic_path(path: Path, *, force: bool = True) -> Iterator[Path]:
         raise FileError(
             f"the file can't be written: {error.strerror or error}",
             found=str(path),
-            way_out="Check space and permissions",
+            hint="Check space and permissions",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -68,13 +68,13 @@ def write_text(path: Path, text: str, *, force: bool = True) -> None:
 def read_bytes(path: Path, kind: str) -> bytes:
     """Read a file that must be there and hold something; ``kind`` names it in the error."""
     if not path.exists():
-        raise FileError(f"the {kind} does not exist", found=str(path), way_out="Check the path")
+        raise FileError(f"the {kind} does not exist", found=str(path), hint="Check the path")
     if path.is_dir():
-        raise FileError(f"the {kind} is a folder", found=str(path), way_out="Name a file")
+        raise FileError(f"the {kind} is a folder", found=str(path), hint="Name a file")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise FileError(f"the {kind} can't be read: {error.strerror or error}", found=str(path)) from error
     if not content:
-        raise FileError(f"the {kind} is empty", found=str(path), way_out="Fetch or write it again")
+        raise FileError(f"the {kind} is empty", found=str(path), hint="Fetch or write it again")
     return content

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from compress import __version__
+from compress.commands.registry import get_stage
 from compress.files import write_text
+from compress.progress import Progress
 from compress.recipe import Recipe, Step
-from compress.stages.base import Progress
-from compress.stages.registry import get_stage
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.commands.base import StageOptions, check_options
+from compress.commands.registry import get_stage
 from compress.errors import FileError, UsageError
 from compress.files import read_bytes
-from compress.stages.base import StageOptions, check_options
-from compress.stages.registry import get_stage
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
@@ -73,13 +73,13 @@ def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[st
     unknown = set(record) - {"title", "folder", "variables", "stage"}
     if unknown:
         raise UsageError(
-            "unknown key in the recipe", found=sorted(unknown), way_out="Known: title, folder, variables, stage"
+            "unknown key in the recipe", found=sorted(unknown), hint="Known: title, folder, variables, stage"
         )
     known = dict(record.get("variables", {}))
     strange = set(variables or {}) - set(known)
     if strange:
         raise UsageError(
-            "the recipe has no such variable", found=sorted(strange), way_out=f"Known: {', '.join(known) or 'none'}"
+            "the recipe has no such variable", found=sorted(strange), hint=f"Known: {', '.join(known) or 'none'}"
         )
     # A path given on the command line is meant from the current folder, not from the recipe's.
     known |= {k: str(Path(v).resolve()) if Path(v).exists() else v for k, v in (variables or {}).items()}
@@ -92,7 +92,7 @@ def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[st
         values = _fill(dict(table), known)
         name = values.pop("run", None)
         if not isinstance(name, str):
-            raise UsageError(f"stage {number} does not say what to run", way_out='Give run = "factorize", for example')
+            raise UsageError(f"stage {number} does not say what to run", hint='Give run = "factorize", for example')
         model = get_stage(name).options
         options = check_options(model, values, f"stage {number} ({name})")
         steps.append(Step(name, _place(options, home)))
@@ -117,7 +117,7 @@ def _look_up(name: str, variables: Mapping[str, Any]) -> Any:
     """A variable with those inside it filled in; it is out of sight there, so that none can hold itself."""
     value = variables.get(name)
     if value is None or value in ("", []):
-        raise UsageError(f"the recipe's variable {name} has no value", way_out=f"Pass --set {name}=VALUE")
+        raise UsageError(f"the recipe's variable {name} has no value", hint=f"Pass --set {name}=VALUE")
     return _fill(value, {other: inner for other, inner in variables.items() if other != name})
 
 

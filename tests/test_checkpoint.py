@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from compress import checkpoint as checkpoint_room
-from compress.checkpoint import FORMAT, Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.checkpoint.load import create, load
+from compress.checkpoint.reading import FORMAT
+from compress.checkpoint.save import save
 from compress.errors import CheckpointError, NetworkError
-from compress.networks.registry import NetworkEntry, NetworkSpec, build, get_entry
+from compress.model import Model
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.surgery.edits import FactorizeEdit, apply_edits
+from compress.zoo.registry import NetworkEntry, build, get_entry
 
 SMALL = {"refinements": 1, "width": 8, "backbone_scale": 0.125, "blocks": 1, "head_width": 8}
 
@@ -82,23 +86,23 @@ def mynetworks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 
 @pytest.fixture(scope="module")
-def small() -> Checkpoint:
-    return initial_checkpoint("default", SMALL, seed=3, trained=False)
+def small() -> Model:
+    return create("default", SMALL, seed=3, trained=False)
 
 
 @pytest.fixture(scope="module")
-def edited(small: Checkpoint) -> Checkpoint:
+def edited(small: Model) -> Model:
     edit = FactorizeEdit({"initial_stage.trunk.1.0": ("tucker2", (3, 2)), "cpm.align.0": ("svd", (4,))})
-    module = apply_edits(small.build(), (edit,))
-    return snapshot(small, module, edits=(edit,), command="factorize", ratio="1/3", layers=[{"ranks": [3, 2]}])
+    module = apply_edits(small.module, (edit,))
+    return small.derive(module, edits=(edit,), command="factorize", ratio="1/3", layers=[{"ranks": [3, 2]}])
 
 
 def same_weights(a: Any, b: Any) -> bool:
     return list(a) == list(b) and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-def assert_same(a: Checkpoint, b: Checkpoint) -> None:
-    assert same_weights(a.state_dict, b.state_dict)
+def assert_same(a: Model, b: Model) -> None:
+    assert same_weights(a.module.state_dict(), b.module.state_dict())
     empty: dict[str, Tensor] = {}
     assert replace(a, state_dict=empty) == replace(b, state_dict=empty)
 
@@ -115,24 +119,24 @@ def module_prefixed(state: Any) -> dict[str, Any]:
 def test_a_checkpoint_comes_back_bit_for_bit(
     which: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    before: Checkpoint = request.getfixturevalue(which)
+    before: Model = request.getfixturevalue(which)
     path = tmp_path / f"model{suffix}"
-    save_checkpoint(before, path)
-    after = load_checkpoint(path)
+    save(before, path)
+    after = load(path)
     assert_same(after, before)
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        expected, found = before.build()(image)[-1], after.build()(image)[-1]
+        expected, found = before.module(image)[-1], after.module(image)[-1]
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_both_formats_hold_the_same_record_and_nothing_but_plain_values(edited: Checkpoint, tmp_path: Path) -> None:
-    save_checkpoint(edited, tmp_path / "model.pt")
-    save_checkpoint(edited, tmp_path / "model.safetensors")
+def test_both_formats_hold_the_same_record_and_nothing_but_plain_values(edited: Model, tmp_path: Path) -> None:
+    save(edited, tmp_path / "model.pt")
+    save(edited, tmp_path / "model.safetensors")
     record = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(record) == {"format", "version", "network", "edits", "pose", "history", "state_dict"}
     assert (record.pop("format"), record["version"]) == ("compress-checkpoint", 1)
-    assert same_weights(record.pop("state_dict"), edited.state_dict)
+    assert same_weights(record.pop("state_dict"), edited.module.state_dict())
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         metadata = json.loads(file.metadata()[FORMAT])
     assert metadata.pop("format") == FORMAT
@@ -140,14 +144,14 @@ def test_both_formats_hold_the_same_record_and_nothing_but_plain_values(edited: 
 
 
 def test_networks_outlive_a_change_of_their_defaults(tmp_path: Path) -> None:
-    save_checkpoint(initial_checkpoint("lightweight-openpose", {"refinements": 0}), tmp_path / "a.pt")
+    save(create("lightweight-openpose", {"refinements": 0}), tmp_path / "a.pt")
     assert torch.load(tmp_path / "a.pt", weights_only=True)["network"]["options"] == {"refinements": 0}
-    assert initial_checkpoint("default", {"width": 8}, trained=False).network.options["blocks"] == 3
+    assert create("default", {"width": 8}, trained=False).network.options["blocks"] == 3
 
 
-def test_views_and_shared_tensors_are_saved_as_themselves(small: Checkpoint, tmp_path: Path) -> None:
+def test_views_and_shared_tensors_are_saved_as_themselves(small: Model, tmp_path: Path) -> None:
     large = torch.zeros(10_000_000)
-    state = dict(small.state_dict)
+    state = dict(small.module.state_dict())
     keys = [key for key in state if key.startswith("initial_stage.trunk") and key.endswith("0.0.weight")]
     large[: state[keys[0]].numel()] = state[keys[0]].flatten()
     state[keys[0]] = large[: state[keys[0]].numel()].view_as(state[keys[0]])
@@ -155,18 +159,18 @@ def test_views_and_shared_tensors_are_saved_as_themselves(small: Checkpoint, tmp
     shared = replace(small, state_dict=state)
     for suffix in (".pt", ".safetensors"):
         path = tmp_path / f"model{suffix}"
-        save_checkpoint(shared, path)
+        save(shared, path)
         assert path.stat().st_size < 1_000_000
-        assert same_weights(load_checkpoint(path).state_dict, state)
+        assert same_weights(load(path).module.state_dict(), state)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_half_precision_storage_gives_a_float32_network(small: Checkpoint, suffix: str, tmp_path: Path) -> None:
-    half = {k: v.half() if v.is_floating_point() else v for k, v in small.state_dict.items()}
+def test_half_precision_storage_gives_a_float32_network(small: Model, suffix: str, tmp_path: Path) -> None:
+    half = {k: v.half() if v.is_floating_point() else v for k, v in small.module.state_dict().items()}
     path = tmp_path / f"model{suffix}"
-    save_checkpoint(replace(small, state_dict=half), path)
-    loaded = load_checkpoint(path)
-    module = loaded.build()
+    save(replace(small, state_dict=half), path)
+    loaded = load(path)
+    module = loaded.module
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert all(torch.equal(value, half[key].to(value.dtype)) for key, value in module.state_dict().items())
     assert all(p.requires_grad for p in module.parameters())
@@ -175,79 +179,83 @@ def test_half_precision_storage_gives_a_float32_network(small: Checkpoint, suffi
 # Building
 
 
-def test_building_gives_a_network_of_its_own_in_eval_mode(small: Checkpoint) -> None:
-    first, second = small.build(), small.build()
+def test_building_gives_a_network_of_its_own_in_eval_mode(small: Model) -> None:
+    first, second = small.module, small.module
     assert not any(part.training for part in first.modules())
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.zero_()
-    assert same_weights(second.state_dict(), small.state_dict)
+    assert same_weights(second.state_dict(), small.module.state_dict())
     assert all(p.requires_grad and p.is_leaf and p.device.type == "cpu" for p in second.parameters())
 
 
-def test_building_and_loading_leave_the_random_state_alone(small: Checkpoint, tmp_path: Path) -> None:
-    save_checkpoint(small, tmp_path / "model.pt")
+def test_building_and_loading_leave_the_random_state_alone(small: Model, tmp_path: Path) -> None:
+    save(small, tmp_path / "model.pt")
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    load_checkpoint(tmp_path / "model.pt").build()
-    initial_checkpoint("default", SMALL, seed=9, trained=False)
+    load(tmp_path / "model.pt").module
+    create("default", SMALL, seed=9, trained=False)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_weights_that_do_not_fit_are_refused_at_building(small: Checkpoint) -> None:
-    state = dict(small.state_dict)
+def test_weights_that_do_not_fit_are_refused_at_building(small: Model) -> None:
+    state = dict(small.module.state_dict())
     state.pop("cpm.conv.0.weight")
     with pytest.raises(CheckpointError, match=r"default: 1 missing: cpm\.conv\.0\.weight"):
-        replace(small, state_dict=state).build()
+        replace(small, state_dict=state).module
 
 
-def test_a_snapshot_copies_weights_and_appends(small: Checkpoint) -> None:
-    module = small.build()
-    later = snapshot(small, module, command="finetune", steps=5)
+def test_a_snapshot_copies_weights_and_appends(small: Model) -> None:
+    module = small.module
+    later = small.derive(module, command="finetune", steps=5)
     with torch.no_grad():
         next(module.parameters()).add_(1)
-    assert same_weights(later.state_dict, small.state_dict)
+    assert same_weights(later.module.state_dict(), small.module.state_dict())
     assert later.history == (*small.history, {"command": "finetune", "steps": 5})
-    assert snapshot(small, module).history == small.history
-    assert not torch.equal(snapshot(small, module).state_dict["model.0.0.weight"], later.state_dict["model.0.0.weight"])
+    assert small.derive(module).history == small.history
+    assert not torch.equal(
+        small.derive(module).module.state_dict()["model.0.0.weight"], later.module.state_dict()["model.0.0.weight"]
+    )
 
 
 # Starting
 
 
 def test_a_seed_gives_the_same_random_weights() -> None:
-    first, again, other = (initial_checkpoint("default", SMALL, seed=seed, trained=False) for seed in (1, 1, 2))
+    first, again, other = (create("default", SMALL, seed=seed, trained=False) for seed in (1, 1, 2))
     assert_same(first, again)
-    assert not torch.equal(first.state_dict["cpm.conv.0.weight"], other.state_dict["cpm.conv.0.weight"])
+    assert not torch.equal(
+        first.module.state_dict()["cpm.conv.0.weight"], other.module.state_dict()["cpm.conv.0.weight"]
+    )
     assert first.history[-1]["trained"] is False
     assert first.pose == get_entry("default").pose
 
 
 def test_shipped_weights_are_taken_where_there_are_any(
-    small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "default.pt"
-    save_checkpoint(small, shipped)
+    save(small, shipped)
     entry = replace(get_entry("default"), weights=shipped)
     assert isinstance(entry, NetworkEntry)
     monkeypatch.setattr(checkpoint_room, "get_entry", lambda name: entry)
     for trained in (None, True):
-        found = initial_checkpoint("default", SMALL, trained=trained)
-        assert same_weights(found.state_dict, small.state_dict)
+        found = create("default", SMALL, trained=trained)
+        assert same_weights(found.module.state_dict(), small.module.state_dict())
         assert found.history[-1]["trained"] is True
-    assert initial_checkpoint("default", SMALL, seed=4, trained=False).history[-1]["trained"] is False
-    assert initial_checkpoint("default", {**SMALL, "width": 16}).history[-1]["trained"] is False
+    assert create("default", SMALL, seed=4, trained=False).history[-1]["trained"] is False
+    assert create("default", {**SMALL, "width": 16}).history[-1]["trained"] is False
     with pytest.raises(NetworkError, match="no trained weights of the network default with these options"):
-        initial_checkpoint("default", {**SMALL, "width": 16}, trained=True)
+        create("default", {**SMALL, "width": 16}, trained=True)
 
 
 def test_networks_without_shipped_weights_start_random() -> None:
-    assert initial_checkpoint("human-pose-estimation-0001").history[-1]["trained"] is False
+    assert create("human-pose-estimation-0001").history[-1]["trained"] is False
     with pytest.raises(NetworkError, match="no trained weights"):
-        initial_checkpoint("human-pose-estimation-0001", trained=True)
+        create("human-pose-estimation-0001", trained=True)
     with pytest.raises(NetworkError, match="unknown option"):
-        initial_checkpoint("human-pose-estimation-0001", {"width": 3})
+        create("human-pose-estimation-0001", {"width": 3})
 
 
 # Foreign state dicts
@@ -267,33 +275,33 @@ def test_networks_without_shipped_weights_start_random() -> None:
 def test_public_files_load_by_detection_and_by_name(
     wrap: Callable[[Any], Any], name: str | None, legacy: bool, tmp_path: Path
 ) -> None:
-    start = initial_checkpoint("lightweight-openpose", {"refinements": 2})
+    start = create("lightweight-openpose", {"refinements": 2})
     path = tmp_path / "checkpoint_iter_370000.pth"
-    torch.save(wrap(start.state_dict), path, _use_new_zipfile_serialization=not legacy)
-    loaded = load_checkpoint(path, name)
-    assert loaded.network == start.network
+    torch.save(wrap(start.module.state_dict()), path, _use_new_zipfile_serialization=not legacy)
+    loaded = load(path, name)
+    assert loaded.source == start.source
     assert loaded.pose == start.pose
-    assert same_weights(loaded.state_dict, start.state_dict)
+    assert same_weights(loaded.module.state_dict(), start.module.state_dict())
     assert loaded.history == (
         {"command": "import", "file": "checkpoint_iter_370000.pth", "network": "lightweight-openpose"},
     )
 
 
 def test_a_plain_safetensors_file_is_a_foreign_state_dict(tmp_path: Path) -> None:
-    start = initial_checkpoint("human-pose-estimation-0001")
+    start = create("human-pose-estimation-0001")
     path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(dict(start.state_dict), path, metadata={"format": "pt"})
-    assert load_checkpoint(path).network == NetworkSpec("human-pose-estimation-0001")
-    assert same_weights(load_checkpoint(path).build().state_dict(), start.state_dict)
+    safetensors.torch.save_file(dict(start.module.state_dict()), path, metadata={"format": "pt"})
+    assert load(path).network == NetworkSpec("human-pose-estimation-0001")
+    assert same_weights(load(path).module.state_dict(), start.module.state_dict())
 
 
 def test_the_wrong_name_is_refused_with_what_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    torch.save(dict(initial_checkpoint("lightweight-openpose").state_dict), path)
+    torch.save(dict(create("lightweight-openpose").module.state_dict()), path)
     with pytest.raises(CheckpointError, match=r"human-pose-estimation-0001: 11\d missing.*unexpected.*--network"):
-        load_checkpoint(path, "human-pose-estimation-0001")
+        load(path, "human-pose-estimation-0001")
     with pytest.raises(NetworkError, match="unknown network"):
-        load_checkpoint(path, "openpose")
+        load(path, "openpose")
 
 
 @pytest.mark.real
@@ -301,42 +309,42 @@ def test_open_model_zoo_weights_load_by_detection_and_by_name(assets: Path) -> N
     path = assets / "weights" / "human-pose-estimation-0001" / "human-pose-estimation-0001.pth"
     raw = torch.load(path, weights_only=True)["state_dict"]
     for name in (None, "human-pose-estimation-0001"):
-        loaded = load_checkpoint(path, name)
-        assert loaded.network == NetworkSpec("human-pose-estimation-0001")
+        loaded = load(path, name)
+        assert loaded.source == NetworkSpec("human-pose-estimation-0001")
         assert loaded.pose == PoseSpec(height=368)
-        assert same_weights(loaded.build().state_dict(), raw)
+        assert same_weights(loaded.module.state_dict(), raw)
 
 
 @pytest.mark.real
 def test_a_network_of_the_users_own_loads_by_its_factory(assets: Path, mynetworks: str, tmp_path: Path) -> None:
     path = assets / "weights" / "cifar10_resnet" / "resnet20-12fca82f.th"
     with pytest.raises(CheckpointError, match=r"no known network.*lightweight-openpose.*package\.module:factory"):
-        load_checkpoint(path)
-    loaded = load_checkpoint(path, f"{mynetworks}:resnet20")
-    assert loaded.network == NetworkSpec(f"{mynetworks}:resnet20")
+        load(path)
+    loaded = load(path, f"{mynetworks}:resnet20")
+    assert loaded.source == NetworkSpec(f"{mynetworks}:resnet20")
     raw = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
-    module = loaded.build()
+    module = loaded.module
     # The file predates batch counters.
     assert all(torch.equal(module.state_dict()[key.removeprefix("module.")], raw[key]) for key in raw)
     assert module(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-    save_checkpoint(loaded, tmp_path / "ours.pt")
-    assert_same(load_checkpoint(tmp_path / "ours.pt", f"{mynetworks}:resnet20"), loaded)
+    save(loaded, tmp_path / "ours.pt")
+    assert_same(load(tmp_path / "ours.pt", f"{mynetworks}:resnet20"), loaded)
 
 
 def test_ties_and_unsaved_buffers_of_a_users_network_stay(mynetworks: str) -> None:
-    start = initial_checkpoint(f"{mynetworks}:Tied")
-    module = start.build()
+    start = create(f"{mynetworks}:Tied")
+    module = start.module
     first, second = module.get_submodule("first"), module.get_submodule("second")
     assert first.weight is second.weight
     assert torch.equal(module.get_buffer("grid"), torch.arange(3.0))
-    assert same_weights(module.state_dict(), start.state_dict)
+    assert same_weights(module.state_dict(), start.module.state_dict())
 
 
 def test_a_sibling_that_the_user_names_has_the_detected_depth(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = build(NetworkSpec("simple-baseline-mpii", {"depth": 101}))
     torch.save(module.state_dict(), tmp_path / "foreign.pt")
-    found = load_checkpoint(tmp_path / "foreign.pt", network="simple-baseline-mpii")
-    assert found.network == NetworkSpec("simple-baseline-mpii", {"depth": 101})
+    found = load(tmp_path / "foreign.pt", network="simple-baseline-mpii")
+    assert found.source == NetworkSpec("simple-baseline-mpii", {"depth": 101})
     with pytest.raises(CheckpointError, match="lite-hrnet"):
-        load_checkpoint(tmp_path / "foreign.pt", network="lite-hrnet")
+        load(tmp_path / "foreign.pt", network="lite-hrnet")

@@ -19,26 +19,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compress.checkpoint import FORMAT, Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint
+from compress.checkpoint.load import create, load
+from compress.checkpoint.reading import FORMAT
+from compress.checkpoint.save import save
 from compress.errors import CompressError, FileError
-from compress.networks.registry import NetworkSpec
+from compress.model import Model
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 
 SMALL = {"refinements": 0, "width": 8, "backbone_scale": 0.125, "blocks": 1, "head_width": 8}
 
 
 @pytest.fixture(scope="module")
-def small() -> Checkpoint:
-    return initial_checkpoint("default", SMALL, trained=False)
+def small() -> Model:
+    return create("default", SMALL, trained=False)
 
 
 @pytest.fixture(scope="module")
-def contents(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def contents(small: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of a good file of each kind that is read."""
     folder = tmp_path_factory.mktemp("good")
     for name in ("ours.pt", "ours.safetensors"):
-        save_checkpoint(small, folder / name)
-    state = {"state_dict": {f"module.{key}": value for key, value in list(small.state_dict.items())[:12]}, "iter": 3}
+        save(small, folder / name)
+    state = {
+        "state_dict": {f"module.{key}": value for key, value in list(small.module.state_dict().items())[:12]},
+        "iter": 3,
+    }
     torch.save(state, folder / "foreign.pth")
     torch.save(state, folder / "legacy.th", _use_new_zipfile_serialization=False)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -73,7 +79,7 @@ class Wicked:
 
 def assert_refused(path: Path, match: str, network: str | None = None) -> None:
     with pytest.raises(CompressError, match=match) as caught:
-        load_checkpoint(path, network)
+        load(path, network)
     assert caught.value.exit_code == 1
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < 4000
@@ -147,10 +153,10 @@ def test_damaged_files_never_fail_in_another_way(
     path = tmp_path_factory.getbasetemp() / f"damaged-{name}"
     path.write_bytes(content)
     try:
-        loaded = load_checkpoint(path)
+        loaded = load(path)
     except CompressError:
         return
-    assert all(value.isfinite().all() for value in loaded.build().state_dict().values())
+    assert all(value.isfinite().all() for value in loaded.module.state_dict().values())
 
 
 @pytest.mark.parametrize("name", ["ours.pt", "ours.safetensors"])
@@ -205,12 +211,12 @@ def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path: Path) -> No
 def test_a_file_cannot_have_its_network_imported(custom: str, tmp_path: Path) -> None:
     name = f"{custom}:small"
     path = tmp_path / "model.pt"
-    save_checkpoint(Checkpoint(NetworkSpec(name), PoseSpec(), nn.Linear(2, 2).state_dict()), path)
+    save(Model(NetworkSpec(name), PoseSpec(), nn.Linear(2, 2).state_dict()), path)
     assert_refused(path, rf"no file is trusted to import code.*--network {name}")
     assert_refused(path, "holds another network than default", network="default")
     assert_refused(path, "holds another network", network="os:system")
     assert not (tmp_path / "imported").exists()
-    assert load_checkpoint(path, name).build().weight.shape == (2, 2)
+    assert load(path, name).module.weight.shape == (2, 2)
     assert (tmp_path / "imported").exists()
 
 
@@ -262,7 +268,7 @@ def test_records_are_trusted_in_nothing(
 ) -> None:
     path = tmp_path / "model.pt"
     torch.save(record, path)
-    load_checkpoint(path)
+    load(path)
     torch.save({**record, **change}, path)
     assert_refused(path, message)
 
@@ -292,10 +298,10 @@ def test_odd_metadata_of_a_safetensors_file_is_refused(text: str, message: str, 
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_weights_with_nan_are_refused(suffix: str, small: Checkpoint, tmp_path: Path) -> None:
-    weights = dict(small.state_dict)
+def test_weights_with_nan_are_refused(suffix: str, small: Model, tmp_path: Path) -> None:
+    weights = dict(small.module.state_dict())
     weights["cpm.conv.0.bias"] = torch.full((8,), float("nan"))
-    save_checkpoint(replace(small, state_dict=weights), tmp_path / f"model{suffix}")
+    save(replace(small, state_dict=weights), tmp_path / f"model{suffix}")
     assert_refused(tmp_path / f"model{suffix}", r"not finite.*cpm\.conv\.0\.bias")
 
 
@@ -303,23 +309,21 @@ def test_weights_with_nan_are_refused(suffix: str, small: Checkpoint, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_an_existing_file_is_refused_without_force_and_unchanged(
-    suffix: str, small: Checkpoint, tmp_path: Path
-) -> None:
+def test_an_existing_file_is_refused_without_force_and_unchanged(suffix: str, small: Model, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(b"precious")
     with pytest.raises(FileError, match="--force"):
-        save_checkpoint(small, path)
+        save(small, path)
     assert path.read_bytes() == b"precious"
-    save_checkpoint(small, path, force=True)
-    assert load_checkpoint(path).network == small.network
+    save(small, path, force=True)
+    assert load(path).network == small.source
     assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("before", [None, b"precious"])
 def test_a_failing_write_leaves_nothing_behind(
-    suffix: str, before: bytes | None, small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, before: bytes | None, small: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"model{suffix}"
     if before is not None:
@@ -332,14 +336,14 @@ def test_a_failing_write_leaves_nothing_behind(
     monkeypatch.setattr(torch, "save", fail)
     monkeypatch.setattr(safetensors.torch, "save_file", fail)
     with pytest.raises(FileError, match="no space"):
-        save_checkpoint(small, path, force=True)
+        save(small, path, force=True)
     assert os.listdir(tmp_path) == ([] if before is None else [path.name])
     assert before is None or path.read_bytes() == before
 
 
-def test_what_cannot_be_read_again_is_not_written(small: Checkpoint, tmp_path: Path) -> None:
+def test_what_cannot_be_read_again_is_not_written(small: Model, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        save_checkpoint(replace(small, history=({"weights": torch.ones(1)},)), tmp_path / "model.pt")
+        save(replace(small, history=({"weights": torch.ones(1)},)), tmp_path / "model.pt")
     with pytest.raises(FileError, match=r"\.pt or a \.safetensors"):
-        save_checkpoint(small, tmp_path / "model.onnx")
+        save(small, tmp_path / "model.onnx")
     assert os.listdir(tmp_path) == []

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.pipeline import run_recipe
+from compress.progress import Silent
 from compress.recipe import Recipe, load_recipe
-from compress.stages.base import Silent
 
 TEXT = """
 [[stage]]
@@ -78,7 +78,7 @@ def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not(tmp_path: 
     assert [report.skipped for report in reports] == [True, False]
     assert any("going on where it was interrupted" in line for line in second.told)
     assert not (parts / "trained.state").exists()
-    wanted, found = (load_checkpoint(folder / "trained.pt").state_dict for folder in (whole, parts))
+    wanted, found = (load(folder / "trained.pt").module.state_dict() for folder in (whole, parts))
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from compress.errors import CompressError, FileError, UsageError
 from compress.pipeline import run_recipe
+from compress.progress import Silent
 from compress.recipe import load_recipe
-from compress.stages.base import Silent
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 

@@ -83,9 +83,9 @@ class Augmentation:
             ("body_mask", 0 <= self.body_mask <= 1, "Give a probability from 0 to 1"),
             ("crop", self.crop in ("person", "random", "centre"), "Known: person, random, centre"),
         )
-        for name, good, way_out in checks:
+        for name, good, hint in checks:
             if not good:
-                raise DataError(f"the augmentation's {name} makes no sense", found=getattr(self, name), way_out=way_out)
+                raise DataError(f"the augmentation's {name} makes no sense", found=getattr(self, name), hint=hint)
 
 
 #: The image as it is: its height fills the crop, its centre is the crop's.

@@ -58,7 +58,7 @@ def read_boxes(path: Path) -> Boxes:
             raise DataError(
                 f"a detection of {path.name} can't be used: {error!r}",
                 found=entry,
-                way_out="Give image_id, category_id, bbox and score of each",
+                hint="Give image_id, category_id, bbox and score of each",
             ) from error
         finite = all(math.isfinite(value) for value in (x, y, width, height, score))
         if category == 1 and finite and score > 0 and width > 0 and height > 0:

@@ -66,13 +66,13 @@ class Cached:
             owner, sample = str(arrays["data"]), _from_arrays(arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"a cached sample can't be read: {error}", found=str(path), way_out="Remove it, or take another folder"
+                f"a cached sample can't be read: {error}", found=str(path), hint="Remove it, or take another folder"
             ) from error
         if owner != self.name:
             raise DataError(
                 f"the folder {path.parent} holds samples of another data set than {self.name}",
                 found=owner,
-                way_out="Take another folder for each data set",
+                hint="Take another folder for each data set",
             )
         return sample
 

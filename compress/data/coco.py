@@ -89,7 +89,7 @@ class CocoDataset:
             raise DataError(
                 f"the image {entry['file_name']} has another size than its annotations say",
                 found=size,
-                way_out=f"The annotations are of {listed[0]} rows and {listed[1]} columns; fetch the original image",
+                hint=f"The annotations are of {listed[0]} rows and {listed[1]} columns; fetch the original image",
             )
         mask = np.ones(size, dtype=np.bool_)
         annotations = self._people[entry["id"]]
@@ -127,20 +127,20 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_bytes(path, "annotation file")
     except FileError as error:
-        raise DataError(error.what, found=error.found, way_out=error.way_out) from error
+        raise DataError(error.cause, found=error.found, hint=error.hint) from error
     try:
         record = json.loads(content)
     except (RecursionError, ValueError) as error:
         raise DataError(
             f"the annotation file is no JSON, or cut off ({error})",
             found=str(path),
-            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json",
+            hint="Give a COCO keypoint file such as person_keypoints_val2017.json",
         ) from error
     if not isinstance(record, dict):
         raise DataError(
             "the annotation file has no images and annotations",
             found=type(record).__name__,
-            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json, not results or boxes",
+            hint="Give a COCO keypoint file such as person_keypoints_val2017.json, not results or boxes",
         )
     return record
 
@@ -151,7 +151,7 @@ def _entries(record: dict[str, Any], key: str, path: Path) -> list[dict[str, Any
         raise DataError(
             f"{path.name} has no list of {key}",
             found=sorted(map(str, record))[:8],
-            way_out="Give a COCO keypoint file such as person_keypoints_val2017.json",
+            hint="Give a COCO keypoint file such as person_keypoints_val2017.json",
         )
     return found
 
@@ -163,7 +163,7 @@ def _person_category(record: dict[str, Any], path: Path) -> tuple[dict[str, Any]
         raise DataError(
             f"{path.name} has no category with keypoints",
             found=[str(c.get("name")) for c in record["categories"]][:8],
-            way_out="Give the keypoint annotations (person_keypoints_*.json), not those of boxes or captions",
+            hint="Give the keypoint annotations (person_keypoints_*.json), not those of boxes or captions",
         )
     for category in with_keypoints:
         named = tuple(_OTHER_NAMES.get(str(joint), str(joint)) for joint in category["keypoints"])
@@ -174,7 +174,7 @@ def _person_category(record: dict[str, Any], path: Path) -> tuple[dict[str, Any]
     raise DataError(
         f"{path.name} has other joints than the 17 of COCO",
         found=[str(joint) for joint in with_keypoints[0]["keypoints"]][:20],
-        way_out=f"In this order they are: {', '.join(COCO17.joints)}",
+        hint=f"In this order they are: {', '.join(COCO17.joints)}",
     )
 
 
@@ -196,7 +196,7 @@ def _checked(annotation: dict[str, Any], path: Path, skeleton: Skeleton) -> dict
     raise DataError(
         f"an annotation of {path.name} can't be used: {reason}",
         found=f"annotation {annotation.get('id')}",
-        way_out="Give COCO keypoint annotations with keypoints, bbox and area",
+        hint="Give COCO keypoint annotations with keypoints, bbox and area",
     )
 
 

@@ -126,7 +126,7 @@ class Video:
                 raise DataError(
                     "no frame of it can be read: it is damaged, no video, or coded in a way that OpenCV does not know",
                     found=str(self.path),
-                    way_out="Fetch it again, or convert it to H.264 in .mp4",
+                    hint="Fetch it again, or convert it to H.264 in .mp4",
                 )
             yield first
             while (image := _next(capture)) is not None:
@@ -155,7 +155,7 @@ class Camera:
             raise DataError(
                 f"there is no camera {number}, or it may not be used",
                 found=str(number),
-                way_out=f"This machine has: {', '.join(map(str, there)) or 'none'}; or name a video or pictures",
+                hint=f"This machine has: {', '.join(map(str, there)) or 'none'}; or name a video or pictures",
             )
         self.fps: float | None = _rate(self._capture)
 
@@ -244,7 +244,7 @@ def open_sources(inputs: Sequence[Path]) -> tuple[Source, ...]:
         If one is not there, or a folder holds neither pictures nor videos.
     """
     if not inputs:
-        raise UsageError("nothing to look at", way_out="Name pictures, folders, videos, or a camera's number")
+        raise UsageError("nothing to look at", hint="Name pictures, folders, videos, or a camera's number")
     found: list[Source] = []
     for path in inputs:
         if path.is_dir():
@@ -253,7 +253,7 @@ def open_sources(inputs: Sequence[Path]) -> tuple[Source, ...]:
                 raise DataError(
                     "the folder holds neither pictures nor videos",
                     found=str(path),
-                    way_out=f"Files end in {', '.join(SUFFIXES + VIDEO_SUFFIXES)}; subfolders are not searched",
+                    hint=f"Files end in {', '.join(SUFFIXES + VIDEO_SUFFIXES)}; subfolders are not searched",
                 )
             found += [_open(file) for file in files]
         elif path.exists():
@@ -261,7 +261,7 @@ def open_sources(inputs: Sequence[Path]) -> tuple[Source, ...]:
         elif path.name.isdecimal() and path.name.isascii() and path.parent == Path():
             found.append(Camera(int(path.name)))
         else:
-            raise DataError("there is no such picture, video or folder", found=str(path), way_out="Check the path")
+            raise DataError("there is no such picture, video or folder", found=str(path), hint="Check the path")
     return tuple(found)
 
 

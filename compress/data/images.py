@@ -41,7 +41,7 @@ def read_image(path: Path, *, upright: bool = True) -> Image:
     try:
         content = read_bytes(path, "image")
     except FileError as error:
-        raise DataError(error.what, found=error.found, way_out=error.way_out) from error
+        raise DataError(error.cause, found=error.found, hint=error.hint) from error
     except OSError as error:
         raise DataError(f"the image can't be read: {error.strerror}", found=str(path)) from error
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -53,24 +53,24 @@ def read_image(path: Path, *, upright: bool = True) -> Image:
         raise DataError(
             "the image does not decode: it is damaged, cut off, or of an unknown kind",
             found=str(path),
-            way_out="Fetch it again, or leave it out",
+            hint="Fetch it again, or leave it out",
         )
     return np.asarray(image, dtype=np.uint8)
 
 
 def _image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+        raise DataError("there is no such folder of images", found=str(folder), hint="Check the path")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     if not paths:
-        raise DataError("the folder holds no images", found=str(folder), way_out=f"Files end in {', '.join(SUFFIXES)}")
+        raise DataError("the folder holds no images", found=str(folder), hint=f"Files end in {', '.join(SUFFIXES)}")
     return paths
 
 
 def check_there(names: Sequence[str], folder: Path) -> None:
     """Refuse, with a `DataError`, a folder that lacks some of the image files."""
     if not folder.is_dir():
-        raise DataError("there is no such folder of images", found=str(folder), way_out="Check the path")
+        raise DataError("there is no such folder of images", found=str(folder), hint="Check the path")
     # One listing of the folder is much faster than a hundred thousand questions about single files.
     listed = {path.name for path in folder.iterdir()}
     missing = [name for name in names if name not in listed and not (folder / name).is_file()]
@@ -79,7 +79,7 @@ def check_there(names: Sequence[str], folder: Path) -> None:
         raise DataError(
             f"{len(missing)} of {len(names)} images are not in {folder}",
             found=first,
-            way_out="Fetch them, name the folder they lie in, or take annotations of the images that are there",
+            hint="Fetch them, name the folder they lie in, or take annotations of the images that are there",
         )
 
 
@@ -133,5 +133,5 @@ class ImageFolder:
         raise DataError(
             "a folder of images has no annotations to score against",
             found=self.name,
-            way_out="Use --data coco:DIR, --annotations FILE --images DIR, or --data synthetic",
+            hint="Use --data coco:DIR, --annotations FILE --images DIR, or --data synthetic",
         )

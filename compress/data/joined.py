@@ -69,7 +69,7 @@ class Joined:
             raise DataError(
                 "data sets with different joints can't be scored together",
                 found=self.name,
-                way_out="Score them one by one",
+                hint="Score them one by one",
             )
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ def check_joints(parts: Sequence[Dataset], pose: PoseSpec) -> tuple[Joints, ...]
             raise DataError(
                 f"{part.name} does not have the joints that the network finds ({pose.skeleton})",
                 found=f"{source.name} without {', '.join(joints.missing)}",
-                way_out="Leave it out, or train a network that sees one person at a time",
+                hint="Leave it out, or train a network that sees one person at a time",
             )
         found.append(joints)
     return tuple(found)

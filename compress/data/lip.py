@@ -59,7 +59,7 @@ def _entry(row: list[str], number: int, path: Path) -> Listed:
         raise DataError(
             f"line {number} of {path.name} can't be used",
             found=",".join(row)[:80],
-            way_out="Give the image's name, then x, y and a flag of 16 joints",
+            hint="Give the image's name, then x, y and a flag of 16 joints",
         ) from error
     keypoints[:, 2] = 2 * np.isfinite(keypoints[:, :2]).all(axis=1)
     return Listed(check_inside(row[0].strip(), path), (joints_person(keypoints),))

@@ -134,20 +134,20 @@ def find_folder(places: Sequence[Path], what: str) -> Path:
     for place in places:
         if place.is_dir():
             return place
-    raise DataError(f"there are no {what}", found=str(places[0]), way_out="Put them into " +
+    raise DataError(f"there are no {what}", found=str(places[0]), hint="Put them into " +
                     " or ".join(map(str, places)))  # fmt: skip
 
 
 def expect_files(folder: Path, kind: str, names: Sequence[str]) -> None:
     """Refuse, with a `DataError` that lists what a folder of that kind holds, one that lacks some of it."""
     if not folder.is_dir():
-        raise DataError(f"there is no such folder of {kind}", found=str(folder), way_out="Check the path")
+        raise DataError(f"there is no such folder of {kind}", found=str(folder), hint="Check the path")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise DataError(
             f"the folder is not one of {kind}: it lacks {', '.join(missing)}",
             found=str(folder),
-            way_out=f"A folder of {kind} holds {', '.join(names)}",
+            hint=f"A folder of {kind} holds {', '.join(names)}",
         )
 
 
@@ -156,7 +156,7 @@ def content_of(path: Path) -> bytes:
     try:
         return read_bytes(path, "annotation file")
     except FileError as error:
-        raise DataError(error.what, found=error.found, way_out=error.way_out) from error
+        raise DataError(error.cause, found=error.found, hint=error.hint) from error
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:

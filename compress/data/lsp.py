@@ -42,7 +42,7 @@ def open_lsp(folder: Path, part: str) -> ListedImages:
         raise DataError(
             f"the folder has no images of the test part, which begins at number {TRAINING + 1}",
             found=len(keypoints),
-            way_out="Pass --split train",
+            hint="Pass --split train",
         )
     return _listed(f"lsp:{'train' if part == 'train' else 'test'}", folder, keypoints, range(first, last), digits=4)
 
@@ -73,11 +73,11 @@ def _read(folder: Path, kind: str, shape: tuple[int, int]) -> NDArray[np.float64
     joints = read_matlab(folder / "joints.mat", ("joints",))["joints"]
     if joints.ndim != 3 or joints.shape[:2] != shape or joints.dtype.kind not in "fiu":
         other = "LSP-extended (lspet:DIR)" if joints.shape[:2] == (14, 3) else "LSP (lsp:DIR)"
-        way_out = f"It looks like {other}" if joints.shape[:2] in ((3, 14), (14, 3)) else ""
+        hint = f"It looks like {other}" if joints.shape[:2] in ((3, 14), (14, 3)) else ""
         raise DataError(
             f"joints.mat of {kind} holds an array of {shape[0]} x {shape[1]} x images",
             found=joints.shape,
-            way_out=way_out,
+            hint=hint,
         )
     return joints.astype(np.float64)
 

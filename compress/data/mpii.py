@@ -55,7 +55,7 @@ def open_mpii(folder: Path, part: str) -> ListedImages:
             raise DataError(
                 f"entry {index} of {path.name} can't be used: {error!r}",
                 found=sorted(map(str, record)),
-                way_out="Give image, center, scale, 16 joints and joints_vis",
+                hint="Give image, center, scale, 16 joints and joints_vis",
             ) from error
         people.setdefault(name, []).append(person)
         facts.setdefault(name, []).append({} if heads is None else heads[index])
@@ -87,7 +87,7 @@ def _read_heads(path: Path, count: int) -> list[dict[str, Any]] | None:
         raise DataError(
             f"{path.name} is not about the people of valid.json",
             found=(missing.shape, places.shape, boxes.shape),
-            way_out=f"It should hold {count} people with 16 joints",
+            hint=f"It should hold {count} people with 16 joints",
         )
     return [
         {"keypoints": _keypoints(places[..., n], missing[:, n]), "head_box": boxes[..., n].ravel().tolist()}

@@ -51,7 +51,7 @@ def region_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
         raise DataError(
             f"the segmentation of an annotation can't be read: {error}",
             found=annotation.get("id"),
-            way_out="Give polygons, run lengths as COCO writes them, or a bbox alone",
+            hint="Give polygons, run lengths as COCO writes them, or a bbox alone",
         ) from error
 
 

@@ -54,12 +54,12 @@ def open_data(
     if annotations is not None or images is not None:
         if annotations is None or images is None:
             found = "--images alone" if annotations is None else "--annotations alone"
-            raise UsageError("--annotations and --images go together", found=found, way_out="Give both")
+            raise UsageError("--annotations and --images go together", found=found, hint="Give both")
         if spec is not None:
-            raise UsageError("two data sets are named", found=spec, way_out="Give --data, or the other two options")
+            raise UsageError("two data sets are named", found=spec, hint="Give --data, or the other two options")
         return CocoDataset(annotations, images)
     if spec is None:
-        raise UsageError("no data set is named", way_out=f"Give --data: {FORMS}")
+        raise UsageError("no data set is named", hint=f"Give --data: {FORMS}")
     kind, _, rest = spec.partition(":")
     if kind == "synthetic":
         return _drawn(spec)
@@ -70,7 +70,7 @@ def open_data(
         return _FOLDERS[kind](Path(rest), split)
     if kind == "images" and rest:
         return ImageFolder(*(Path(folder) for folder in rest.split(",")))
-    raise DataError("this names no data set", found=spec, way_out=f"Known: {FORMS}")
+    raise DataError("this names no data set", found=spec, hint=f"Known: {FORMS}")
 
 
 def _training(split: str) -> str:
@@ -96,7 +96,7 @@ def _drawn(spec: str) -> DrawnPeople:
     _, *numbers = spec.split(":")
     if len(numbers) > 2 or not all(number.lstrip("-").isdecimal() for number in numbers):
         raise DataError(
-            "drawn people are named by a whole seed and a count", found=spec, way_out="For example synthetic:1:100"
+            "drawn people are named by a whole seed and a count", found=spec, hint="For example synthetic:1:100"
         )
     named: dict[str, Any] = dict(zip(("seed", "count"), map(int, numbers), strict=False))
     return DrawnPeople(**named)
@@ -104,14 +104,14 @@ def _drawn(spec: str) -> DrawnPeople:
 
 def _coco(folder: Path, split: str) -> CocoDataset:
     if not folder.is_dir():
-        raise DataError("there is no such COCO folder", found=str(folder), way_out="Check the path")
+        raise DataError("there is no such COCO folder", found=str(folder), hint="Check the path")
     annotations = folder / "annotations" / f"person_keypoints_{split}.json"
     if not annotations.is_file():
         splits = sorted(p.stem.removeprefix("person_keypoints_") for p in annotations.parent.glob("person_keypoints_*"))
         raise DataError(
             f"the COCO folder has no keypoint annotations of the split {split}",
             found=str(annotations),
-            way_out=f"Pass --split: {', '.join(splits)}" if splits else "Put person_keypoints_SPLIT.json there",
+            hint=f"Pass --split: {', '.join(splits)}" if splits else "Put person_keypoints_SPLIT.json there",
         )
     places = (folder / split, folder / "images" / split)
     images = next((place for place in places if place.is_dir()), None)
@@ -119,7 +119,7 @@ def _coco(folder: Path, split: str) -> CocoDataset:
         raise DataError(
             f"the COCO folder has no images of the split {split}",
             found=str(folder),
-            way_out=f"Put them into {places[0]} or {places[1]}, or name them by --annotations and --images",
+            hint=f"Put them into {places[0]} or {places[1]}, or name them by --annotations and --images",
         )
     return CocoDataset(annotations, images)
 
@@ -134,6 +134,6 @@ def _crowdpose(folder: Path, split: str) -> CocoDataset:
         raise DataError(
             f"the CrowdPose folder has no {name}",
             found=str(folder),
-            way_out=f"Put it there, or into its annotations or json; splits are {', '.join(_CROWDPOSE)}",
+            hint=f"Put it there, or into its annotations or json; splits are {', '.join(_CROWDPOSE)}",
         )
     return CocoDataset(annotations, folder / "images")

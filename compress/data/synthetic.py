@@ -72,7 +72,7 @@ class DrawnPeople:
             raise DataError("a set of drawn people needs at least one picture", found=count)
         if min(size) < SMALLEST:
             raise DataError(
-                "too small to draw people", found=size, way_out=f"Height and width are at least {SMALLEST} pixels"
+                "too small to draw people", found=size, hint=f"Height and width are at least {SMALLEST} pixels"
             )
         self.name = f"synthetic:{seed}:{count}"
         self.seed = seed

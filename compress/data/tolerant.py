@@ -64,5 +64,5 @@ class Tolerant:
                 try:
                     self.data[index]
                 except DataError as error:
-                    found.append(f"{error.what} ({error.found})" if error.found else error.what)
+                    found.append(f"{error.cause} ({error.found})" if error.found else error.cause)
         return tuple(found)

@@ -34,7 +34,7 @@ def write_picture(path: Path, image: Image, *, force: bool = True) -> None:
     except cv2.error:
         coded = False
     if not coded:
-        raise FileError("the picture can't be written in this format", found=str(path), way_out="Use .png or .jpg")
+        raise FileError("the picture can't be written in this format", found=str(path), hint="Use .png or .jpg")
     with atomic_path(path, force=force) as temporary:
         temporary.write_bytes(content.tobytes())
 
@@ -68,7 +68,7 @@ def open_video(
             raise FileError(
                 "this OpenCV can't write such a video",
                 found=f"{path}, {size[1]}x{size[0]} at {fps:g} frames a second",
-                way_out="Write pictures of single frames instead, or install opencv-python-headless",
+                hint="Write pictures of single frames instead, or install opencv-python-headless",
             )
 
         def add(image: Image) -> None:
@@ -85,7 +85,7 @@ def open_video(
         written = _count(temporary)
         if written != frames:
             raise FileError(
-                f"only {written} of {frames} frames are in the video", found=str(path), way_out="Is the disk full?"
+                f"only {written} of {frames} frames are in the video", found=str(path), hint="Is the disk full?"
             )
 
 
@@ -119,7 +119,7 @@ def places(sources: Sequence[Source], folder: Path) -> dict[Source, Path]:
         found[source] = folder / name
         if found[source].resolve() in inputs:
             raise UsageError(
-                "an output would replace an input", found=str(found[source]), way_out="Name another folder by -o"
+                "an output would replace an input", found=str(found[source]), hint="Name another folder by -o"
             )
     return found
 

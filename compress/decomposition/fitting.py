@@ -103,7 +103,7 @@ class Metric:
                 raise RankError(f"the {name} has values that are not finite")
         level = inputs.diagonal().double().mean()
         if level <= 0:
-            raise RankError("the covariance is zero: the layer's inputs never change", way_out="Exclude the layer")
+            raise RankError("the covariance is zero: the layer's inputs never change", hint="Exclude the layer")
         if outputs is None or outputs.diagonal().mean() <= 0:
             size = outputs_count if outputs is None else len(outputs)
             return cls(_ridged(inputs, RIDGE * level), torch.eye(size, dtype=torch.float64, device=inputs.device))

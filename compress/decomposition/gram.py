@@ -46,7 +46,7 @@ def normalised(weights: Tensor, what: str) -> tuple[Tensor, float]:
     weights = weights.detach()
     largest = weights.abs().amax().item()
     if not math.isfinite(largest):
-        raise RankError(f"{what} has a NaN or infinity in it", way_out="Its training diverged or its file is damaged")
+        raise RankError(f"{what} has a NaN or infinity in it", hint="Its training diverged or its file is damaged")
     largest = largest or 1.0
     return weights.to(torch.float64) / largest, largest
 

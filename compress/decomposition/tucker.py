@@ -152,7 +152,7 @@ def _refuse_ranks(ranks: tuple[int, int], shape: torch.Size) -> None:
         raise RankError(
             f"neither rank may exceed {taps} times the other: a core of {taps} tap(s) can't use it",
             found=(r3, r4),
-            way_out=f"Take ranks such as {min(r3, r4 * taps), min(r4, r3 * taps)}",
+            hint=f"Take ranks such as {min(r3, r4 * taps), min(r4, r3 * taps)}",
         )
 
 

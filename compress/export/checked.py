@@ -18,7 +18,7 @@ from compress.export.peaks_graph import PeakOptions
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
-from compress.networks.registry import NetworkSpec
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.opening import open_runner
 from compress.runtime.torch_runner import TorchRunner
@@ -50,7 +50,7 @@ class Target:
             raise UsageError(
                 f"a {self.path.suffix} file can't store weights in this precision",
                 found=self.precision,
-                way_out=f"Known: {', '.join(allowed)}",
+                hint=f"Known: {', '.join(allowed)}",
             )
 
     @property
@@ -137,7 +137,7 @@ def export_checked(
         If there is no target, two targets share a path, or there is no image.
     """
     if not targets:
-        raise UsageError("there is nothing to export to", way_out="Name a file ending in .onnx or .xml")
+        raise UsageError("there is nothing to export to", hint="Name a file ending in .onnx or .xml")
     files = [file for target in targets for file in target.files]
     if len(set(files)) < len(files):
         raise UsageError("two exported files have the same name", found=[str(file) for file in files])

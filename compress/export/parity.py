@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from compress.errors import CompressError, ParityError, UsageError
-from compress.evaluate import crop_size
+from compress.evaluation.score import crop_size
 from compress.export.peaks_graph import PeakOptions, missed_peaks
 from compress.pose.crop import Matrix, cut, fill_colour, image_region, normalise_crop, region_matrix
-from compress.pose.heatmap import decode_heatmaps
-from compress.pose.paf import PafOptions, Pose, decode
+from compress.pose.decoders.heatmap import decode_heatmaps
+from compress.pose.decoders.paf import PafOptions, Pose, decode
 from compress.pose.prepare import Prepared, prepare
 from compress.runtime.runner import PEAKS
 
@@ -208,9 +208,9 @@ def check(
         If the exported file can't be run on an input, lacks an output, or gives maps of another shape.
     """
     if not images:
-        raise UsageError("parity needs at least one image", way_out="Name a data set with --data")
+        raise UsageError("parity needs at least one image", hint="Name a data set with --data")
     if precision not in TOLERANCES:
-        raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(TOLERANCES)}")
+        raise UsageError("unknown precision", found=precision, hint=f"Known: {', '.join(TOLERANCES)}")
     pose = pose or reference.pose
     options = options or PafOptions()
     heights = tuple(heights or (pose.height,))
@@ -263,7 +263,7 @@ def require(parity: Parity) -> Parity:
     raise ParityError(
         f"the file for {parity.exported} ({parity.precision}) does not reproduce the network: "
         + "; ".join(parity.problems),
-        way_out="The runtime may lack an operation, or compute in a lower precision than it was told to",
+        hint="The runtime may lack an operation, or compute in a lower precision than it was told to",
     )
 
 
@@ -272,9 +272,9 @@ def _run(exported: Runner, images: NDArray[np.float32]) -> dict[str, NDArray[np.
         return exported.run(images)
     except CompressError as error:
         raise ParityError(
-            f"the exported file does not run as the network does: {error.what}",
+            f"the exported file does not run as the network does: {error.cause}",
             found=error.found,
-            way_out=error.way_out,
+            hint=error.hint,
         ) from error
 
 
@@ -290,12 +290,12 @@ class _MapErrors:
     def add(self, wanted: Maps, found: Maps, outputs: tuple[str, ...]) -> None:
         for name in outputs:
             if name not in found:
-                raise ParityError("the exported file lacks an output", found=sorted(found), way_out=f"Needed: {name}")
+                raise ParityError("the exported file lacks an output", found=sorted(found), hint=f"Needed: {name}")
             if found[name].shape != wanted[name].shape:
                 raise ParityError(
                     f"the exported file's {name} have another shape than the network's",
                     found=found[name].shape,
-                    way_out=f"Needed: {wanted[name].shape}",
+                    hint=f"Needed: {wanted[name].shape}",
                 )
             difference = np.abs(found[name].astype(np.float64) - wanted[name])
             # A NaN would compare as neither larger nor smaller and slip through.
@@ -314,7 +314,7 @@ class _PeakErrors:
 
     def add(self, found: Maps) -> None:
         if PEAKS not in found:
-            raise ParityError("the exported file lacks an output", found=sorted(found), way_out=f"Needed: {PEAKS}")
+            raise ParityError("the exported file lacks an output", found=sorted(found), hint=f"Needed: {PEAKS}")
         for given, maps in zip(found[PEAKS], found["heatmaps"], strict=True):
             joints = maps[: len(self.pose.joints.joints)]
             self.count += int((given[..., 2] > 0).sum())

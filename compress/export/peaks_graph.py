@@ -1,4 +1,6 @@
-"""Joints as peaks of heatmaps, found inside an exported graph: `compress.pose.peaks.find_peaks` in torch operations.
+"""Joints as peaks of heatmaps, found inside an exported graph.
+
+This is `compress.pose.decoders.peaks.find_peaks` in torch operations.
 
 Upsampling, the comparison with neighbours, the parabola through each peak and the choice of the highest peaks of each
 map run with the network, on whatever device it runs. Everything works for any batch, height and width.
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.errors import UsageError
-from compress.pose.peaks import Peaks, cubic_weights, find_peaks
+from compress.pose.decoders.peaks import Peaks, cubic_weights, find_peaks
 
-#: As of `compress.pose.peaks.find_peaks`: so much lower than a neighbour a point is still a peak.
+#: As of `compress.pose.decoders.peaks.find_peaks`: so much lower than a neighbour a point is still a peak.
 _ROUNDING = 1e-6
 
 #: Of a chain of peaks, each too near to the one before, every second one stays: one round decides each link. Cells hold
@@ -37,7 +39,7 @@ _NONE = -1e4
 
 @dataclass(frozen=True)
 class PeakOptions:
-    """How peaks are found inside an exported graph; the meanings are those of `compress.pose.paf.PafOptions`.
+    """How peaks are found inside an exported graph; the meanings are those of `compress.pose.decoders.paf.PafOptions`.
 
     Attributes
     ----------
@@ -167,7 +169,7 @@ def _quotient(whole: Tensor, divisor: int) -> Tensor:
 
 
 def to_peaks(output: NDArray[np.float32]) -> Peaks:
-    """The output for one image, (K, top_k, 3), as `compress.pose.peaks.find_peaks` would give it."""
+    """The output for one image, (K, top_k, 3), as `compress.pose.decoders.peaks.find_peaks` would give it."""
     there = output[..., 2] > 0
     starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
     return Peaks(output[there][:, :2], output[there][:, 2], starts)

@@ -61,7 +61,7 @@ def quantise(
         If there are no images.
     """
     if not images:
-        raise UsageError("quantization needs images to calibrate with", way_out="Name a data set with --data")
+        raise UsageError("quantization needs images to calibrate with", hint="Name a data set with --data")
     ignored = sorted({*keep, *beside(model, outputs)})
     return _quantised(model, images, ignored, symmetric, fast=False)
 
@@ -155,7 +155,7 @@ def _import_nncf() -> Any:
             import nncf
     except ImportError as error:
         raise RuntimeAbsent(
-            "NNCF, which quantizes, is not installed", way_out="pip install 'compress[int8]', or pip install nncf"
+            "NNCF, which quantizes, is not installed", hint="pip install 'compress[int8]', or pip install nncf"
         ) from error
     finally:
         if before is None:

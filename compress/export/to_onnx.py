@@ -24,8 +24,8 @@ import compress
 from compress.errors import NetworkError
 from compress.export.peaks_graph import PeakFinder, PeakOptions
 from compress.files import atomic_path, refuse_existing
-from compress.model.duplicate import duplicate
-from compress.networks.registry import NetworkSpec
+from compress.network.duplicate import duplicate
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.runner import PEAKS
 
@@ -172,7 +172,7 @@ def _check_outputs(module: nn.Module, outputs: tuple[str, ...], example: Tensor)
         raise NetworkError(
             f"the network's last stage has no {', '.join(missing)}",
             found=sorted(maps),
-            way_out="Name its outputs in the pose specification",
+            hint="Name its outputs in the pose specification",
         )
 
 
@@ -199,7 +199,7 @@ def _graph(module: nn.Module, outputs: tuple[str, ...], example: Tensor, opset: 
         raise NetworkError(
             "the network can't be exported to ONNX for every batch, height and width",
             found=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__),
-            way_out="Replace operations that need sizes or values known in advance",
+            hint="Replace operations that need sizes or values known in advance",
         ) from error
     if converted is None:
         raise RuntimeError("torch.onnx.export gave no program")

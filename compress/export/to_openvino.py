@@ -57,7 +57,7 @@ def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
     import openvino
 
     if precision not in PRECISIONS:
-        raise UsageError("unknown precision of weights", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
+        raise UsageError("unknown precision of weights", found=precision, hint=f"Known: {', '.join(PRECISIONS)}")
     model = read_folded(onnx_path)
     for key, value in read_metadata(onnx_path).items():
         model.set_rt_info(value, [SECTION, key])

@@ -102,7 +102,7 @@ def measure_isolated(
         raise CompressError(
             f"the model's own process ended with {done.returncode} ({last[0][:200]})",
             found=str(path),
-            way_out="A negative number is a signal; -9 mostly means that memory ran out",
+            hint="A negative number is a signal; -9 mostly means that memory ran out",
         )
     if "error" in record:
         kind = RuntimeAbsent if record["absent"] else CompressError

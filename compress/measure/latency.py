@@ -170,7 +170,7 @@ def _check(
     budget_s: float,
 ) -> None:
     if not candidates:
-        raise UsageError("there is nothing to time", way_out="Name at least one model")
+        raise UsageError("there is nothing to time", hint="Name at least one model")
     if len(shape) != 4 or shape[1] != 3 or min(shape) < 1:
         raise UsageError("the input's shape must be (batch, 3, height, width)", found=tuple(shape))
     if not 1 <= min_rounds <= rounds:

@@ -19,8 +19,8 @@ from compress.errors import FileError
 from compress.files import write_text
 from compress.measure.machine import describe
 from compress.measure.timing_graph import Settings, Step
-from compress.model.layers import LayerInfo
-from compress.ranks.budget import Target
+from compress.network.layers import LayerInfo
+from compress.target import Target
 
 #: Names the folder, where it shall not be the user's cache folder.
 VARIABLE = "COMPRESS_CACHE"

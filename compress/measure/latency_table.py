@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from compress.errors import UsageError
 from compress.measure.latency_cache import Measured
 from compress.measure.timing_graph import Settings
-from compress.model.layers import LayerInfo
-from compress.ranks.budget import Target
+from compress.network.layers import LayerInfo
+from compress.target import Target
 
 #: Label of the network as it is.
 ORIGINAL = "original"
@@ -91,7 +91,7 @@ class LatencyTable:
         name : str
             The layer.
         method : str
-            A key of `compress.plan.METHODS`.
+            A key of `compress.planning.plan.METHODS`.
         ranks : tuple of int
             As in a plan.
 

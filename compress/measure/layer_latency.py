@@ -32,12 +32,12 @@ from compress.measure.machine import vector_channels
 from compress.measure.on_target import open_on_target
 from compress.measure.profiled import Profiled, ProfiledOnnx, ProfiledOpenVino, ProfiledTorch, Stopwatch
 from compress.measure.timing_graph import Settings, Step, TimingGraph
-from compress.model.factors import clip_ranks, factorized_cost, full_ranks, layer_kernel, methods_for
-from compress.model.layers import LayerInfo, list_layers
+from compress.network.factors import clip_ranks, factorized_cost, full_ranks, layer_kernel, methods_for
+from compress.network.layers import LayerInfo, list_layers
 from compress.pose.spec import PoseSpec
-from compress.ranks.budget import Target
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
+from compress.target import Target
 
 #: Which of all times of a step, or of a network, is taken: whatever else runs on the machine only ever adds to them.
 QUANTILE = 0.2

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from compress.export.quantise import quantise_for_timing
 from compress.export.to_openvino import write_ir
-from compress.ranks.budget import Target
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Runner
+from compress.target import Target
 
 
 def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads: int | None = None) -> Runner:

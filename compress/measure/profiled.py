@@ -20,13 +20,13 @@ from torch import nn
 from compress.export.quantise import quantise_for_timing
 from compress.export.to_openvino import read_folded
 from compress.measure.timing_graph import Settings, Step, TimedModel
-from compress.model.duplicate import duplicate
+from compress.network.duplicate import duplicate
 from compress.pose.spec import PoseSpec
-from compress.ranks.budget import Target
 from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Array
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.substitute import factorize_in_place
+from compress.target import Target
 
 #: Times of one run: of each step, and under None of everything else.
 Record = dict[Step | None, float]

@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from compress.measure.ceilings import Ceilings
-from compress.model.layers import list_layers
+from compress.network.layers import list_layers
 from compress.runtime.openvino_runner import shared_core
 
 #: Bytes of a value.

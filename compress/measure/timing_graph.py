@@ -19,8 +19,8 @@ from torch import nn
 
 from compress.errors import NetworkError
 from compress.export.to_onnx import export_onnx
-from compress.model.duplicate import duplicate
-from compress.model.layers import LayerInfo
+from compress.network.duplicate import duplicate
+from compress.network.layers import LayerInfo
 from compress.pose.spec import PoseSpec
 from compress.surgery.substitute import factorize_in_place
 

@@ -68,14 +68,14 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
         raise DataError("an image without pixels", found=image.shape)
     height = spec.height if height is None else height
     if height < 1:
-        raise DataError("images can't be scaled to that height", found=height, way_out="Give 1 or more pixels")
+        raise DataError("images can't be scaled to that height", found=height, hint="Give 1 or more pixels")
     rows, columns = image.shape[:2]
     scale = height / rows
     if round(columns * scale) < 1:
         raise DataError(
             f"at a height of {height} nothing is left of the image's width",
             found=image.shape,
-            way_out="Give a larger height, or crop the image",
+            hint="Give a larger height, or crop the image",
         )
     # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. Weights of an
     # interpolation add up to 1, so the few scaled pixels can be normalised instead of all there were.

@@ -127,7 +127,7 @@ def get_skeleton(name: str) -> Skeleton:
     try:
         return SKELETONS[name]
     except KeyError:
-        raise DataError("unknown skeleton", found=name, way_out=f"Known: {', '.join(SKELETONS)}") from None
+        raise DataError("unknown skeleton", found=name, hint=f"Known: {', '.join(SKELETONS)}") from None
 
 
 def convert_keypoints(keypoints: NDArray[np.float32], source: Skeleton, target: Skeleton) -> NDArray[np.float32]:

@@ -59,7 +59,7 @@ class PoseSpec:
                 raise CheckpointError(
                     f"unknown {name} in a pose specification",
                     found=getattr(self, name),
-                    way_out=f"Known: {', '.join(known)}",
+                    hint=f"Known: {', '.join(known)}",
                 )
         for name in ("height", "width", "stride"):
             value = getattr(self, name)
@@ -119,7 +119,7 @@ class PoseSpec:
             raise CheckpointError(
                 "unknown key in a pose specification",
                 found=sorted(unknown),
-                way_out=f"Known: {', '.join(sorted(known))}",
+                hint=f"Known: {', '.join(sorted(known))}",
             )
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}

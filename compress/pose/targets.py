@@ -171,7 +171,7 @@ def _stack(people: Sequence[NDArray[np.float32]], joints: int) -> NDArray[np.flo
     for keypoints in people:
         if np.shape(keypoints) != (joints, 3):
             raise DataError("a person's keypoints have the wrong shape", found=np.shape(keypoints),
-                            way_out=f"Give x, y and visibility of {joints} joints")  # fmt: skip
+                            hint=f"Give x, y and visibility of {joints} joints")  # fmt: skip
     stacked = np.array(people, dtype=np.float64).reshape(-1, joints, 3)
     if not np.isfinite(stacked).all():
         raise DataError("a person's keypoints are not finite")

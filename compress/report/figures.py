@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.ranks.front import pareto_front as nondominated
+from compress.planning.pareto import pareto_front as nondominated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +98,7 @@ def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], jo
     Parameters
     ----------
     rows : sequence of mapping
-        As `compress.stages.sensitivity` records them.
+        As `compress.compression.keypoint_sensitivity` records them.
     shares : sequence of str
         Shares of full rank: columns of the left panel; a white cell is a rank that was not tried.
     joints : sequence of str

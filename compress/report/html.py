@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.files import refuse_existing, write_text
-from compress.plan import REASONS
+from compress.planning.plan import REASONS
 from compress.report import figures, tables
 from compress.report.tables import ModelFacts
 

@@ -76,7 +76,7 @@ class OnnxRunner:
         check_input(images, self.pose)
         fixed = self._input.shape
         if any(isinstance(want, int) and want != have for want, have in zip(fixed, images.shape, strict=True)):
-            raise UsageError("the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {fixed}")
+            raise UsageError("the file takes inputs of one shape only", found=images.shape, hint=f"It takes {fixed}")
         try:
             maps = self._session.run(self._outputs, {self._input.name: images})
         except Exception as error:  # onnxruntime's exceptions share no base but this
@@ -92,19 +92,19 @@ def _open(path: Path, device: str, precision: str, threads: int | None) -> tuple
     try:
         import onnxruntime
     except ImportError as error:
-        raise RuntimeAbsent("onnxruntime is not installed", way_out="pip install onnxruntime") from error
+        raise RuntimeAbsent("onnxruntime is not installed", hint="pip install onnxruntime") from error
     provider = _PROVIDERS.get(device)
     if provider not in onnxruntime.get_available_providers():
         raise RuntimeAbsent(
             f"onnxruntime has no device {device} on this machine",
             found=device,
-            way_out="Use --device cpu; for cuda, install onnxruntime-gpu",
+            hint="Use --device cpu; for cuda, install onnxruntime-gpu",
         )
     if precision != "fp32":
         raise RuntimeAbsent(
             f"onnxruntime has no {precision} arithmetic for float32 files",
             found=precision,
-            way_out="Use --precision fp32, or another runtime",
+            hint="Use --precision fp32, or another runtime",
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -115,11 +115,11 @@ def _open(path: Path, device: str, precision: str, threads: int | None) -> tuple
         raise FileError(
             f"the file can't be read as an ONNX model ({str(error).strip().splitlines()[0][:200]})",
             found=str(path),
-            way_out="Fetch or export it again",
+            hint="Fetch or export it again",
         ) from error
     if provider not in session.get_providers():
         # It falls back to the CPU silently when the driver or a library is missing.
-        raise RuntimeAbsent(f"onnxruntime can't use the device {device}", found=device, way_out="Use --device cpu")
+        raise RuntimeAbsent(f"onnxruntime can't use the device {device}", found=device, hint="Use --device cpu")
     return session, options
 
 
@@ -129,10 +129,10 @@ def _find_input(inputs: list[Any], path: Path) -> Any:
         raise FileError(
             "the model does not take one batch of images (images, 3, height, width)",
             found=", ".join(f"{i.name} {i.shape}" for i in inputs),
-            way_out=f"Is {path.name} a pose network?",
+            hint=f"Is {path.name} a pose network?",
         )
     if inputs[0].type != "tensor(float)":
-        raise FileError("the model does not take float32", found=inputs[0].type, way_out="Export it in float32")
+        raise FileError("the model does not take float32", found=inputs[0].type, hint="Export it in float32")
     return inputs[0]
 
 

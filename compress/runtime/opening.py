@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.errors import UsageError
 from compress.runtime.onnx_runner import OnnxRunner
 from compress.runtime.openvino_runner import OpenVinoRunner
@@ -79,23 +79,23 @@ def open_runner(
     own = runtime_of(path)
     wanted = own if runtime is None else runtime
     if wanted not in RUNTIMES:
-        raise UsageError("unknown runtime", found=runtime, way_out=f"Known: {', '.join(RUNTIMES)}")
+        raise UsageError("unknown runtime", found=runtime, hint=f"Known: {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
-        raise UsageError("unknown precision", found=precision, way_out=f"Known: {', '.join(PRECISIONS)}")
+        raise UsageError("unknown precision", found=precision, hint=f"Known: {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UsageError("a runner needs at least one thread", found=threads)
     if streams < 1 or (threads is not None and streams > threads):
         raise UsageError("a runner needs at least one stream, and a thread for each", found=streams)
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
         raise UsageError(
-            "this is the weights of an OpenVINO model", found=str(path), way_out=f"Name {path.with_suffix('.xml').name}"
+            "this is the weights of an OpenVINO model", found=str(path), hint=f"Name {path.with_suffix('.xml').name}"
         )
     if wanted != own:
-        way_out = "Leave out the runtime" if own != "torch" else f"Export the checkpoint first: compress export {path}"
-        raise UsageError(f"{wanted} does not run a file that is for {own}", found=str(path), way_out=way_out)
+        hint = "Leave out the runtime" if own != "torch" else f"Export the checkpoint first: compress export {path}"
+        raise UsageError(f"{wanted} does not run a file that is for {own}", found=str(path), hint=hint)
     if own != "openvino" and streams > 1:
         raise UsageError(
-            f"{own} takes one image after the other", found=streams, way_out="Several at once need an OpenVINO file"
+            f"{own} takes one image after the other", found=streams, hint="Several at once need an OpenVINO file"
         )
     if own == "onnxruntime":
         return OnnxRunner(path, device=device, precision=precision, threads=threads, network=network)
@@ -103,9 +103,9 @@ def open_runner(
         return OpenVinoRunner(
             path, device=device, precision=precision, threads=threads, streams=streams, network=network
         )
-    checkpoint = load_checkpoint(path, network)
+    checkpoint = load(path, network)
     return TorchRunner(
-        checkpoint.build(),
+        checkpoint.module,
         checkpoint.pose,
         device=device,
         precision=precision,

@@ -94,7 +94,7 @@ class OpenVinoRunner:
         check_input(images, self.pose)
         if self._shape is not None and images.shape != self._shape:
             raise UsageError(
-                "the file takes inputs of one shape only", found=images.shape, way_out=f"It takes {self._shape}"
+                "the file takes inputs of one shape only", found=images.shape, hint=f"It takes {self._shape}"
             )
         # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
         request = self._idle.get()
@@ -125,7 +125,7 @@ def shared_core() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise RuntimeAbsent("OpenVINO is not installed", way_out="pip install openvino") from error
+        raise RuntimeAbsent("OpenVINO is not installed", hint="pip install openvino") from error
     return openvino.Core()
 
 
@@ -135,7 +135,7 @@ def open_core(device: str) -> Any:
     there = [name.lower() for name in core.available_devices]
     if device not in there:
         raise RuntimeAbsent(
-            f"OpenVINO has no device {device} on this machine", found=device, way_out=f"It has: {', '.join(there)}"
+            f"OpenVINO has no device {device} on this machine", found=device, hint=f"It has: {', '.join(there)}"
         )
     return core
 
@@ -148,7 +148,7 @@ def _read(core: Any, path: Path) -> Any:
         raise FileError(
             f"the file can't be read as an OpenVINO model ({lines[-1][:200] if lines else 'no reason given'})",
             found=str(path),
-            way_out="Fetch or export the .xml and the .bin file again; they belong together",
+            hint="Fetch or export the .xml and the .bin file again; they belong together",
         ) from error
 
 
@@ -178,7 +178,7 @@ def _free_sizes(model: Any, path: Path) -> tuple[int, ...] | None:
         raise FileError(
             "the model does not take one batch of images (images, 3, height, width)",
             found=", ".join(str(port.get_partial_shape()) for port in model.inputs),
-            way_out=f"Is {path.name} a pose network?",
+            hint=f"Is {path.name} a pose network?",
         )
     before = model.inputs[0].get_partial_shape()
     try:
@@ -213,7 +213,7 @@ def compile_model(core: Any, model: Any, device: str, precision: str, threads: i
     able = core.get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
     if hint != "f32" and {"f16": "FP16", "bf16": "BF16"}[hint] not in able:
         raise RuntimeAbsent(
-            f"the device {device} has no {precision} arithmetic", found=precision, way_out="Use --precision fp32"
+            f"the device {device} has no {precision} arithmetic", found=precision, hint="Use --precision fp32"
         )
     config |= {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:

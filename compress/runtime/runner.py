@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import CheckpointError, CompressError, DataError, FileError
-from compress.networks.registry import pose_spec
 from compress.pose.spec import PoseSpec
+from compress.zoo.registry import pose_spec
 
 Array = NDArray[np.float32]
 
@@ -89,7 +89,7 @@ def cannot_run(runtime: str, images: Array, error: Exception) -> CompressError:
     return CompressError(
         f"{runtime} can't run the model on this input ({reason})",
         found=images.shape,
-        way_out="Export the model anew for any size, or give it less at once if memory ran out",
+        hint="Export the model anew for any size, or give it less at once if memory ran out",
     )
 
 
@@ -104,7 +104,7 @@ def read_pose(text: str, path: Path) -> PoseSpec:
         raise FileError(
             f"the pose specification in the file's metadata can't be read ({error})",
             found=str(path),
-            way_out="Export the file again",
+            hint="Export the file again",
         ) from error
 
 
@@ -115,7 +115,7 @@ def foreign_pose(path: Path, network: str | None) -> PoseSpec:
     raise CompressError(
         "the file does not say what its network expects and gives",
         found=str(path),
-        way_out="Export it by compress export, which writes that into the file, or name the network it holds by "
+        hint="Export it by compress export, which writes that into the file, or name the network it holds by "
         "--network NAME (see compress networks)",
     )
 
@@ -153,7 +153,7 @@ def match_outputs(outputs: Sequence[tuple[set[str], int | None]], pose: PoseSpec
             raise FileError(
                 f"the model has no output {name}, nor one with {channels.get(name)} channels",
                 found=", ".join(f"{'/'.join(sorted(names))} ({count})" for names, count in outputs),
-                way_out=f"Is {path.name} a network of the kind {pose.decoder} with the skeleton {pose.skeleton}?",
+                hint=f"Is {path.name} a network of the kind {pose.decoder} with the skeleton {pose.skeleton}?",
             )
         found.append((named or sized)[-1])
     return found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError, RuntimeAbsent
-from compress.model.duplicate import duplicate
+from compress.network.duplicate import duplicate
 from compress.pose.spec import PoseSpec
 from compress.runtime.runner import Array, check_input
 
@@ -106,7 +106,7 @@ class TorchRunner:
         if self._device.type == "cpu" and precision == "fp16":
             # It would run, tens of times slower than float32.
             raise RuntimeAbsent(
-                "torch has no fp16 arithmetic on CPUs", found=device, way_out="Use --precision bf16, or --device cuda"
+                "torch has no fp16 arithmetic on CPUs", found=device, hint="Use --precision bf16, or --device cuda"
             )
         _check_options(self.options, self._device)
         # Convolutions read channels that lie side by side faster than whole planes, on CPUs and GPUs alike.
@@ -182,16 +182,16 @@ class _Graph:
 def _check_options(options: TorchOptions, device: torch.device) -> None:
     if options.graphs and device.type != "cuda":
         raise RuntimeAbsent(
-            "CUDA graphs need a CUDA device", found=str(device), way_out="Leave out --graphs, or use --device cuda"
+            "CUDA graphs need a CUDA device", found=str(device), hint="Leave out --graphs, or use --device cuda"
         )
     if not options.compile:
         return
     # torch.compile would find out in the first run, with pages of its own trace.
     compiler = os.environ.get("CXX", "")
     if not any(shutil.which(name) for name in (compiler, "c++", "g++", "clang++", "cl") if name):
-        raise RuntimeAbsent("torch.compile needs a C++ compiler", way_out="Install one, or leave out --compile")
+        raise RuntimeAbsent("torch.compile needs a C++ compiler", hint="Install one, or leave out --compile")
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise RuntimeAbsent("torch.compile on a GPU needs triton", way_out="pip install triton, or leave out --compile")
+        raise RuntimeAbsent("torch.compile on a GPU needs triton", hint="pip install triton, or leave out --compile")
 
 
 def _find_device(name: str) -> torch.device:
@@ -201,7 +201,7 @@ def _find_device(name: str) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RuntimeAbsent(
-            f"torch has no device {name} on this machine ({reason})", found=name, way_out="Use --device cpu"
+            f"torch has no device {name} on this machine ({reason})", found=name, hint="Use --device cpu"
         ) from error
     return device
 

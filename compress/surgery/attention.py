@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError, NetworkError, UsageError
-from compress.model.duplicate import duplicate
-from compress.model.layers import kind_of
-from compress.networks.attention import (
+from compress.network.duplicate import duplicate
+from compress.network.layers import kind_of
+from compress.surgery.edits import register_edit
+from compress.surgery.substitute import replace_module
+from compress.zoo.attention import (
     KINDS,
     MOST_CHANNELS,
     MOST_REDUCTION,
@@ -23,8 +25,6 @@ from compress.networks.attention import (
     build_attention,
     default_reduction,
 )
-from compress.surgery.edits import register_edit
-from compress.surgery.substitute import replace_module
 
 #: At most so many names are listed in an error.
 LISTED = 20
@@ -32,7 +32,7 @@ LISTED = 20
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Enough to build an attention block: the arguments of `compress.networks.attention.build_attention`."""
+    """Enough to build an attention block: the arguments of `compress.zoo.attention.build_attention`."""
 
     attention: str
     channels: int
@@ -178,7 +178,7 @@ def swap_attention(
     module : nn.Module
         The network; it stays as it was and shares nothing with the new one.
     kind : str
-        What to put in, one of `compress.networks.attention.KINDS`.
+        What to put in, one of `compress.zoo.attention.KINDS`.
     at : sequence of str
         Names or patterns of the blocks to swap; empty means all of them, or none where ``after`` is given.
     after : sequence of str
@@ -242,13 +242,13 @@ def _chosen_blocks(blocks: Mapping[str, Attention], at: Sequence[str], after: Se
         if not blocks and not after:
             raise UsageError(
                 "the network has no attention blocks to swap",
-                way_out="Insert some after layers: --after LAYER, with a name or pattern of compress inspect",
+                hint="Insert some after layers: --after LAYER, with a name or pattern of compress inspect",
             )
         return [] if after else list(blocks)
     for pattern in at:
         if not any(fnmatchcase(name, pattern) for name in blocks):
             known = f"Blocks: {_names(blocks)}" if blocks else "The network has none; insert some by --after LAYER"
-            raise UsageError("no attention block matches this name or pattern", found=pattern, way_out=known)
+            raise UsageError("no attention block matches this name or pattern", found=pattern, hint=known)
     return [name for name in blocks if any(fnmatchcase(name, pattern) for pattern in at)]
 
 
@@ -263,7 +263,7 @@ def _chosen_layers(module: nn.Module, blocks: Mapping[str, Attention], after: Se
             raise UsageError(
                 "no module matches this name or pattern" + (f" (similar: {', '.join(close)})" if close else ""),
                 found=pattern,
-                way_out=f"Convolutions: {_names(layers)}",
+                hint=f"Convolutions: {_names(layers)}",
             )
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in after)]
 
@@ -308,7 +308,7 @@ def _channels(module: nn.Module, names: Sequence[str], size: tuple[int, int]) ->
         except Exception as error:
             raise NetworkError(
                 f"the network can't be run on images of {size[0]}x{size[1]}: {type(error).__name__}: {error}",
-                way_out="Choose another input size, or other layers: the network's code may need what they were",
+                hint="Choose another input size, or other layers: the network's code may need what they were",
             ) from error
     channels = {}
     for name in names:

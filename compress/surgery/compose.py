@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
-from compress.model.duplicate import duplicate
-from compress.model.factors import group_kernels
+from compress.network.duplicate import duplicate
+from compress.network.factors import group_kernels
 from compress.surgery.edits import register_edit
 from compress.surgery.factorized import FACTORIZED
 from compress.surgery.substitute import move_hooks, replace_module

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
-from compress.model.duplicate import duplicate
-from compress.model.moments import Moments, gather_moments, in_groups
-from compress.model.statistics import Calibration
-from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import check_plan
+from compress.network.duplicate import duplicate
+from compress.network.moments import Moments, gather_moments, in_groups
+from compress.network.statistics import Calibration
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import check_plan
 from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
 
 #: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel.
@@ -45,7 +45,7 @@ def factorize_with_data(
     plan : Plan
         A plan for this network.
     calibration : Calibration
-        From `compress.model.statistics.measure_sensitivity`.
+        From `compress.network.statistics.measure_sensitivity`.
     rounds : int
         In so many groups, in the order in which they run, layers are replaced; the moments of a group come from the
         network with all groups before it compressed. 0: all moments come from the original network.

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.model.duplicate import duplicate
-from compress.plan import METHODS, Plan
+from compress.network.duplicate import duplicate
+from compress.planning.plan import METHODS, Plan
 from compress.surgery.substitute import factorize_in_place
 
 
@@ -65,7 +65,7 @@ def edit_from_dict(record: Mapping[str, Any]) -> Edit:
         raise CheckpointError("an edit must be a mapping", found=record)
     kind = record.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise CheckpointError("unknown kind of edit", found=kind, way_out=f"Known: {', '.join(_KINDS)}")
+        raise CheckpointError("unknown kind of edit", found=kind, hint=f"Known: {', '.join(_KINDS)}")
     return _KINDS[kind].from_dict({key: value for key, value in record.items() if key != "kind"})
 
 

@@ -13,11 +13,11 @@ from compress.decomposition.fitting import Metric, Problem
 from compress.decomposition.matrix import low_rank
 from compress.decomposition.tucker import tucker2
 from compress.errors import NetworkError, RankError
-from compress.model.duplicate import duplicate
-from compress.model.factors import group_kernels
-from compress.model.layers import kind_of, list_layers
-from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import check_plan
+from compress.network.duplicate import duplicate
+from compress.network.factors import group_kernels
+from compress.network.layers import kind_of, list_layers
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import check_plan
 from compress.surgery.factorized import build_like
 from compress.surgery.substitute import factorize_in_place
 
@@ -71,7 +71,7 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
     module : nn.Module
         The network; it stays as it was and shares nothing with the new one.
     plan : Plan
-        A plan for this network, from `compress.ranks.fixed.make_plan` or edited by a person.
+        A plan for this network, from `compress.planning.policies.make_plan` or edited by a person.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def decompose(layer: nn.Module, entry: LayerPlan) -> LayerFactors:
     """
     weight = layer.get_parameter("weight").detach()
     if not torch.isfinite(weight).all():
-        raise RankError(f"the weight of layer {entry.name} has values that are not finite", way_out="Exclude the layer")
+        raise RankError(f"the weight of layer {entry.name} has values that are not finite", hint="Exclude the layer")
     if entry.method == "svd":
         matrix = low_rank(weight.flatten(1), entry.ranks[0])
         return LayerFactors({"reduce": matrix.first, "expand": matrix.last}, matrix.error)
@@ -201,8 +201,8 @@ def _check_calls(network: nn.Module, plan: Plan) -> None:
         layers = list_layers(network, plan.input_size)
     except NetworkError as error:
         raise NetworkError(
-            f"the network's code does not work with a replaced layer: {error.what}",
-            way_out="Exclude the layer whose attributes it reads",
+            f"the network's code does not work with a replaced layer: {error.cause}",
+            hint="Exclude the layer whose attributes it reads",
         ) from error
     called = {layer.name for layer in layers if layer.calls}
     for entry in plan.changed:
@@ -210,5 +210,5 @@ def _check_calls(network: nn.Module, plan: Plan) -> None:
             raise NetworkError(
                 "a replaced layer is never called: the network reaches the old one in another way than by its name",
                 found=entry.name,
-                way_out="Exclude the layer",
+                hint="Exclude the layer",
             )

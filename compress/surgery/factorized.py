@@ -177,7 +177,7 @@ def build_like(layer: nn.Module, method: str, ranks: tuple[int, ...], device: to
     layer : nn.Module
         A plain convolution or linear layer.
     method : str
-        A key of `compress.plan.METHODS` that fits the layer.
+        A key of `compress.planning.plan.METHODS` that fits the layer.
     ranks : tuple of int
         As in a plan.
     device : torch.device, optional

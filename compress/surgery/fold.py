@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
-from compress.model.duplicate import duplicate
+from compress.network.duplicate import duplicate
 from compress.surgery.edits import register_edit
 
 #: A folded network may differ by so much of its largest output.

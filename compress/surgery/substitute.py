@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.model.factors import clip_ranks, kernel_shape, methods_for
-from compress.model.layers import is_plain, kind_of
-from compress.plan import METHODS
+from compress.network.factors import clip_ranks, kernel_shape, methods_for
+from compress.network.layers import is_plain, kind_of
+from compress.planning.plan import METHODS
 from compress.surgery.factorized import build_like
 
 #: Builds the factorized form of a layer: (layer, method, ranks) -> module.

@@ -189,7 +189,7 @@ class Examples(TorchDataset[Example | CompressError]):
             raise DataError(
                 "the data set has no annotations to train on",
                 found=data.name,
-                way_out="Give a teacher to learn from, or annotated data",
+                hint="Give a teacher to learn from, or annotated data",
             )
         if len(data) == 0:
             raise DataError("the data set is empty", found=data.name)
@@ -231,7 +231,7 @@ class Examples(TorchDataset[Example | CompressError]):
         raise DataError(
             "found nobody with labelled joints to show a network that sees one person at a time",
             found=self.data.name,
-            way_out=f"{_TRIES} images were looked at; does the data have the skeleton {self.pose.skeleton}?",
+            hint=f"{_TRIES} images were looked at; does the data have the skeleton {self.pose.skeleton}?",
         )
 
 

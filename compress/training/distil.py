@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError
-from compress.model.duplicate import duplicate
+from compress.network.duplicate import duplicate
 from compress.training.losses import Loss, Maps, add_losses, masked_squares
 
 #: Guards the relative feature error against a teacher whose features are all zero.
@@ -128,7 +128,7 @@ class Distiller:
             raise NetworkError(
                 f"the teacher's maps are not the student's, {_describe(ours)}",
                 found=_describe(theirs),
-                way_out="Choose a teacher with the same skeleton and stride",
+                hint="Choose a teacher with the same skeleton and stride",
             )
         self.points = tuple(point for point in shared if our_features[point] == their_features[point])
 

@@ -33,7 +33,7 @@ def find_frozen(module: nn.Module, patterns: tuple[str, ...]) -> tuple[nn.Module
         matches = [name for name in names if fnmatchcase(name, pattern)]
         if not matches:
             tops = ", ".join(name for name, _ in module.named_children())
-            raise NetworkError("no module to freeze has this name", found=pattern, way_out=f"Modules: {tops}")
+            raise NetworkError("no module to freeze has this name", found=pattern, hint=f"Modules: {tops}")
         found += matches
     inside = [part for name in found for part in module.get_submodule(name).modules()]
     return tuple(dict.fromkeys(inside))
@@ -51,7 +51,7 @@ def trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list
         part.requires_grad_(False)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
-        raise NetworkError("every parameter is frozen, so there is nothing to train", way_out="Freeze less")
+        raise NetworkError("every parameter is frozen, so there is nothing to train", hint="Freeze less")
     return trained
 
 
@@ -73,7 +73,7 @@ def parameter_groups(module: nn.Module, trained: list[nn.Parameter], options: Fi
         raise NetworkError(
             "factor_rate is for the layers of a factorized network, and none of them is trained",
             found=options.factor_rate,
-            way_out="Leave it out",
+            hint="Leave it out",
         )
     return [
         {"params": some, "weight_decay": decay, "lr": factor * options.learning_rate, "rate_factor": factor}

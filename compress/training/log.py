@@ -109,7 +109,7 @@ def _open_tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise RuntimeAbsent(
-            "TensorBoard is not installed", found=str(folder), way_out="pip install 'compress[tensorboard]'"
+            "TensorBoard is not installed", found=str(folder), hint="pip install 'compress[tensorboard]'"
         ) from error
     return SummaryWriter(str(folder))
 

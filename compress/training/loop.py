@@ -96,9 +96,9 @@ def finetune(
         If loss or gradient are no numbers any more, and going back and slower did not help.
     """
     if resume and state_path is None:
-        raise FileError("there is no training state to resume from", way_out="Name the file, or start without --resume")
+        raise FileError("there is no training state to resume from", hint="Name the file, or start without --resume")
     if options.stop_after is not None and evaluate is None:
-        raise UsageError("to stop early there must be a score", way_out="Give validation data, or no stop_after")
+        raise UsageError("to stop early there must be a score", hint="Give validation data, or no stop_after")
     processes = processes or join(device)
 
     def tell(event: Event) -> None:

@@ -126,7 +126,7 @@ def join(device: str | torch.device) -> Processes:
     if wanted.type not in ("cpu", "cuda"):
         raise RuntimeAbsent("training runs on the CPU or on CUDA", found=str(device))
     if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeAbsent("there is no CUDA device", found=str(device), way_out="Use --device cpu")
+        raise RuntimeAbsent("there is no CUDA device", found=str(device), hint="Use --device cpu")
     if launched() == 1:
         return Processes(wanted)
     try:
@@ -135,7 +135,7 @@ def join(device: str | torch.device) -> Processes:
         raise RuntimeAbsent(
             "several processes were launched, and accelerate is not installed",
             found=f"WORLD_SIZE={launched()}",
-            way_out="pip install 'compress[scale]', or start one process",
+            hint="pip install 'compress[scale]', or start one process",
         ) from error
     state = PartialState(cpu=wanted.type == "cpu")
     atexit.register(state.destroy_process_group)

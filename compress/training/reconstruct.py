@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import DataError, UsageError
-from compress.model.duplicate import duplicate
-from compress.model.maps import map_scales, probe
-from compress.model.recording import recorded, run
+from compress.network.duplicate import duplicate
+from compress.network.output_error import map_scales, probe
+from compress.network.recording import recorded, run
 from compress.surgery.factorized import FACTORIZED
 
 #: Factorized layers in a block, at most: enough that errors of one can be made good by the next.

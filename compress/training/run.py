@@ -55,14 +55,14 @@ class Run:
                 f"a batch must divide evenly into {pieces} pieces ({processes.count} processes x accumulate "
                 f"{options.accumulate})",
                 found=options.batch_size,
-                way_out=f"Take a batch_size that is a multiple of {pieces}",
+                hint=f"Take a batch_size that is a multiple of {pieces}",
             )
         self.options, self.pose, self.processes, self.device = options, pose, processes, processes.device
         labels = options.label_weight > 0 and (data.annotated or teacher is None)
         if not labels and teacher is None:
             raise UsageError(
                 "there is nothing to learn from: annotations have no weight and there is no teacher",
-                way_out="Give a teacher, or a label_weight above 0",
+                hint="Give a teacher, or a label_weight above 0",
             )
         self.examples = Examples(
             data,
@@ -256,13 +256,13 @@ class Run:
         found = self.watchdog.roll_back(trouble, step, self._return)
         if found is not None:
             return found
-        way_out = f"Lower the learning rate (it was {self.options.learning_rate:g})"
+        hint = f"Lower the learning rate (it was {self.options.learning_rate:g})"
         if self.watchdog.returns:
             tries = self.watchdog.returns
-            way_out += f"; going back {tries} time{'s' * (tries > 1)} and halving it each time was not enough"
+            hint += f"; going back {tries} time{'s' * (tries > 1)} and halving it each time was not enough"
         if self.saved is not None:
-            way_out += f"; the training state of step {self.saved} is kept in {state_path}"
-        raise CompressError(f"training diverged at step {step}: {trouble}", way_out=way_out)
+            hint += f"; the training state of step {self.saved} is kept in {state_path}"
+        raise CompressError(f"training diverged at step {step}: {trouble}", hint=hint)
 
     def _return(self, state: dict[str, Any]) -> int:
         self._take(state)
@@ -309,7 +309,7 @@ class Run:
             self._take(state)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"the training state is of another network: {error}", way_out="Start again without --resume"
+                f"the training state is of another network: {error}", hint="Start again without --resume"
             ) from error
         self.saved = self.step
         self.log = [StepLog(**entry) for entry in state["log"]]
@@ -352,5 +352,5 @@ def _amp_type(amp: str, device: torch.device) -> torch.dtype | None:
     if amp == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if amp == "fp16" and device.type == "cpu":
-        raise UsageError("float16 training needs a GPU", found=amp, way_out="Use bf16 or off on the CPU")
+        raise UsageError("float16 training needs a GPU", found=amp, hint="Use bf16 or off on the CPU")
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)

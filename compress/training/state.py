@@ -45,7 +45,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
         raise FileError(
             f"the training state can't be written: {error}",
             found=str(path),
-            way_out="Free some space, or choose a path",
+            hint="Free some space, or choose a path",
         ) from error
 
 
@@ -73,19 +73,19 @@ def read_state(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
-            "the training state can't be read", found=str(path), way_out="Start again without --resume"
+            "the training state can't be read", found=str(path), hint="Start again without --resume"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             "the file is not a training state",
             found=str(path),
-            way_out="Name the file that the run to go on with wrote",
+            hint="Name the file that the run to go on with wrote",
         )
     if state.get("version") != VERSION or set(state) != _KEYS:
         raise CheckpointError(
             f"the training state is of another version than {VERSION}",
             found=state.get("version"),
-            way_out="Start again",
+            hint="Start again",
         )
     _compare(state["conditions"], conditions)
     return state
@@ -107,7 +107,7 @@ def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if different:
         raise UsageError(
             f"a run can't go on under other conditions: {'; '.join(different)}",
-            way_out="Give the options that it was started with, or start again without --resume",
+            hint="Give the options that it was started with, or start again without --resume",
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from compress.errors import FileError, UsageError
 from compress.measure.latency import Timing
-from compress.pose.paf import PafOptions, decode
+from compress.pose.decoders.paf import PafOptions, decode
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 

@@ -103,7 +103,7 @@ def test_inputs_that_are_not_there(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         open_sources([tmp_path / name for name in names])
     assert names[0] in str(caught.value)
-    assert caught.value.way_out
+    assert caught.value.hint
     with pytest.raises(UsageError, match="nothing to look at"):
         open_sources([])
 

@@ -18,9 +18,9 @@ from compress.data.source import open_data
 from compress.data.synthetic import DrawnPeople
 from compress.data.tolerant import Tolerant
 from compress.errors import DataError
-from compress.networks.registry import pose_spec
 from compress.pose.skeleton import COCO17, CROWDPOSE14, LIP16, LSP14, MPII16, OPENPOSE18
 from compress.training.batches import Examples, load_batches
+from compress.zoo.registry import pose_spec
 
 
 def test_joined_sets_follow_each_other_and_keep_their_joints(tmp_path: Path) -> None:

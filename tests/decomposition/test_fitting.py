@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.decomposition.fitting import OUTPUT_RIDGE, RIDGE, Fit, Metric, Problem
 from compress.decomposition.tucker import tucker2
 from compress.errors import RankError
-from compress.model.factors import clip_ranks, full_ranks
+from compress.network.factors import clip_ranks, full_ranks
 from compress.surgery.factorized import build_like
 
 METHODS = ("tucker2", "tucker1_in", "tucker1_out", "spatial_vh", "spatial_hv", "svd")

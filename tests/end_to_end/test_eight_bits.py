@@ -11,33 +11,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.checkpoint import initial_checkpoint, save_checkpoint
-from compress.cli.show import show
+from compress.checkpoint.load import create
+from compress.checkpoint.save import save
+from compress.commands.base import check_options
+from compress.commands.export import STAGE
+from compress.commands.show import show
 from compress.data.sample import iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import CompressError, DataError
-from compress.evaluate import evaluate
+from compress.evaluation.score import evaluate
+from compress.export import int8
+from compress.export.int8 import Held, choices, own_people, people_images, quantise_checked
 from compress.export.ir_layers import first_layers, has_gates, head_layers, layers_of
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import write_ir
-from compress.measure.bootstrap import average_precision, match_people
+from compress.pose.metrics.ap_interval import average_precision, match_people
 from compress.pose.spec import PoseSpec
+from compress.progress import Silent
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Runner
-from compress.stages import int8
-from compress.stages.base import Silent, check_options
-from compress.stages.export import STAGE
-from compress.stages.int8 import Held, choices, own_people, people_images, quantise_checked
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default network as a checkpoint, ONNX and OpenVINO IR."""
     path = tmp_path_factory.mktemp("eight")
-    checkpoint = initial_checkpoint("default")
-    save_checkpoint(checkpoint, path / "model.pt")
-    write_ir(export_onnx(checkpoint.build(), checkpoint.pose, path / "model.onnx"), path / "model.xml")
+    checkpoint = create("default")
+    save(checkpoint, path / "model.pt")
+    write_ir(export_onnx(checkpoint.module, checkpoint.pose, path / "model.onnx"), path / "model.xml")
     return path
 
 
@@ -148,8 +150,8 @@ def test_what_loses_too_much_in_every_way_is_refused_with_all_that_was_tried(
 ) -> None:
     with pytest.raises(CompressError, match=r"INT8 loses 0\.020 of AP 0\.500 .* --max-drop 0\.01") as refused:
         scripted([0.1, 0.2, 0.3, 0.4, 0.48, 0.47, 0.46, 0.45], tmp_path / "x.xml", gates=True)
-    assert "nothing 0.300" in refused.value.what
-    assert "steps symmetric 0.400" in refused.value.what
+    assert "nothing 0.300" in refused.value.cause
+    assert "steps symmetric 0.400" in refused.value.cause
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,10 +177,10 @@ def test_choices_go_from_nothing_over_the_ends_to_the_layers_that_hurt_most(
     path = folder / "model.xml"
     if network == "attention-cpm":
         checkpoint, path = (
-            initial_checkpoint(network, {"stages": 1, "width": 16}, trained=False),
+            create(network, {"stages": 1, "width": 16}, trained=False),
             tmp_path / "gated.xml",
         )
-        write_ir(export_onnx(checkpoint.build(), checkpoint.pose, tmp_path / "gated.onnx"), path)
+        write_ir(export_onnx(checkpoint.module, checkpoint.pose, tmp_path / "gated.onnx"), path)
     model = shared_core().read_model(path)
     assert has_gates(model) == (network == "attention-cpm")
     outputs = PoseSpec().outputs

@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 from torch import nn
 
-from compress.checkpoint import Checkpoint, initial_checkpoint
+from compress.checkpoint.load import create
+from compress.compression import latency as latency_budget
+from compress.compression.latency import within_latency
+from compress.compression.work import Work
 from compress.errors import RankError, UsageError
 from compress.measure.gate import Gate
-from compress.model.cost import cost
-from compress.model.layers import list_layers
-from compress.plan import Plan
-from compress.ranks.budget import parse_budget
-from compress.ranks.budgeted import weight_curves
-from compress.ranks.fixed import Selection
-from compress.stages import latency_budget
-from compress.stages.base import Silent
-from compress.stages.latency_budget import within_latency
-from compress.stages.work import Work
+from compress.model import Model
+from compress.network.cost import cost
+from compress.network.layers import list_layers
+from compress.planning.budget import parse_budget
+from compress.planning.budgeted import weight_curves
+from compress.planning.plan import Plan
+from compress.planning.policies import Selection
+from compress.progress import Silent
 
 SIZE = (64, 96)
 
@@ -53,13 +54,13 @@ class Table:
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return initial_checkpoint("default")
+def checkpoint() -> Model:
+    return create("default")
 
 
 @pytest.fixture(scope="module")
-def work(checkpoint: Checkpoint) -> Work:
-    module = checkpoint.build()
+def work(checkpoint: Model) -> Work:
+    module = checkpoint.module
     curves = weight_curves(module, list_layers(module, SIZE), Selection(pointwise=True))
     return Work(module, "default", SIZE, curves, None, 0)
 
@@ -74,7 +75,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, work: Work) -> Callable[..., list[flo
         def measure(*_: Any, **__: Any) -> Table:
             return Table(work, _[4], excess, merged)  # its fifth argument: the variants
 
-        def gate(_: Work, __: Checkpoint, ___: Any, done: Any) -> Gate:
+        def gate(_: Work, __: Model, ___: Any, done: Any) -> Gate:
             share = 1 - (1 - cost(done.module, SIZE).macs / cost(work.module, SIZE).macs) / excess
             seen.append(share * (gates[len(seen)] if len(seen) < len(gates) else 1.0))
             verdict = "faster" if seen[-1] < 0.999 else "slower" if seen[-1] > 1.001 else "no difference"
@@ -87,7 +88,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, work: Work) -> Callable[..., list[flo
     return patch
 
 
-def run(work: Work, checkpoint: Checkpoint, share: float) -> tuple[nn.Module, Plan, dict[str, Any]]:
+def run(work: Work, checkpoint: Model, share: float) -> tuple[nn.Module, Plan, dict[str, Any]]:
     budget = parse_budget(f"latency={share}@openvino-cpu")
     done, record = within_latency(work, budget, checkpoint, 8, Silent())
     return done.module, done.plan, record
@@ -95,7 +96,7 @@ def run(work: Work, checkpoint: Checkpoint, share: float) -> tuple[nn.Module, Pl
 
 @pytest.mark.parametrize("excess", [1.0, 1.3, 0.9])
 def test_a_network_is_within_its_budget_though_sums_and_wholes_differ(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]], excess: float
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]], excess: float
 ) -> None:
     clock(excess)
     module, plan, record = run(work, checkpoint, 0.8)
@@ -107,7 +108,7 @@ def test_a_network_is_within_its_budget_though_sums_and_wholes_differ(
 
 
 def test_a_network_that_is_measured_above_its_budget_is_made_smaller(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]]
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]]
 ) -> None:
     seen = clock(gates=(1.06,))
     _, plan, record = run(work, checkpoint, 0.8)
@@ -118,7 +119,7 @@ def test_a_network_that_is_measured_above_its_budget_is_made_smaller(
 
 
 def test_a_network_that_is_not_faster_comes_back_as_it_was(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]]
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]]
 ) -> None:
     clock(gates=(1.5,))
     module, plan, record = run(work, checkpoint, 0.8)
@@ -130,7 +131,7 @@ def test_a_network_that_is_not_faster_comes_back_as_it_was(
 
 
 def test_layers_that_the_runtime_merges_with_others_are_left_alone(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]]
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]]
 ) -> None:
     merged = tuple(work.curves.candidates)[::2]
     clock(merged=merged)
@@ -141,7 +142,7 @@ def test_layers_that_the_runtime_merges_with_others_are_left_alone(
 
 
 def test_a_budget_below_what_can_be_reached_names_the_nearest(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]]
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]]
 ) -> None:
     clock()
     with pytest.raises(RankError, match="nearest") as refused:
@@ -151,19 +152,19 @@ def test_a_budget_below_what_can_be_reached_names_the_nearest(
 
 @pytest.mark.parametrize("late", [(), (1.3,)])
 def test_the_nearest_budget_that_is_named_can_be_met(
-    work: Work, checkpoint: Checkpoint, clock: Callable[..., list[float]], late: tuple[float, ...]
+    work: Work, checkpoint: Model, clock: Callable[..., list[float]], late: tuple[float, ...]
 ) -> None:
     """Also where the fitted network took longer than its plan, so that the plan had to be smaller than the budget."""
     clock()
     with pytest.raises(RankError) as refused:
         run(work, checkpoint, 0.01)
-    smallest = parse_budget(refused.value.way_out.split("budget is ")[1].split(";")[0]).value
+    smallest = parse_budget(refused.value.hint.split("budget is ")[1].split(";")[0]).value
     asked = 1.1 * smallest if late else smallest
     clock(gates=late * 2)
     if late:
         with pytest.raises(RankError) as refused:
             run(work, checkpoint, asked)
-        nearest = parse_budget(refused.value.way_out.split("budget is ")[1].split(";")[0]).value
+        nearest = parse_budget(refused.value.hint.split("budget is ")[1].split(";")[0]).value
         assert nearest == pytest.approx(late[0] * smallest, rel=0.05)
         asked = nearest
         clock(gates=late * 2)

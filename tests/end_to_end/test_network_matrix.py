@@ -12,19 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import export_openvino
-from compress.model.factors import full_ranks, layer_kernel
-from compress.model.layers import list_layers
-from compress.networks.attention import Attention
-from compress.networks.registry import entries, get_entry
-from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import Ratio, Selection, make_plan, obstacle, usual_method
+from compress.model import Model
+from compress.network.factors import full_ranks, layer_kernel
+from compress.network.layers import list_layers
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import Ratio, Selection, make_plan, obstacle, usual_method
 from compress.runtime.opening import open_runner
 from compress.surgery.attention import swap_attention
 from compress.surgery.edits import FactorizeEdit
 from compress.surgery.factorize import factorize
+from compress.zoo.attention import Attention
+from compress.zoo.registry import entries, get_entry
 
 #: Other heads of a network that is here already.
 HEADS = ("attention-cpm-background", "context-cpm-mpii", "repose-256")
@@ -58,39 +60,39 @@ def size_of(name: str) -> tuple[int, int]:
     return (128, 128) if name.startswith("repose") else (64, 96)
 
 
-def start(name: str) -> Checkpoint:
+def start(name: str) -> Model:
     """A fresh network whose normalisation knows the images: without that deep ones give numbers without measure."""
-    checkpoint = initial_checkpoint(name, SMALLER.get(name, {}), seed=0, trained=False)
-    module = checkpoint.build().train()
+    checkpoint = create(name, SMALLER.get(name, {}), seed=0, trained=False)
+    module = checkpoint.module.train()
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None
     with torch.no_grad():
         module(images(name, 4))
-    return snapshot(checkpoint, module.eval(), command="settle")
+    return checkpoint.derive(module.eval(), command="settle")
 
 
-def factorized(checkpoint: Checkpoint, size: tuple[int, int], share: Fraction = Fraction(1, 3)) -> Checkpoint:
-    module = checkpoint.build()
+def factorized(checkpoint: Model, size: tuple[int, int], share: Fraction = Fraction(1, 3)) -> Model:
+    module = checkpoint.module
     # Lite-HRNet is made of depthwise and 1x1 convolutions alone.
-    selection = Selection(pointwise="lite-hrnet" in checkpoint.network.name)
-    plan = make_plan(module, Ratio(share), selection, network=checkpoint.network.name, input_size=size)
+    selection = Selection(pointwise="lite-hrnet" in checkpoint.source.name)
+    plan = make_plan(module, Ratio(share), selection, network=checkpoint.source.name, input_size=size)
     done = factorize(module, plan)
     assert done.plan.changed
-    return snapshot(checkpoint, done.module, edits=(FactorizeEdit.from_plan(done.plan),), command="factorize")
+    return checkpoint.derive(done.module, edits=(FactorizeEdit.from_plan(done.plan),), command="factorize")
 
 
-def with_attention(checkpoint: Checkpoint, size: tuple[int, int]) -> Checkpoint:
-    module = checkpoint.build()
+def with_attention(checkpoint: Model, size: tuple[int, int]) -> Model:
+    module = checkpoint.module
     if any(isinstance(block, Attention) for block in module.modules()):
         done = swap_attention(module, "coord", input_size=size)
     else:
         maps = [x for x in list_layers(module, size) if x.kind == "conv" and x.calls == 1 and x.weight_shape[0] >= 16]
         done = swap_attention(module, "cbam", after=(maps[len(maps) // 2].name,), input_size=size)
-    return snapshot(checkpoint, done.module, edits=(done.edit,), command="attention")
+    return checkpoint.derive(done.module, edits=(done.edit,), command="attention")
 
 
-def changed(name: str, change: str) -> Checkpoint:
+def changed(name: str, change: str) -> Model:
     checkpoint, size = start(name), size_of(name)
     if change in ("factorize", "both"):
         checkpoint = factorized(checkpoint, size)
@@ -113,17 +115,17 @@ def loss_of(module: nn.Module, batch: Tensor) -> Tensor:
 def test_a_changed_network_runs_trains_and_is_saved(name: str, change: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     checkpoint = changed(name, change)
-    module, batch = checkpoint.build(), images(name)
+    module, batch = checkpoint.module, images(name)
     with torch.no_grad():
         before = module(batch)
-        wanted = start(name).build()(batch)
+        wanted = start(name).module(batch)
     assert [{kind: value.shape for kind, value in stage.items()} for stage in before] == [
         {kind: value.shape for kind, value in stage.items()} for stage in wanted
     ]
     assert all(value.isfinite().all() for stage in before for value in stage.values())
 
-    path = save_checkpoint(checkpoint, tmp_path / "changed.pt") or tmp_path / "changed.pt"
-    again = load_checkpoint(path).build()
+    path = save(checkpoint, tmp_path / "changed.pt") or tmp_path / "changed.pt"
+    again = load(path).module
     with torch.no_grad():
         for mine, loaded in zip(before, again(batch), strict=True):
             for kind in mine:
@@ -145,7 +147,7 @@ def test_a_changed_network_runs_trains_and_is_saved(name: str, change: str, tmp_
 @pytest.mark.parametrize(("name", "change"), cases("factorize"))
 def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> None:
     # In float64: what rounding grows to in a hundred fresh layers would say nothing.
-    module, size, batch = start(name).build().double(), size_of(name), images(name, 1).double()
+    module, size, batch = start(name).module.double(), size_of(name), images(name, 1).double()
     entries_ = [
         LayerPlan(x.name, usual_method(x), full_ranks(layer_kernel(x), usual_method(x)), "plan", (0, 0), (0, 0))
         for x in list_layers(module, size)
@@ -164,7 +166,7 @@ def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> Non
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exports_of_a_changed_network_agree_at_sizes_other_than_the_traced_one(name: str, tmp_path: Path) -> None:
     checkpoint, size = changed(name, "both"), size_of(name)
-    module = checkpoint.build()
+    module = checkpoint.module
     onnx = export_onnx(module, checkpoint.pose, tmp_path / "m.onnx", example_size=(size[0], size[1] + 32))
     export_openvino(onnx, tmp_path / "m.xml")
     for path in (onnx, tmp_path / "m.xml"):

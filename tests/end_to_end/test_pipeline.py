@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 
 RECIPE = """
 title = "everything, small"
@@ -83,11 +83,13 @@ def test_a_recipe_runs_every_stage_once_and_its_report_holds_together(tmp_path: 
     records = {stage["stage"]: stage["record"] for stage in stages}
     assert all(Path(file).exists() for stage in stages for file in stage["files"])  # type: ignore[attr-defined]
 
-    small = load_checkpoint(tmp_path / "out" / "small.safetensors")
-    tuned = load_checkpoint(tmp_path / "out" / "tuned.pt")
+    small = load(tmp_path / "out" / "small.safetensors")
+    tuned = load(tmp_path / "out" / "tuned.pt")
     assert small.edits == tuned.edits
     assert [entry["command"] for entry in tuned.history] == ["init", "factorize", "finetune"]
-    assert any((small.state_dict[name] != tuned.state_dict[name]).any() for name in small.state_dict)
+    assert any(
+        (small.module.state_dict()[name] != tuned.module.state_dict()[name]).any() for name in small.module.state_dict()
+    )
 
     export, times, report = (records[name] for name in ("export", "benchmark", "report"))
     assert [parity["ok"] for parity in export["parity"]] == [True, True, True]  # type: ignore[index]

@@ -11,19 +11,22 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.checkpoint import Checkpoint, initial_checkpoint, save_checkpoint
-from compress.cli.show import headline, show
+from compress.checkpoint.load import create
+from compress.checkpoint.save import save
+from compress.commands.base import check_options
+from compress.commands.predict import STAGE, STEPS, PredictOptions
+from compress.commands.show import headline, show
 from compress.data.frames import Frame, Frames, open_sources
 from compress.data.synthetic import DrawnPeople
 from compress.data.written import open_video, write_picture
 from compress.errors import CompressError, DataError, FileError, RuntimeAbsent, UsageError
-from compress.evaluate import detect
+from compress.evaluation.score import detect
 from compress.export.to_onnx import export_onnx
 from compress.export.to_openvino import write_ir
-from compress.pose.oks import coco_results
+from compress.model import Model
+from compress.pose.metrics.oks import coco_results
+from compress.progress import Silent
 from compress.runtime.opening import open_runner
-from compress.stages.base import Silent, check_options
-from compress.stages.predict import STAGE, STEPS, PredictOptions
 
 SIZE = (96, 128)
 
@@ -41,7 +44,7 @@ def predict(model: Path, *inputs: Path, **options: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predict") / "model.pt"
-    save_checkpoint(initial_checkpoint("default"), path)
+    save(create("default"), path)
     return path
 
 
@@ -49,8 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network as an OpenVINO file."""
     path = tmp_path_factory.mktemp("exported") / "model.xml"
-    checkpoint = initial_checkpoint("default")
-    write_ir(export_onnx(checkpoint.build(), checkpoint.pose, path.with_suffix(".onnx")), path)
+    checkpoint = create("default")
+    write_ir(export_onnx(checkpoint.module, checkpoint.pose, path.with_suffix(".onnx")), path)
     return path
 
 
@@ -172,7 +175,7 @@ def test_where_nothing_can_be_read_that_is_an_error(model: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("step", ["compress.stages.finding.detect", "compress.stages.predict.draw_poses"])
+@pytest.mark.parametrize("step", ["compress.evaluation.stream.detect", "compress.commands.predict.draw_poses"])
 def test_a_failing_step_ends_all_and_leaves_no_half_video(
     model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -206,7 +209,7 @@ def test_a_camera_is_stopped_by_the_keyboard_and_what_it_saw_is_kept(
             raise KeyboardInterrupt
         return image
 
-    monkeypatch.setattr("compress.stages.predict.draw_poses", stop)
+    monkeypatch.setattr("compress.commands.predict.draw_poses", stop)
     record = predict(model, Path("0"), output=tmp_path / "out", height=64)
     assert (record["images"], record["outputs"]) == (11, [str(tmp_path / "out" / "camera-0.mp4")])
     monkeypatch.undo()
@@ -238,11 +241,11 @@ def test_a_runtime_that_can_not_be_had_is_said_before_anything_is_read(
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
+def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
     """A network that sees one person, with random weights."""
-    checkpoint = initial_checkpoint("context-cpm", {"stages": 1}, trained=False)
+    checkpoint = create("context-cpm", {"stages": 1}, trained=False)
     path = tmp_path_factory.mktemp("single") / "single.pt"
-    save_checkpoint(checkpoint, path)
+    save(checkpoint, path)
     return path, checkpoint
 
 
@@ -279,7 +282,7 @@ def test_a_camera_s_images_go_through_an_openvino_file_one_at_a_time(
 
 
 def test_a_network_that_sees_one_person_looks_at_the_whole_image_or_at_boxes(
-    model: Path, single: tuple[Path, Checkpoint], photos: Path, tmp_path: Path
+    model: Path, single: tuple[Path, Model], photos: Path, tmp_path: Path
 ) -> None:
     path, checkpoint = single
     record = predict(path, photos, output=tmp_path / "whole", height=64, limit=2)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
 from compress.errors import DataError, UsageError
 from compress.pipeline import StepReport, run_recipe
+from compress.progress import Silent
 from compress.recipe import Recipe, load_recipe
-from compress.stages.base import Silent
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -76,7 +77,7 @@ def test_every_recipe_of_a_paper_is_run_here() -> None:
 
 
 def test_the_gradual_recipe_factorizes_what_it_has_trained_further(tmp_path: Path) -> None:
-    save_checkpoint(initial_checkpoint("default"), tmp_path / "teacher.pt")
+    save(create("default"), tmp_path / "teacher.pt")
     given = {
         "assets": "-",
         "teacher": str(tmp_path / "teacher.pt"),
@@ -92,7 +93,7 @@ def test_the_gradual_recipe_factorizes_what_it_has_trained_further(tmp_path: Pat
         if step.stage != "report"  # which has a real data set
     ]
     run_recipe(replace(recipe, steps=tuple(small)), Silent())
-    last = load_checkpoint(tmp_path / "run" / "last-tuned.pt")
+    last = load(tmp_path / "run" / "last-tuned.pt")
     assert [edit.kind for edit in last.edits] == ["factorize", "compose", "factorize"]
     assert [entry["command"] for entry in last.history if "command" in entry][-4:] == ["factorize", "finetune"] * 2
 
@@ -113,7 +114,7 @@ def test_a_recipe_goes_through_all_its_stages(name: str, tmp_path: Path) -> None
             assert report.record["images"] == 1
             assert set(report.record["metrics"]) >= {"AP", "AR"}  # drawn people have the joints of COCO
     assert (tmp_path / "report" / "report.html").is_file()
-    assert load_checkpoint(tmp_path / "trained.pt").network.name == reports[0].record["network"]
+    assert load(tmp_path / "trained.pt").network.name == reports[0].record["network"]
     assert all(json.dumps(report.record) for report in reports)
     if "factorize" in stages:
         assert_compressed(reports, tmp_path)
@@ -123,7 +124,7 @@ def assert_compressed(reports: tuple[StepReport, ...], folder: Path) -> None:
     """A recipe that compresses tunes what is smaller than the trained network, and the smaller ratio most."""
     models = {model["label"]: model for model in reports[-1].record["models"]}
     assert models["quarter"]["macs"] < models["third"]["macs"] < models["trained"]["macs"] / 2
-    history = load_checkpoint(folder / "third-tuned.pt").history
+    history = load(folder / "third-tuned.pt").history
     assert [entry["command"] for entry in history] == ["init", "train", "factorize", "finetune"]
 
 

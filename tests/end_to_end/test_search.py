@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
-from compress.cli.show import show
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.commands import search as stage
+from compress.commands.base import check_options
+from compress.commands.show import show
+from compress.compression.trials import FORMS, Outcome, Search, Trial, order_trials, read_search
 from compress.errors import CompressError, FileError, RankError, UsageError
-from compress.model.cost import cost
-from compress.ranks.front import dominates
-from compress.stages import search as stage
-from compress.stages.base import Silent, check_options
-from compress.stages.trials import FORMS, Outcome, Search, Trial, order_trials, read_search
+from compress.network.cost import cost
+from compress.planning.pareto import dominates
+from compress.progress import Silent
 
 SIZE = (64, 96)
 FEW = ("refinement_stages.0.trunk.*", "refinement_stages.0.heatmaps.*")
@@ -29,7 +31,7 @@ FEW = ("refinement_stages.0.trunk.*", "refinement_stages.0.heatmaps.*")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained default network."""
     path = tmp_path_factory.mktemp("search") / "model.pt"
-    save_checkpoint(initial_checkpoint("default"), path)
+    save(create("default"), path)
     return path
 
 
@@ -74,7 +76,7 @@ def assert_sound(folder: Path, original_macs: int) -> list[dict[str, Any]]:
     assert not any(dominates(quantities(x), quantities(row)) for x in done for row in front)
     assert {f"points/{path.name}" for path in (folder / "points").glob("*.pt")} == {row["checkpoint"] for row in front}
     for row in front:
-        found = cost(load_checkpoint(folder / row["checkpoint"]).build(), SIZE)
+        found = cost(load(folder / row["checkpoint"]).module, SIZE)
         assert (found.macs, found.params) == (row["macs"], row["params"])
         assert row["macs"] == row["cost"] <= 0.9 * original_macs
     return rows
@@ -105,7 +107,7 @@ def test_a_search_ends_with_a_front_a_network_for_each_point_and_a_table(
     shown = capsys.readouterr().out
     assert all(row["checkpoint"] in shown for row in rows if row["front"])
     for row in rows:
-        for edit in load_checkpoint(folder / row["checkpoint"]).edits if row["front"] else ():
+        for edit in load(folder / row["checkpoint"]).edits if row["front"] else ():
             assert {layer["method"] for layer in edit.to_dict()["layers"].values()} <= set(FORMS[row["forms"]])
 
 
@@ -158,7 +160,7 @@ def test_a_killed_search_leaves_a_front_that_can_be_read(model: Path, tmp_path: 
     trials = order_trials(tuple(record["conditions"]["level"]), False, 0)
     found = read_search(folder, record["conditions"], trials)
     for name in found.front:
-        assert load_checkpoint(folder / "points" / f"{name}.pt").edits
+        assert load(folder / "points" / f"{name}.pt").edits
     assert {trial.name for trial in found.left} | set(found.outcomes) == {trial.name for trial in trials}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.export.to_onnx import export_onnx
-from compress.networks.registry import NetworkSpec
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 
 

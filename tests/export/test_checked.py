@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.errors import FileError, ParityError, UsageError
 from compress.export import checked
 from compress.export.checked import Target, export_checked
-from compress.networks.registry import NetworkSpec, build, get_entry
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
 from compress.surgery.edits import FactorizeEdit, apply_edits
+from compress.zoo.registry import build, get_entry
 
 Image = NDArray[np.uint8]
 
@@ -249,11 +250,11 @@ def test_computing_in_bfloat16_is_no_parity(
 @pytest.mark.slow
 def test_real_network_on_real_people(assets: Path, tmp_path: Path) -> None:
     weights = assets / "weights" / "human-pose-estimation-0001" / "human-pose-estimation-0001.pth"
-    checkpoint = load_checkpoint(weights)
+    checkpoint = load(weights)
     paths = sorted((assets / "images" / "coco" / "val2017").glob("*.jpg"))[:2]
     photographs = [cv2.imread(str(path)) for path in paths]
     done = export_checked(
-        checkpoint.build(), checkpoint.pose, all_targets(tmp_path), photographs, network=checkpoint.network,
+        checkpoint.module, checkpoint.pose, all_targets(tmp_path), photographs, network=checkpoint.source,
         heights=(184, 128), threads=1,
     )  # fmt: skip
     for exported in done:

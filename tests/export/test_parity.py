@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ParityError, UsageError
 from compress.export.parity import TOLERANCES, Parity, check, compare_people, require
-from compress.pose.paf import Pose
+from compress.pose.decoders.paf import Pose
 from compress.pose.skeleton import OPENPOSE18
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.data.source import open_data
 from compress.errors import ParityError, UsageError
-from compress.evaluate import network_inputs
+from compress.evaluation.score import network_inputs
 from compress.export.checked import Target, export_checked
 from compress.export.parity import check, require
 from compress.export.peaks_graph import PeakFinder, PeakOptions, missed_peaks, to_peaks
 from compress.export.to_onnx import read_metadata
-from compress.pose.heatmap import find_maxima
-from compress.pose.peaks import find_peaks
+from compress.pose.decoders.heatmap import find_maxima
+from compress.pose.decoders.peaks import find_peaks
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 from compress.runtime.opening import open_runner
@@ -179,8 +179,8 @@ def test_a_file_without_peaks_is_refused_where_they_were_asked_for(stub_module: 
 @pytest.mark.slow
 def test_the_real_network_has_the_peaks_that_the_decoder_finds(assets: Path) -> None:
     weights = assets / "weights/human-pose-estimation-0001/human-pose-estimation-0001.pth"
-    checkpoint = load_checkpoint(weights)
-    runner = TorchRunner(checkpoint.build(), checkpoint.pose, threads=1)
+    checkpoint = load(weights)
+    runner = TorchRunner(checkpoint.module, checkpoint.pose, threads=1)
     data = open_data(f"images:{assets / 'images/coco/val2017'}")
     options = PeakOptions()
     count = missed = 0

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.checkpoint import initial_checkpoint, save_checkpoint
+from compress.checkpoint.load import create
+from compress.checkpoint.save import save
 from compress.errors import CompressError, RuntimeAbsent
 from compress.measure.isolation import measure_isolated
 from compress.runtime.torch_runner import TorchOptions
@@ -19,7 +20,7 @@ SHAPE = (1, 3, 64, 64)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("isolation") / "model.pt"
-    save_checkpoint(initial_checkpoint("default", {}, seed=0, trained=False), path)
+    save(create("default", {}, seed=0, trained=False), path)
     return path
 
 

@@ -18,13 +18,13 @@ from compress.measure.layer_latency import measure_variants, spread_variants
 from compress.measure.on_target import open_on_target
 from compress.measure.profiled import ProfiledOpenVino, Stopwatch
 from compress.measure.timing_graph import Settings, TimingGraph
-from compress.model.duplicate import duplicate
-from compress.model.layers import list_layers
-from compress.plan import METHODS
+from compress.network.duplicate import duplicate
+from compress.network.layers import list_layers
+from compress.planning.plan import METHODS
 from compress.pose.spec import PoseSpec
-from compress.ranks.budget import Target
 from compress.runtime.onnx_runner import OnnxRunner
 from compress.surgery.substitute import factorize_in_place
+from compress.target import Target
 
 SIZE = (32, 40)
 POSE = PoseSpec()

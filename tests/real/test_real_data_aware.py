@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
+from compress.compression.calibration import calibration_images
 from compress.data.coco import CocoDataset
-from compress.model.layers import list_layers
-from compress.model.maps import map_errors
-from compress.model.statistics import Calibration, measure_sensitivity
-from compress.ranks.budgeted import eligible, measure_curves, plan_within
-from compress.ranks.fixed import Ratio, Selection, make_plan
-from compress.stages.calibration import calibration_images
+from compress.network.layers import list_layers
+from compress.network.output_error import map_errors
+from compress.network.statistics import Calibration, measure_sensitivity
+from compress.planning.budgeted import eligible, measure_curves, plan_within
+from compress.planning.policies import Ratio, Selection, make_plan
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.factorize import factorize
 
@@ -23,8 +23,8 @@ SIZE = (192, 256)
 @pytest.mark.slow
 def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> None:
     (path,) = assets.glob("weights/human-pose-estimation-0001/**/*.pth")
-    checkpoint = load_checkpoint(path)
-    module, name = checkpoint.build(), checkpoint.network.name
+    checkpoint = load(path)
+    module, name = checkpoint.module, checkpoint.source.name
     images = {}
     for split in ("train2017", "val2017"):
         annotations = assets / f"annotations/person_keypoints_{split}_subset.json"

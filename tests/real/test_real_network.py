@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from compress.checkpoint import load_checkpoint
+from compress.checkpoint.load import load
 from compress.data.images import read_image
-from compress.plan import LayerPlan, Plan
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import Ratio, Selection, Vbmf, make_plan, parse_ratio
 from compress.pose.prepare import prepare
-from compress.ranks.fixed import Ratio, Selection, Vbmf, make_plan, parse_ratio
 from compress.surgery.factorize import factorize
 
 pytestmark = pytest.mark.real
@@ -47,8 +47,8 @@ def test_inspect_knows_the_network_by_its_keys(weights: Path) -> None:
 
 
 def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
-    checkpoint = load_checkpoint(weights)
-    module = checkpoint.build()
+    checkpoint = load(weights)
+    module = checkpoint.module
     chosen = make_plan(module, Ratio(parse_ratio("1/2")), Selection(), network=NAME, input_size=(256, 456))
     full = tuple(
         LayerPlan(x.name, "tucker2", (module.get_parameter(f"{x.name}.weight").shape[1::-1]), "plan", x.params, x.macs)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
     ("policy", "macs"), [(Ratio(parse_ratio("1/2")), 5.28), (Ratio(parse_ratio("1/3")), 4.63), (Vbmf(), 4.19)]
 )
 def test_the_papers_policies_cost_what_they_should(weights: Path, policy: Any, macs: float) -> None:
-    module = load_checkpoint(weights).build()
+    module = load(weights).module
     plan = make_plan(module, policy, Selection(), network=NAME, input_size=(256, 456))
     assert plan.macs[1] / 1e9 == pytest.approx(macs, abs=0.01)
 

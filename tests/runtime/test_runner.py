@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.checkpoint import initial_checkpoint, save_checkpoint
+from compress.checkpoint.load import create
+from compress.checkpoint.save import save
 from compress.errors import (
     CheckpointError,
     CompressError,
@@ -32,7 +33,7 @@ Make = Callable[..., Path]
 @pytest.fixture(scope="session")
 def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
-    save_checkpoint(initial_checkpoint("default", trained=False), path)
+    save(create("default", trained=False), path)
     return path
 
 

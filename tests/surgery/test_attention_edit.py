@@ -13,18 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.checkpoint import Checkpoint, initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
-from compress.cli.show import show
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.commands.attention import AttentionOptions
+from compress.commands.registry import get_stage
+from compress.commands.show import show
 from compress.errors import CheckpointError, CompressError, FileError, NetworkError, UsageError
-from compress.networks.attention import KINDS, Attention, build_attention
-from compress.plan import Plan
-from compress.ranks.fixed import Ratio, Selection, make_plan, parse_ratio
-from compress.stages.attention import AttentionOptions
-from compress.stages.base import Silent
-from compress.stages.registry import get_stage
+from compress.model import Model
+from compress.planning.plan import Plan
+from compress.planning.policies import Ratio, Selection, make_plan, parse_ratio
+from compress.progress import Silent
 from compress.surgery.attention import AttentionEdit, BlockSpec, swap_attention
 from compress.surgery.edits import Edit, FactorizeEdit, apply_edits, edit_from_dict
 from compress.surgery.factorize import factorize
+from compress.zoo.attention import KINDS, Attention, build_attention
 
 SIZE = (32, 40)
 
@@ -334,27 +336,27 @@ def test_edits_of_another_network_are_refused(swaps: dict[str, Any], inserts: di
 
 
 @pytest.fixture
-def small() -> Checkpoint:
-    return initial_checkpoint("attention-cpm", {"stages": 1, "width": 16})
+def small() -> Model:
+    return create("attention-cpm", {"stages": 1, "width": 16})
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_checkpoint_replays_swaps_and_factorization(small: Checkpoint, suffix: str, tmp_path: Path) -> None:
-    module = small.build()
+def test_a_checkpoint_replays_swaps_and_factorization(small: Model, suffix: str, tmp_path: Path) -> None:
+    module = small.module
     swapped = swap_attention(module, "cbam", after=("reduce",), input_size=SIZE)
     plan = third(swapped.module, "stages.*")
     done = factorize(swapped.module, plan)
     path = tmp_path / f"model{suffix}"
-    save_checkpoint(snapshot(small, done.module, edits=(swapped.edit, FactorizeEdit.from_plan(plan))), path)
-    loaded = load_checkpoint(path)
+    save(small.derive(done.module, edits=(swapped.edit, FactorizeEdit.from_plan(plan))), path)
+    loaded = load(path)
     assert [edit.kind for edit in loaded.edits] == ["attention", "factorize"]
-    assert torch.equal(maps(loaded.build()), maps(done.module.eval()))
+    assert torch.equal(maps(loaded.module), maps(done.module.eval()))
 
 
 def test_the_stage_writes_what_replays_and_tells_what_was_kept(
-    small: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_checkpoint(small, tmp_path / "model.pt")
+    save(small, tmp_path / "model.pt")
     stage = get_stage("attention")
     options = AttentionOptions(model=tmp_path / "model.pt", to="cbam", after=("reduce",), at=("*",), input=(64, 64))
     record = stage.run(options, Silent()).record
@@ -365,8 +367,8 @@ def test_the_stage_writes_what_replays_and_tells_what_was_kept(
     block = rows["stages.0.trunk.0.attention"]
     assert (block["was"], block["channels"], block["reduction"]) == ("se_spatial", 32, 16)
     assert block["carried"] == [f"channel.{x}.{y}" for x in ("reduce", "expand") for y in ("weight", "bias")]
-    loaded = load_checkpoint(Path(record["output"]))
-    assert sum(p.numel() for p in loaded.build().parameters()) == record["params"][1]
+    loaded = load(Path(record["output"]))
+    assert sum(p.numel() for p in loaded.module.parameters()) == record["params"][1]
     assert loaded.history[-1]["to"] == "cbam"
     show("attention", json.loads(json.dumps(record)))
     shown = capsys.readouterr().out

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.commands.factorize import FactorizeOptions, run
 from compress.errors import CheckpointError
-from compress.model.factors import clip_ranks, full_ranks, kernel_shape, methods_for
-from compress.model.layers import kind_of
-from compress.plan import METHODS
-from compress.stages.base import Silent
-from compress.stages.factorize import FactorizeOptions, run
+from compress.network.factors import clip_ranks, full_ranks, kernel_shape, methods_for
+from compress.network.layers import kind_of
+from compress.planning.plan import METHODS
+from compress.progress import Silent
 from compress.surgery.compose import ComposeEdit, compose, product
 from compress.surgery.edits import apply_edits, edit_from_dict
 from compress.surgery.factorized import build_like
@@ -102,7 +103,7 @@ def test_what_was_tied_stays_tied_and_a_bias_that_came_stays() -> None:
 
 
 def test_a_network_factorized_again_has_the_smaller_ranks_and_is_read_back(tmp_path: Path) -> None:
-    save_checkpoint(initial_checkpoint("default"), tmp_path / "model.pt")
+    save(create("default"), tmp_path / "model.pt")
     half = FactorizeOptions(model=tmp_path / "model.pt", ratio="1/2", output=tmp_path / "half.pt", input=(64, 64))
     run(half, Silent())
     options = FactorizeOptions(
@@ -113,11 +114,11 @@ def test_a_network_factorized_again_has_the_smaller_ranks_and_is_read_back(tmp_p
     wanted = run(straight, Silent()).record
     assert record["macs"][1] == wanted["macs"][1] < record["macs"][0]
     assert "factorized layers multiplied out first" in record["notices"][0]
-    checkpoint = load_checkpoint(tmp_path / "third.pt")
+    checkpoint = load(tmp_path / "third.pt")
     assert [edit.kind for edit in checkpoint.edits] == ["factorize", "compose", "factorize"]
     # Cutting ranks twice is not cutting them once, but nearly: it is the same kernel's largest part.
     x = torch.randn(1, 3, 64, 64)
-    twice, once = (load_checkpoint(tmp_path / name).build()(x)[-1]["heatmaps"] for name in ("third.pt", "straight.pt"))
+    twice, once = (load(tmp_path / name).module(x)[-1]["heatmaps"] for name in ("third.pt", "straight.pt"))
     assert 0 < torch.linalg.vector_norm(twice - once) < torch.linalg.vector_norm(once)
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import NetworkError, PlanError, RankError
-from compress.model.cost import cost
-from compress.model.factors import clip_ranks, full_ranks, layer_kernel
-from compress.model.layers import list_layers
-from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import Ratio, Selection, make_plan, usual_method
+from compress.network.cost import cost
+from compress.network.factors import clip_ranks, full_ranks, layer_kernel
+from compress.network.layers import list_layers
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import Ratio, Selection, make_plan, usual_method
 from compress.surgery.factorize import factorize
 from compress.surgery.factorized import LowRankConv2d, LowRankLinear, TuckerConv2d
 

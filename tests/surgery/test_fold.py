@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint, snapshot
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.commands.factorize import FactorizeOptions, run
 from compress.errors import CheckpointError
-from compress.model.cost import cost
-from compress.stages.base import Silent
-from compress.stages.factorize import FactorizeOptions, run
+from compress.network.cost import cost
+from compress.progress import Silent
 from compress.surgery.edits import edit_from_dict
 from compress.surgery.fold import FoldEdit, fold
 
@@ -62,14 +63,14 @@ def test_a_pair_whose_product_is_dearer_stays(network: Between) -> None:
 
 @pytest.mark.parametrize("name", ["default", "lightweight-openpose"])
 def test_networks_with_normalisation_are_folded_and_replayed(name: str, tmp_path: Path) -> None:
-    checkpoint = initial_checkpoint(name, {}, seed=0, trained=False)
-    module = checkpoint.build()
+    checkpoint = create(name, {}, seed=0, trained=False)
+    module = checkpoint.module
     done = fold(module, (64, 64))
     assert len(done.edit.pairs) == sum(isinstance(x, nn.BatchNorm2d) for x in module.modules()) > 20
     x = torch.rand(1, 3, 64, 64) - 0.5
-    folded = snapshot(checkpoint, done.module, edits=(done.edit,), command="fold")
-    save_checkpoint(folded, tmp_path / "folded.pt")
-    again = load_checkpoint(tmp_path / "folded.pt").build()
+    folded = checkpoint.derive(done.module, edits=(done.edit,), command="fold")
+    save(folded, tmp_path / "folded.pt")
+    again = load(tmp_path / "folded.pt").module
     with torch.no_grad():
         for mine, loaded, first in zip(done.module(x), again(x), module(x), strict=True):
             for kind in mine:
@@ -98,13 +99,13 @@ def test_an_edit_that_does_not_fit_is_refused(network: Between, pair: tuple[str,
 
 
 def test_the_command_folds_before_it_factorizes(tmp_path: Path) -> None:
-    checkpoint = initial_checkpoint("default", {}, seed=0, trained=True)
-    save_checkpoint(checkpoint, tmp_path / "m.pt")
+    checkpoint = create("default", {}, seed=0, trained=True)
+    save(checkpoint, tmp_path / "m.pt")
     options = FactorizeOptions(
         model=tmp_path / "m.pt", ratio="1/2", fold=True, output=tmp_path / "s.pt", input=(64, 64)
     )
     record = run(options, Silent()).record
-    smaller = load_checkpoint(tmp_path / "s.pt")
+    smaller = load(tmp_path / "s.pt")
     assert [edit.kind for edit in smaller.edits] == ["fold", "factorize"]
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in smaller.build().modules())
-    assert record["macs"][1] < record["macs"][0] == cost(checkpoint.build(), (64, 64)).macs
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in smaller.module.modules())
+    assert record["macs"][1] < record["macs"][0] == cost(checkpoint.module, (64, 64)).macs

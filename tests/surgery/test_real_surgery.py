@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from compress.checkpoint import load_checkpoint
-from compress.model.cost import cost
-from compress.model.factors import full_ranks, layer_kernel
-from compress.model.layers import list_layers
-from compress.plan import LayerPlan, Plan
-from compress.ranks.fixed import Ratio, Vbmf, make_plan
+from compress.checkpoint.load import load
+from compress.network.cost import cost
+from compress.network.factors import full_ranks, layer_kernel
+from compress.network.layers import list_layers
+from compress.planning.plan import LayerPlan, Plan
+from compress.planning.policies import Ratio, Vbmf, make_plan
 from compress.surgery.factorize import factorize
 
 SIZE = (256, 456)
@@ -23,7 +23,7 @@ SIZE = (256, 456)
 @pytest.fixture(scope="module")
 def network(assets: Path) -> nn.Module:
     (path,) = assets.glob("weights/human-pose-estimation-0001/**/*.pth")
-    return load_checkpoint(path).build()
+    return load(path).module
 
 
 @pytest.mark.real

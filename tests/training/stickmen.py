@@ -47,7 +47,7 @@ class Stickmen:
 
     def __getitem__(self, index: int) -> Sample:
         if index == self.broken:
-            raise DataError("the image does not decode", found=f"{index}.jpg", way_out="Fetch it again")
+            raise DataError("the image does not decode", found=f"{index}.jpg", hint="Fetch it again")
         rng = np.random.default_rng(index)
         image = np.full((64, 64, 3), 90, np.uint8)
         low, size = rng.uniform(2, 20, 2), rng.uniform(30, 40, 2)

@@ -143,9 +143,9 @@ def test_data_that_can_not_be_trained_on_is_refused(stickmen: Any) -> None:
 def test_an_error_of_the_data_set_arrives_whole(stickmen: Any, workers: int) -> None:
     with pytest.raises(DataError) as caught:
         load(examples(stickmen(broken=3)), workers=workers)
-    assert caught.value.what == "the image does not decode"
+    assert caught.value.cause == "the image does not decode"
     assert caught.value.found == "3.jpg"
-    assert caught.value.way_out == "Fetch it again"
+    assert caught.value.hint == "Fetch it again"
 
 
 def test_a_view_of_the_batch_is_the_augmented_sample(stickmen: Any) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from compress.networks.attention import build_attention
 from compress.pose.spec import PoseSpec
 from compress.surgery.attention import Attended, swap_attention
 from compress.surgery.factorized import LowRankConv2d, TuckerConv2d
 from compress.training.distil import Distiller, DistilWeights, Taps
 from compress.training.loop import FineTuneOptions, finetune
+from compress.zoo.attention import build_attention
 
 
 class Gated(nn.Module):

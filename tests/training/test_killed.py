@@ -15,11 +15,12 @@ import launched
 import pytest
 import torch
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.commands.finetune import FineTuneStageOptions, run
+from compress.commands.watched import log_path
 from compress.errors import FileError
-from compress.stages.base import Silent
-from compress.stages.finetune import FineTuneStageOptions, run
-from compress.stages.watched import log_path
+from compress.progress import Silent
 from compress.training.log import read_log, steps_of
 from compress.training.processes import Processes
 
@@ -43,7 +44,7 @@ def test_a_process_killed_while_it_writes_its_state_goes_on_from_the_one_before(
 
 @pytest.mark.slow
 def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Path) -> None:
-    save_checkpoint(initial_checkpoint("default"), tmp_path / "model.pt")
+    save(create("default"), tmp_path / "model.pt")
     settings: dict[str, Any] = {
         "model": tmp_path / "model.pt", "data": "synthetic:7:6", "steps": 14, "batch_size": 2, "size": (64, 64),
         "workers": 0, "ema": 0.9, "checkpoint_every": 2,
@@ -75,7 +76,7 @@ def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Pa
     assert [(x["step"], x["loss"], x["parts"], x["learning_rate"]) for x in curves[0]] == [
         (x["step"], x["loss"], x["parts"], x["learning_rate"]) for x in curves[1]
     ]
-    ours, theirs = (load_checkpoint(tmp_path / name).build().state_dict() for name in ("tuned.pt", "straight.pt"))
+    ours, theirs = (load(tmp_path / name).module.state_dict() for name in ("tuned.pt", "straight.pt"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert sorted(path.name for path in tmp_path.iterdir() if "state" in path.name) == []
     # Nothing is left to go on from, and what is finished is not made again.

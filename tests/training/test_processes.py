@@ -17,12 +17,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from compress.checkpoint import initial_checkpoint, load_checkpoint, save_checkpoint
-from compress.cli.main import cli
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
+from compress.cli import cli
+from compress.commands.finetune import FineTuneStageOptions, run
+from compress.commands.watched import log_path
 from compress.errors import RuntimeAbsent, UsageError
-from compress.stages.base import Silent
-from compress.stages.finetune import FineTuneStageOptions, run
-from compress.stages.watched import log_path
+from compress.progress import Silent
 from compress.training.batches import Steps
 from compress.training.log import read_log, steps_of
 from compress.training.norms import share_norms
@@ -117,7 +118,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_with_two_processes_gives_what_one_gives(tmp_path: Path) -> None:
-    save_checkpoint(initial_checkpoint("default"), tmp_path / "model.pt")
+    save(create("default"), tmp_path / "model.pt")
     settings: dict[str, Any] = {
         "model": tmp_path / "model.pt", "data": "synthetic:7:8", "validation": "synthetic:1000:3", "steps": 3,
         "batch_size": 4, "size": (64, 64), "workers": 0, "height": 128,
@@ -136,7 +137,7 @@ def test_the_command_with_two_processes_gives_what_one_gives(tmp_path: Path) -> 
     assert told["scores"][-1][1] == pytest.approx(record["scores"][-1][1], abs=0.02)
     losses = [[step["loss"] for step in steps_of(read_log(log_path(path)))] for path in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    ours, theirs = (load_checkpoint(path).build() for path in (one, two))
+    ours, theirs = (load(path).module for path in (one, two))
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(a, b, atol=5e-3), name
     left = sorted(path.name for path in tmp_path.iterdir() if path.stem.startswith("two"))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import DataError, UsageError
-from compress.model.maps import map_errors
-from compress.plan import Plan
-from compress.ranks.fixed import Ratio, Selection, make_plan, parse_ratio
+from compress.network.output_error import map_errors
+from compress.planning.plan import Plan
+from compress.planning.policies import Ratio, Selection, make_plan, parse_ratio
 from compress.surgery.factorize import factorize
 from compress.training.reconstruct import LAYERS, ReconstructOptions, blocks_of, reconstruct
 

@@ -1,0 +1,1 @@
+"""Models in files: reading without running code, loading, wrapping, saving."""

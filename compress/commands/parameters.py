@@ -1,0 +1,70 @@
+"""From the options of a stage to the parameters of a command: one declaration serves both."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from compress.commands.base import StageOptions
+
+
+def parameters_of(model: type[StageOptions]) -> list[click.Parameter]:
+    """Arguments and options of a command, in the order of the fields, arguments first."""
+    found = [_parameter(name, field) for name, field in model.model_fields.items()]
+    return sorted(found, key=lambda p: isinstance(p, click.Option))
+
+
+def _parameter(name: str, field: FieldInfo) -> click.Parameter:
+    extra = typing.cast(dict[str, Any], field.json_schema_extra or {})
+    required = field.default is PydanticUndefined
+    kind, many = _click_type(field)
+    if extra.get("positional"):
+        nargs = -1 if many else 1
+        return click.Argument([name], type=kind, required=required, nargs=nargs)
+    flags = [f"--{name.replace('_', '-')}"]
+    if extra.get("flag"):
+        flags.insert(0, extra["flag"])
+    help = (field.description or "") + _show_default(field.default)
+    if field.annotation is bool:
+        if field.default is True:
+            flags[-1] += f"/--no-{name.replace('_', '-')}"
+        return click.Option([*flags, name], is_flag=True, default=field.default, help=help)
+    return click.Option([*flags, name], type=kind, required=required, multiple=many, default=None, help=help)
+
+
+def _show_default(default: Any) -> str:
+    if default is PydanticUndefined or default in (None, (), False, True):
+        return ""
+    shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" [default: {shown}]"
+
+
+def _click_type(field: FieldInfo) -> tuple[click.ParamType[Any] | type, bool]:
+    """The click type of a field's values, and whether there can be several."""
+    annotation: Any = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is typing.Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return click.Choice([str(choice) for choice in get_args(annotation)]), False
+    if get_origin(annotation) is tuple:
+        parts = get_args(annotation)
+        if parts[-1] is not Ellipsis:  # a size, written as one word
+            return click.STRING, False
+        inner: click.ParamType[Any] | type = click.Path(path_type=Path) if parts[0] is Path else parts[0]
+        return inner, True
+    if annotation is Path:
+        return click.Path(path_type=Path), False
+    return annotation if annotation in (int, float) else click.STRING, False
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """The values a user gave: what was left out keeps the default of the stage."""
+    return {name: value for name, value in values.items() if value is not None and value != ()}

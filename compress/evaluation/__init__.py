@@ -1,0 +1,1 @@
+"""Finding people with a runner, and scoring them."""

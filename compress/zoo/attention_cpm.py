@@ -1,0 +1,294 @@
+"""An attention-based convolutional pose machine for many people.
+
+A MobileNet v2 at stride 8, then six stages. A stage has three blocks of two convolutions, whose outputs are
+concatenated and weighed by attention (a gate for each place, then squeeze and excitation), and two branches in a row:
+part-affinity fields first, then heatmaps from the features and the fields. Leaky ReLUs everywhere, no batch
+normalisation in the stages.
+
+The paper has its stages factorized by Tucker-2 at about a third of the channels. Here a dense network is factorized
+by the toolkit, or, with the option ``ratio``, built that way: both have the same tensors by name and shape.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import NetworkError
+from compress.pose.spec import PoseSpec
+from compress.zoo.attention import KINDS, MOST_REDUCTION, ChannelGate, PlaceGate, build_attention
+from compress.zoo.layers import conv, initialise
+from compress.zoo.limits import check_choice, check_counts
+from compress.zoo.mobilenet import TRUNK_CHANNELS, mobilenet_v2
+from compress.zoo.registry import NetworkEntry, register
+
+#: 18 joints; x and y of 19 limbs.
+JOINTS, PAFS = 18, 38
+
+#: Blocks of a stage.
+BLOCKS = 3
+
+#: Bounds of the options.
+LIMITS = {"stages": (1, 16), "width": (8, 1024), "reduction": (1, MOST_REDUCTION)}
+
+#: Scores that gates start at: they let nearly nine tenths through.
+OPEN = 2.0
+
+#: Kernel sizes that the branches' hidden layers can have.
+HEAD_SIZES = (1, 3)
+
+Maps = dict[str, Tensor]
+
+
+class FactorizedConv(nn.Module):
+    """A 3x3 convolution as 1x1, 3x3, 1x1, with names and shapes as surgery gives them.
+
+    Kim et al. (2016, arXiv:1511.06530), section 3.1.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    ratio : Fraction
+        Share of the channels that the core keeps on either side, halves rounded up.
+    """
+
+    def __init__(self, inputs: int, outputs: int, ratio: Fraction) -> None:
+        super().__init__()
+        # A core that is much wider on one side than on the other would hold zeros only.
+        first, last = _rank(inputs, ratio), _rank(outputs, ratio)
+        first = min(first, last * 9)
+        last = min(last, first * 9)
+        self.reduce = nn.Conv2d(inputs, first, 1, bias=False)
+        self.core = nn.Conv2d(first, last, 3, padding=1, bias=False)
+        self.expand = nn.Conv2d(last, outputs, 1)
+
+    def initialise(self) -> None:
+        """Weights that keep the variance: no activation follows the first two convolutions."""
+        for layer in (self.reduce, self.core):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, outputs, h, w)."""
+        y: Tensor = self.expand(self.core(self.reduce(x)))
+        return y
+
+
+class AttentionBlock(nn.Module):
+    """Two convolutions, the concatenation of their outputs, and attention on it."""
+
+    def __init__(self, inputs: int, width: int, attention: str, reduction: int, ratio: Fraction | None) -> None:
+        super().__init__()
+        self.first = _conv(inputs, width, ratio)
+        self.second = _conv(width, width, ratio)
+        self.attention = build_attention(attention, 2 * width, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, 2 width, h, w)."""
+        first = self.first(x)
+        y: Tensor = self.attention(torch.cat([first, self.second(first)], dim=1))
+        return y
+
+
+class Stage(nn.Module):
+    """Three attention blocks, the branch of the fields, and the branch of the heatmaps, which sees the fields."""
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        heatmaps: int,
+        *,
+        attention: str,
+        reduction: int,
+        head_size: int,
+        ratio: Fraction | None,
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            *(
+                AttentionBlock(2 * width if index else inputs, width, attention, reduction, ratio)
+                for index in range(BLOCKS)
+            )
+        )
+        self.pafs = _branch(2 * width, width, PAFS, head_size, ratio)
+        self.heatmaps = _branch(2 * width + PAFS, width, heatmaps, head_size, ratio)
+
+    def forward(self, x: Tensor) -> Maps:
+        """(N, inputs, h, w) to maps (N, 18 or 19, h, w) and (N, 38, h, w)."""
+        features = self.trunk(x)
+        pafs = self.pafs(features)
+        return {"heatmaps": self.heatmaps(torch.cat([features, pafs], dim=1)), "pafs": pafs}
+
+
+class AttentionCpm(nn.Module):
+    """The attention-based convolutional pose machine.
+
+    What the paper leaves open is chosen here: the cut of the trunk, 3x3 convolutions of 128 channels, and attention on
+    the concatenation.
+
+    Parameters
+    ----------
+    stages : int
+        Stages, each of which gives maps.
+    width : int
+        Channels of a convolution; blocks give twice as many.
+    attention : str
+        Kind of the attention blocks (`compress.zoo.attention`).
+    reduction : int
+        Their reduction.
+    head_size : int
+        Kernel size of the two hidden layers of each branch, 3 or 1.
+    ratio : str or None
+        A share such as ``"1/3"`` builds every 3x3 convolution of the stages factorized.
+    background : bool
+        Whether a background map follows the joints' heatmaps; the paper has none.
+
+    Attributes
+    ----------
+    distill_points : tuple of str
+        Names of the modules whose outputs are the features of each stage.
+
+    Raises
+    ------
+    NetworkError
+        If an option is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        stages: int = 6,
+        *,
+        width: int = 128,
+        attention: str = "se_spatial",
+        reduction: int = 16,
+        head_size: int = 3,
+        ratio: str | None = None,
+        background: bool = False,
+    ) -> None:
+        super().__init__()
+        check_counts(LIMITS, stages=stages, width=width, reduction=reduction)
+        check_choice("attention", attention, KINDS)
+        check_choice("head_size", head_size, HEAD_SIZES)
+        share = None if ratio is None else _read_ratio(ratio)
+        heatmaps = JOINTS + background
+        self.backbone = mobilenet_v2()
+        self.reduce = conv(TRUNK_CHANNELS, width, 1, bias=False, norm=True, activation=nn.LeakyReLU)
+        built = [
+            Stage(
+                width + (heatmaps + PAFS if index else 0),
+                width,
+                heatmaps,
+                attention=attention,
+                reduction=reduction,
+                head_size=head_size,
+                ratio=share,
+            )
+            for index in range(stages)
+        ]
+        self.stages = nn.ModuleList(built)
+        self.distill_points = ("reduce", *(f"stages.{index}.trunk" for index in range(stages)))
+        initialise(self, tuple(head for stage in built for head in (stage.heatmaps, stage.pafs)))
+        for part in self.modules():
+            if isinstance(part, FactorizedConv):
+                part.initialise()
+            elif isinstance(part, ChannelGate | PlaceGate):
+                # Gates at a half would leave 1/64 of the features after three blocks, with no normalisation to mend it.
+                last = part.expand if isinstance(part, ChannelGate) else part.score
+                if last.bias is not None:
+                    nn.init.constant_(last.bias, OPEN)
+
+    def forward(self, x: Tensor) -> list[Maps]:
+        """Images (N, 3, H, W) to the maps of each stage, (N, 18 or 19, H/8, W/8) and (N, 38, H/8, W/8)."""
+        features = self.reduce(self.backbone(x))
+        maps = [self.stages[0](features)]
+        for stage in self.stages[1:]:
+            maps.append(stage(torch.cat([features, maps[-1]["heatmaps"], maps[-1]["pafs"]], dim=1)))
+        return maps
+
+
+def attention_cpm(
+    stages: int = 6,
+    width: int = 128,
+    attention: str = "se_spatial",
+    reduction: int = 16,
+    head_size: int = 3,
+    ratio: str | None = None,
+) -> AttentionCpm:
+    """The paper's network, without a background map."""
+    return AttentionCpm(stages, width=width, attention=attention, reduction=reduction, head_size=head_size, ratio=ratio)
+
+
+def attention_cpm_background(
+    stages: int = 6,
+    width: int = 128,
+    attention: str = "se_spatial",
+    reduction: int = 16,
+    head_size: int = 3,
+    ratio: str | None = None,
+) -> AttentionCpm:
+    """The same with a background map, so that it can be taught by networks that have one."""
+    return AttentionCpm(
+        stages,
+        width=width,
+        attention=attention,
+        reduction=reduction,
+        head_size=head_size,
+        ratio=ratio,
+        background=True,
+    )
+
+
+def _conv(inputs: int, outputs: int, ratio: Fraction | None, size: int = 3) -> nn.Sequential:
+    if ratio is None or size == 1:
+        return conv(inputs, outputs, size, activation=nn.LeakyReLU)
+    return nn.Sequential(FactorizedConv(inputs, outputs, ratio), nn.LeakyReLU())
+
+
+def _branch(inputs: int, width: int, maps: int, size: int, ratio: Fraction | None) -> nn.Sequential:
+    return nn.Sequential(
+        _conv(inputs, width, ratio, size), _conv(width, width, ratio, size), conv(width, maps, 1, activation=None)
+    )
+
+
+def _rank(channels: int, ratio: Fraction) -> int:
+    return max(1, math.floor(ratio * channels + Fraction(1, 2)))
+
+
+def _read_ratio(text: object) -> Fraction:
+    """A share of channels; written as a text, so that a third is a third in every file."""
+    if isinstance(text, str) and re.fullmatch(r"[0-9]{1,4}/0*[1-9][0-9]{0,3}|[01]?\.[0-9]{1,9}|1", text):
+        ratio = Fraction(text)
+        if 0 < ratio <= 1:
+            return ratio
+    raise NetworkError(
+        "the network's option ratio must be a share of channels, above 0 and at most 1",
+        found=text,
+        hint='Write it as a text such as "1/3"',
+    )
+
+
+register(
+    NetworkEntry(
+        name="attention-cpm",
+        build=attention_cpm,
+        pose=PoseSpec(height=368, background=False),
+        input_size=(368, 656),
+        summary="attention CPM, MobileNet v2 at stride 8, six stages; born factorized with ratio",
+        source="attention and tensor-decomposed CPM",
+    )
+)
+register(
+    NetworkEntry(
+        name="attention-cpm-background",
+        build=attention_cpm_background,
+        pose=PoseSpec(height=368),
+        input_size=(368, 656),
+        summary="attention CPM with a background map",
+        source="attention and tensor-decomposed CPM",
+    )
+)

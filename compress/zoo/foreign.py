@@ -1,0 +1,280 @@
+"""State dicts from elsewhere: what they are wrapped in, which network they belong to, and whether they fit it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import CheckpointError
+from compress.network.source import NetworkSpec
+
+#: Keys under which training programs put the state dict beside optimizer, epoch and scores.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+#: What `torch.nn.DataParallel` and `torch.compile` put before every name.
+PREFIXES = ("module.", "_orig_mod.")
+
+#: At most so many names of one kind are listed in an error.
+LISTED = 20
+
+_HOW_TO_SAVE = "Save the weights alone: torch.save(model.state_dict(), path)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the weights of a network are recognised.
+
+    Attributes
+    ----------
+    name : str
+        Name of the network in the registry.
+    keys : tuple of str
+        Tensors that it has, and that together no other known network has.
+    options : callable
+        Reads the network's options off the state dict.
+    joints : int or None
+        How many maps the last layer gives, where that alone tells two networks apart.
+    rename : callable or None
+        From the name that another toolkit gives a tensor to the network's own, or None for tensors it does not have;
+        the network's own names stay as they are.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    options: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    joints: int | None = None
+    rename: Callable[[str], str | None] | None = None
+
+    def translate(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state dict with the network's own names."""
+        if self.rename is None:
+            return state
+        names = ((self.rename(key), value) for key, value in state.items())
+        return {name: value for name, value in names if name is not None}
+
+    def matches(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a state dict with the network's own names is of this network."""
+        if not all(key in state for key in self.keys):
+            return False
+        last = next((value for key, value in state.items() if key.endswith("final_layer.weight")), None)
+        return self.joints is None or (last is not None and last.shape[:1] == (self.joints,))
+
+
+def _no_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {}
+
+
+def _refinements(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Public files hold one to three refinement stages, so their number is read off the names."""
+    found = (re.match(r"refinement_stages\.([0-9]{1,3})\.", key) for key in state)
+    return {"refinements": max((int(match[1]) + 1 for match in found if match), default=0)}
+
+
+def _context(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Stages of a global context CPM, and the context module, which tells itself by its names."""
+    refinements = _refinements(state)["refinements"]
+    if not refinements:
+        return {"stages": 1}
+    signs = {"encoder1.0.0.weight": "u_shaped", "branches.0.0.0.weight": "aspp", "levels.0.0.weight": "pyramid"}
+    context = next((name for sign, name in signs.items() if f"refinement_stages.0.trunk.0.{sign}" in state), "none")
+    return {"stages": refinements + 1, "context": context}
+
+
+def _blocks(state: Mapping[str, Tensor], stage: str) -> int:
+    """How many children of a stage have tensors."""
+    found = (re.match(rf"{re.escape(stage)}\.([0-9]{{1,3}})\.", key) for key in state)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
+
+def _residual_depth(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    depths = {6: 50, 23: 101, 36: 152}
+    return {"depth": depths.get(_blocks(state, "layer3"), 50)}
+
+
+def _width(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"width": state["transition1.0.0.weight"].shape[0]}
+
+
+def _lite_depth(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"depth": 30 if _blocks(state, "backbone.stage1") == 8 else 18}
+
+
+def _lite(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Depth, and the kind of the blocks, which tells itself by their names and width."""
+    options = _lite_depth(state)
+    if "backbone.stage0.0.layers.0.cross_resolution_weighting.conv1.conv.weight" not in state:
+        width = state["backbone.stage0.0.fuse_layers.0.1.0.weight"].shape[0]
+        options["blocks"] = "naive" if width == 30 else "naive_wide"
+    return options
+
+
+def _without_parts(name: str) -> str | None:
+    """MMPose's names of networks that are trunk and head in one here."""
+    if name.startswith("data_preprocessor."):
+        return None
+    return re.sub(r"^(backbone|keypoint_head|head)\.", "", name)
+
+
+def _with_old_head(name: str) -> str | None:
+    """MMPose 1's names of networks that have MMPose 0's here."""
+    return None if name.startswith("data_preprocessor.") else re.sub(r"^head\.", "keypoint_head.", name)
+
+
+_BASELINE = ("layer4.0.conv1.weight", "deconv_layers.0.weight", "final_layer.weight")
+_HRNET = ("transition1.0.0.weight", "stage4.0.fuse_layers.0.1.0.weight", "final_layer.weight")
+_LITE = (
+    "backbone.stem.expand_conv.conv.weight",
+    "backbone.stage0.0.fuse_layers.0.1.0.weight",
+    "keypoint_head.final_layer.weight",
+)
+_CBAM = (*_LITE, "keypoint_head.attention.0.channel.reduce.weight")
+
+#: Known layouts; where two match, the first one counts. The default network differs from the public one by its
+#: normalised stages.
+LAYOUTS = (
+    Layout("lightweight-openpose", ("cpm.align.0.weight", "cpm.trunk.0.2.weight"), _refinements),
+    Layout("default", ("cpm.align.0.weight", "cpm.align.1.weight"), _refinements),
+    Layout("human-pose-estimation-0001", ("align.0.weight", "cpm_conv.0.weight", "ref_trunk.0.initial.0.weight"),
+           _no_options),
+    Layout("context-cpm", ("cpm.0.0.weight", "cpm.1.0.weight", "initial_stage.heatmaps.1.0.weight"), _context),
+    Layout("simple-baseline-mpii", _BASELINE, _residual_depth, 16, _without_parts),
+    Layout("simple-baseline", _BASELINE, _residual_depth, None, _without_parts),
+    Layout("hrnet-mpii", _HRNET, _width, 16, _without_parts),
+    Layout("hrnet", _HRNET, _width, None, _without_parts),
+    Layout("cbam-lite-hrnet-mpii", _CBAM, _lite_depth, 16, _with_old_head),
+    Layout("cbam-lite-hrnet", _CBAM, _lite_depth, None, _with_old_head),
+    Layout("lite-hrnet-mpii", _LITE, _lite, 16, _with_old_head),
+    Layout("lite-hrnet", _LITE, _lite, None, _with_old_head),
+)  # fmt: skip
+
+
+def clean(raw: object) -> dict[str, Tensor]:
+    """The bare state dict of what a file held.
+
+    Wrappers (`WRAPPERS`) are taken off, and so are the prefixes (`PREFIXES`) that all names share.
+
+    Parameters
+    ----------
+    raw : object
+        What a safe reader returned.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no state dict in it, or a value is not an ordinary tensor with values.
+    """
+    state = raw
+    for _ in range(len(WRAPPERS)):  # a file may wrap a dict in itself, so not without end
+        if isinstance(state, Mapping):
+            state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
+    if not isinstance(state, Mapping):
+        raise CheckpointError("the file holds no state dict", found=type(state).__name__, hint=_HOW_TO_SAVE)
+    if not state:
+        raise CheckpointError("the file's state dict is empty", hint=_HOW_TO_SAVE)
+    odd = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    odd = [key if isinstance(key, str) else f"a key of type {type(key).__name__}" for key in odd]
+    if odd:
+        raise CheckpointError(f"the file's state dict holds more than tensors: {_names(odd)}", hint=_HOW_TO_SAVE)
+    odd = [key for key, value in state.items() if not _is_ordinary(value)]
+    if odd:
+        raise CheckpointError(
+            f"quantised, sparse and empty tensors can't be read: {_names(odd)}",
+            hint="Save the weights of the float network",
+        )
+    result = dict(state)
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) and key != p for key in result)), None):
+        result = {key.removeprefix(prefix): value for key, value in result.items()}
+    return result
+
+
+def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
+    """The registered network that a clean state dict belongs to, with its options, or None.
+
+    Only signature keys are looked at; whether everything fits is for `fit` to say.
+    """
+    for layout in LAYOUTS:
+        named = layout.translate(state)
+        if layout.matches(named):
+            return NetworkSpec(layout.name, layout.options(named))
+    return None
+
+
+def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, Tensor]:
+    """The state dict in the order and in the types of a network, which it must fit entirely.
+
+    Names that another toolkit gives the tensors of a registered network are translated (`Layout.rename`). Only a
+    missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with cumulative
+    averages reads it.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        A clean state dict.
+    module : Module
+        The network; only names, shapes and types of its tensors are looked at, so it may be on the meta device.
+    name : str
+        Its name, for the error.
+
+    Raises
+    ------
+    CheckpointError
+        If tensors are missing, unexpected, or of another shape or kind (with the names of all of them up to
+        `LISTED`), or hold NaN or infinity.
+    """
+    layout = next((layout for layout in LAYOUTS if layout.name == name), None)
+    state = state if layout is None else layout.translate(state)
+    expected: dict[str, Tensor] = module.state_dict()
+    fitted: dict[str, Tensor] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    for key, model in expected.items():
+        if key in state:
+            given = state[key]
+            if given.shape != model.shape:
+                misshapen.append(f"{key} {tuple(given.shape)} instead of {tuple(model.shape)}")
+            elif given.is_floating_point() != model.is_floating_point() or given.is_complex() != model.is_complex():
+                misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
+            else:
+                try:
+                    fitted[key] = given.detach().to(dtype=model.dtype)
+                except RuntimeError:  # packed formats of less than a byte have no conversion
+                    misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
+        elif key.endswith("num_batches_tracked"):
+            fitted[key] = torch.zeros(model.shape, dtype=model.dtype)
+        else:
+            missing.append(key)
+    unexpected = [key for key in state if key not in expected]
+    faults = (("missing", missing), ("unexpected", unexpected), ("of another shape or kind", misshapen))
+    if any(keys for _, keys in faults):
+        listed = "; ".join(f"{len(keys)} {fault}: {_names(keys)}" for fault, keys in faults if keys)
+        raise CheckpointError(
+            f"the weights do not fit the network {name}: {listed}",
+            hint="Name the network that they are of by --network",
+        )
+    broken = [key for key, value in fitted.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"weights are not finite (NaN or infinity): {_names(broken)}",
+            hint="Take a checkpoint from before the training diverged",
+        )
+    return fitted
+
+
+def _is_ordinary(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta and not value.is_nested
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _names(names: Iterable[str]) -> str:
+    """Names for an error: so many of them as a person reads, none of a length that only an attack has."""
+    listed = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
+    more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
+    return ", ".join(listed[:LISTED]) + more

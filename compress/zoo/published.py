@@ -1,0 +1,163 @@
+"""Parameters and operations that papers and releases print for the networks, and why a count differs from them.
+
+Numbers are as printed: millions of parameters, and operations in the unit of the paper's convention
+(`compress.network.conventions`), which differ by much more than rounding. A row without numbers is a form of a network
+for which nothing is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_ROUNDED = "printed without decimals"
+_OMZ = "the release counts biases and activations too"
+_SB = "the printed figures are up to 1.1 % below what this convention gives"
+_STACKS = "the link between stacks is not described; here a stack reads the features and heatmaps of the one before"
+_WIDE = "a 7x7 kernel instead of two of 3x3 has 31 more weights a stage; the row is of the authors' earlier network"
+_AT_INPUT = "the paper counts the strided 5x5 convolutions at the size of their input"
+_SHORT = "the reading whose other rows fit has fewer here"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed line.
+
+    Attributes
+    ----------
+    network : str
+        Name in the registry.
+    input_size : (int, int)
+        Height and width that operations are counted at.
+    options : mapping
+        Options of the network that differ from its defaults.
+    params : float or None
+        Millions of parameters as printed.
+    operations : float or None
+        Operations as printed.
+    convention : str
+        How they are counted.
+    where : str
+        Where it is printed.
+    reason : str
+        Why the count here differs, where it does by more than rounding.
+    part : str
+        Name of the submodule that the line is about; empty for the whole network.
+    """
+
+    network: str
+    input_size: tuple[int, int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    params: float | None = None
+    operations: float | None = None
+    convention: str = "mac"
+    where: str = ""
+    reason: str = ""
+    part: str = ""
+
+    @property
+    def label(self) -> str:
+        """The network with what distinguishes this form of it."""
+        words = [self.network, *(f"{name}={value}" for name, value in self.options.items())]
+        return " ".join(words) + (f" [{self.part}]" if self.part else "")
+
+
+def _pose_machines() -> Iterator[Published]:
+    name, size = "lightweight-openpose", (368, 368)
+    yield Published(name, size, {}, 4.1, 9, where="lightweight OpenPose, text", reason=_ROUNDED)
+    for refinements in (0, 2, 3, 5):
+        yield Published(name, (256, 456), {"refinements": refinements})
+    yield Published(
+        "human-pose-estimation-0001", (256, 456), {}, 4.099, 15.435, "2mac", "Open Model Zoo, description", _OMZ
+    )
+    name = "openpose-vgg19"
+    yield Published(name, size, {}, 52.3, where="size of the released Caffe file, 209 MB of 4-byte weights")
+    share = "lightweight OpenPose, text: its 9 G are 15 % of it"
+    yield Published(name, size, {"stages": 2}, None, 60, where=share, reason=_ROUNDED)
+    size = (368, 656)
+    ratios: tuple[dict[str, Any], ...] = ({}, {"ratio": "1/3"}, {"ratio": "1/4"})
+    for ratio in ratios:
+        yield Published("attention-cpm", size, ratio)
+        yield Published("attention-cpm", size, {"head_size": 1, **ratio})
+    name, size, table = "context-cpm", (256, 256), "global context CPM, complexity of the contexts"
+    yield Published(name, size, {}, None, 21.3, where="global context CPM, text")
+    for stages in (1, 2):
+        yield Published(name, size, {"stages": stages})
+    for stages in (2, 6):
+        yield Published(name, size, {"stages": stages, "context": "none"})
+    part, elementwise = "refinement_stages.0.trunk.0", "printed with normalisation, activations and upsampling"
+    yield Published(name, size, {"stages": 2}, 6.44, 2.53, "mac", table, elementwise, part)
+    options, reason = {"stages": 2, "context": "aspp"}, "exact at 144 channels, without the background map"
+    yield Published(name, size, options, 9.52, 9.75, "mac", table, reason, part)
+    options, reason = {"stages": 2, "context": "pyramid"}, "printed with one digit; one of two readings of the fusion"
+    yield Published(name, size, options, 0.2, 0.07, "mac", table, reason, part)
+    folded = "normalisation is folded in the release, which counts activations too"
+    where = "Open Model Zoo, single-human-pose-estimation-0001"
+    yield Published("context-cpm-coco", (384, 288), {}, 33.165, 60.125, "2mac", where, folded)
+
+
+def _residual() -> Iterator[Published]:
+    size, large = (256, 192), (384, 288)
+    for depth, params, operations in ((50, 34.0, 8.9), (101, 53.0, 12.4), (152, 68.6, 15.7)):
+        where = "simple baselines, comparison on COCO"
+        yield Published("simple-baseline", size, _depth(depth), params, operations, "hrnet", where, _SB)
+    table = "ESA, ablation of the spatial part"
+    for depth, params in ((50, 30.7), (101, 49.7)):
+        yield Published("esa", size, _depth(depth), params, where=table)
+    yield Published("esa", size, {"attention": "esa_par"}, 30.7, where=table)
+    yield Published("esa", size, {"attention": "esa_7"}, 31.2, where=table, reason=_WIDE)
+    typo = f"{_WIDE}, and contradicts the 50.2 of the next table"
+    yield Published("esa", size, {"depth": 101, "attention": "esa_7"}, 51.3, where=table, reason=typo)
+    table = "ESA, comparison on COCO"
+    attentions: tuple[dict[str, Any], ...] = ({}, {"attended": 2})
+    for attended in attentions:
+        for depth, params in ((50, 31.2), (101, 50.2)):
+            yield Published("esa-prev", size, {**_depth(depth), **attended}, params, where=table)
+    where = "HRNet, comparison on COCO"
+    for options, params, small, big in (({}, 28.5, 7.1, 16.0), ({"width": 48}, 63.6, 14.6, 32.9)):
+        yield Published("hrnet", size, options, params, small, "hrnet", where)
+        yield Published("hrnet", large, options, params, big, "hrnet", where)
+
+
+def _lite() -> Iterator[Published]:
+    name, size, large, where = "lite-hrnet", (256, 192), (384, 288), "Lite-HRNet, comparison on COCO"
+    for options, params, small, big in (({}, 1.1, 205.2, 461.6), ({"depth": 30}, 1.8, 319.2, 717.8)):
+        yield Published(name, size, options, params, small, name, where)
+        yield Published(name, large, options, params, big, name, where)
+        yield Published(name, size, {**options, "single_fuse": True})
+    where = "Lite-HRNet, ablation"
+    yield Published(name, size, {"blocks": "naive"}, None, 194.8, name, where)
+    yield Published(name, size, {"blocks": "naive_wide"}, None, 311.1, name, where)
+    for depth in ({}, {"depth": 30}):
+        reason = 'nothing is printed but "a quarter of the parameters of Lite-HRNet", which no such network can have'
+        yield Published("cbam-lite-hrnet", size, depth, where="CBAM-Lite-HRNet, text", reason=reason)
+
+
+def _repose() -> Iterator[Published]:
+    name, size, table = "repose", (128, 128), "RePose, comparison and ablations"
+    yield Published(name, size, {}, 4.0, 13.5, "2mac", table, _AT_INPUT)
+    at_input = {"down": "stride1_subsample"}
+    lines: tuple[tuple[dict[str, Any], float, float | None, str], ...] = (
+        ({}, 4.0, 13.5, ""),
+        ({"coarse": 8}, 4.3, 12.4, ""),
+        ({"coarse": 32}, 3.8, 17.8, _SHORT),
+        ({"blocks": 1}, 3.3, 13.1, _SHORT),
+        ({"blocks": 2}, 3.5, 13.2, ""),
+        ({"blocks": 3}, 3.8, 13.3, ""),
+        ({"blocks": 5}, 4.3, 13.6, ""),
+        ({"joint_head": True}, 3.5, None, ""),
+        ({"stacks": 2}, 8.4, 29.4, _STACKS),
+        ({"stacks": 4}, 17.3, 61.4, _STACKS),
+    )
+    for options, params, operations, reason in lines:
+        yield Published(name, size, {**options, **at_input}, params, operations, "2mac", table, reason)
+    yield Published("repose-256", (256, 256), at_input, 4.3, 49.5, "2mac", table)
+
+
+def _depth(depth: int) -> dict[str, int]:
+    return {} if depth == 50 else {"depth": depth}
+
+
+#: Every printed line, the rows of a network together.
+PUBLISHED = (*_pose_machines(), *_residual(), *_lite(), *_repose())

@@ -1,0 +1,389 @@
+"""RePose: a small network for one person that passes messages along the body.
+
+An encoder halves the image down to a coarse map. There every joint gets features of its own, and joints update their
+features in order along the body and back, each from its neighbours. A decoder goes up again to the size of the image.
+Every prediction is upsampled to it and trained.
+
+The paper leaves parts open. This reading has its printed counts: before the messages four more convolutions a joint, a
+3x3 projection of all joints' features, and one 1x1 and one 3x3 convolution a decoder level. Which joints are
+neighbours, and how stacks are joined, is chosen here: a stack after the first reads the features and heatmaps of the
+one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from compress.pose.skeleton import LSP14
+from compress.zoo.layers import initialise
+from compress.zoo.limits import check_choice, check_counts
+from compress.zoo.registry import NetworkEntry, register
+from compress.zoo.topdown import top_down_pose
+
+#: Channels of the encoder and decoder, and of one joint's features.
+WIDTH, JOINT_WIDTH = 64, 32
+
+#: Convolutions of an encoder level, of a joint's features before the messages, and of a head.
+DEPTH = 4
+
+#: Sides of the coarse map, and ways to update features by a message.
+COARSE, UPDATES = (8, 16, 32), ("trainable", "add", "replace")
+
+#: Orders in which joints are updated: by how well they are seen, or from the head on.
+ORDERS = {
+    "bottom_up": ("hip", "shoulder", "knee", "elbow", "ankle", "wrist", "neck", "head_top"),
+    "top_down": ("head_top", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+}
+
+#: How an encoder level halves its map. Both give the same in eval mode; the published counts are those of the second.
+DOWNS = ("stride2", "stride1_subsample")
+
+#: Neighbours on one side of the body, and from one side to the other.
+SAME_SIDE = (("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"),
+             ("knee", "ankle"))  # fmt: skip
+ACROSS = ("shoulder", "hip")
+
+#: Bounds of the options.
+LIMITS = {"blocks": (1, 8), "stacks": (1, 4)}
+
+Maps = dict[str, Tensor]
+
+
+def neighbours() -> tuple[tuple[int, ...], ...]:
+    """The joints that each joint of the LSP skeleton gets messages from: 15 pairs, both ways."""
+    pairs = [("head_top", "neck"), *((f"right_{joint}", f"left_{joint}") for joint in ACROSS)]
+    for side in ("right_", "left_"):
+        pairs += [(a if a in LSP14.joints else side + a, side + b) for a, b in SAME_SIDE]
+    both = pairs + [(b, a) for a, b in pairs]
+    return tuple(tuple(LSP14.joints.index(b) for a, b in both if a == joint) for joint in LSP14.joints)
+
+
+def joint_order(order: str) -> tuple[int, ...]:
+    """Joints of the LSP skeleton in one of `ORDERS`, right before left."""
+    names = (n for joint in ORDERS[order] for n in (joint, f"right_{joint}", f"left_{joint}"))
+    return tuple(LSP14.joints.index(name) for name in names if name in LSP14.joints)
+
+
+def block(inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> nn.Sequential:
+    """The paper's (size, stride, outputs): convolution, ReLU, and batch normalisation after it."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2), nn.ReLU(), nn.BatchNorm2d(outputs))
+
+
+def blocks_of(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    """Blocks of 3x3 in a row."""
+    return nn.Sequential(*(block(outputs if index else inputs, outputs) for index in range(count)))
+
+
+class Subsample(nn.Module):
+    """Every second row and column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to (N, C, h/2, w/2)."""
+        return x[..., ::2, ::2]
+
+
+class Message(nn.Module):
+    """The update of one joint's features from its own and its neighbours'.
+
+    Parameters
+    ----------
+    sources : int
+        How many neighbours it has.
+    blocks : int
+        3x3 blocks after the 1x1 block that joins the features.
+    update : str
+        One of `UPDATES`: the result is added times a learnt factor that starts at 1, added, or put in place of the
+        features.
+    """
+
+    def __init__(self, sources: int, blocks: int, update: str) -> None:
+        super().__init__()
+        self.join = block((1 + sources) * JOINT_WIDTH, JOINT_WIDTH, 1)
+        self.refine = blocks_of(JOINT_WIDTH, JOINT_WIDTH, blocks)
+        self.replace = update == "replace"
+        self.factor: nn.Parameter | None
+        self.register_parameter("factor", nn.Parameter(torch.ones(())) if update == "trainable" else None)
+
+    def forward(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
+        """(N, 32, h, w) and as many maps of that size as there are neighbours, to (N, 32, h, w)."""
+        result: Tensor = self.refine(self.join(torch.cat([own, *others], dim=1)))
+        if self.replace:
+            return result
+        return own + (result if self.factor is None else self.factor * result)
+
+
+class JointHead(nn.Module):
+    """Four 3x3 blocks, whose output are a joint's features, and the joint's heatmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = blocks_of(JOINT_WIDTH, JOINT_WIDTH, DEPTH)
+        self.heatmap = nn.Conv2d(JOINT_WIDTH, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 32, h, w) to features of the same shape and the heatmap (N, 1, h, w)."""
+        features = self.trunk(x)
+        return features, self.heatmap(features)
+
+
+class BodyGraph(nn.Module):
+    """Features for each joint, heatmaps, messages in order and in reverse, heatmaps again.
+
+    Parameters
+    ----------
+    blocks, update
+        As of `Message`.
+    joint_head : bool
+        One head for all joints after the messages, instead of one each.
+    graph : bool
+        Whether joints have neighbours; without, the same convolutions run for each joint alone.
+    order : str
+        One of `ORDERS`.
+    """
+
+    def __init__(self, blocks: int, update: str, *, joint_head: bool, graph: bool, order: str) -> None:
+        super().__init__()
+        joints = range(len(LSP14.joints))
+        self.order = joint_order(order)
+        self.sources = neighbours() if graph else ((),) * len(joints)
+        self.start = nn.ModuleList(
+            nn.Sequential(block(WIDTH, JOINT_WIDTH, 1), blocks_of(JOINT_WIDTH, JOINT_WIDTH, DEPTH)) for _ in joints
+        )
+        self.before = nn.ModuleList(JointHead() for _ in joints)
+        self.onward = nn.ModuleList(Message(len(self.sources[joint]), blocks, update) for joint in joints)
+        self.back = nn.ModuleList(Message(len(self.sources[joint]), blocks, update) for joint in joints)
+        self.joint_head = joint_head
+        if joint_head:
+            self.together = nn.Sequential(
+                block(len(joints) * JOINT_WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, len(joints), 3, padding=1)
+            )
+        else:
+            self.after = nn.ModuleList(JointHead() for _ in joints)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 64, h, w) to features (N, 448, h, w) and heatmaps (N, 14, h, w) before and after the messages."""
+        features = [start(x) for start in self.start]
+        _, before = _heads(self.before, features)
+        for messages, order in ((self.onward, self.order), (self.back, self.order[::-1])):
+            for joint in order:
+                features[joint] = messages[joint](features[joint], [features[other] for other in self.sources[joint]])
+        if self.joint_head:
+            joined = torch.cat(features, dim=1)
+            return joined, before, self.together(joined)
+        joined, after = _heads(self.after, features)
+        return joined, before, after
+
+
+class DecoderLevel(nn.Module):
+    """Twice the size, joined with the encoder's features of that size; features and heatmaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(block(2 * WIDTH, WIDTH, 1), block(WIDTH, WIDTH))
+        self.heatmaps = nn.Conv2d(WIDTH, len(LSP14.joints), 3, padding=1)
+
+    def forward(self, x: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 64, h, w) and (N, 64, 2h, 2w) to features (N, 64, 2h, 2w) and heatmaps (N, 14, 2h, 2w)."""
+        features = self.features(torch.cat([enlarge(x, 2), skipped], dim=1))
+        return features, self.heatmaps(features)
+
+
+class Stack(nn.Module):
+    """Encoder, body graph and decoder.
+
+    Parameters
+    ----------
+    inputs : int
+        Channels of the input.
+    levels : int
+        Halvings from the input to the coarse map.
+    graph : BodyGraph
+        What runs on the coarse map.
+    down : str
+        One of `DOWNS`.
+    """
+
+    def __init__(self, inputs: int, levels: int, graph: BodyGraph, down: str) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(blocks_of(WIDTH if i else inputs, WIDTH, DEPTH) for i in range(levels + 1))
+        self.downs = nn.ModuleList(_down(down) for _ in range(levels))
+        self.graph = graph
+        self.project = block(len(LSP14.joints) * JOINT_WIDTH, WIDTH)
+        self.decoder = nn.ModuleList(DecoderLevel() for _ in range(levels))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(N, inputs, H, W) to features (N, 64, H, W) and heatmaps (N, 14, H, W) from the coarsest to the finest."""
+        skipped = [self.encoder[0](x)]
+        for down, encode in zip(self.downs, self.encoder[1:], strict=True):
+            skipped.append(encode(down(skipped[-1])))
+        features, *heatmaps = self.graph(skipped.pop())
+        features = self.project(features)
+        for level in self.decoder:
+            features, finer = level(features, skipped.pop())
+            heatmaps.append(finer)
+        levels = len(self.decoder)
+        sizes = (levels, *range(levels, -1, -1))
+        return features, [enlarge(maps, 2**size) for maps, size in zip(heatmaps, sizes, strict=True)]
+
+
+class RePose(nn.Module):
+    """The network of this file.
+
+    Parameters
+    ----------
+    levels : int
+        Halvings from the image to the coarse map.
+    blocks : int
+        3x3 blocks of a message, 1 to 5 in the paper.
+    update : str
+        How a message changes features, one of `UPDATES`.
+    stacks : int
+        Encoders and decoders in a row.
+    joint_head : bool
+        One head for all joints after the messages.
+    graph : bool
+        Whether messages come from neighbours; without, they are convolutions in a row for each joint alone.
+    order : str
+        One of `ORDERS`.
+    down : str
+        One of `DOWNS`.
+
+    Attributes
+    ----------
+    distill_points : tuple of str
+        Names of the modules whose outputs are the features of each stage.
+
+    Raises
+    ------
+    NetworkError
+        If an option is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        *,
+        blocks: int,
+        update: str,
+        stacks: int,
+        joint_head: bool,
+        graph: bool,
+        order: str,
+        down: str,
+    ) -> None:
+        super().__init__()
+        check_counts(LIMITS, blocks=blocks, stacks=stacks)
+        check_choice("update", update, UPDATES)
+        check_choice("order", order, tuple(ORDERS))
+        check_choice("down", down, DOWNS)
+        for name, value in (("joint_head", joint_head), ("graph", graph)):
+            check_choice(name, value, (False, True))
+        self.stacks = nn.ModuleList(
+            Stack(
+                WIDTH + len(LSP14.joints) if index else 3,
+                levels,
+                BodyGraph(blocks, update, joint_head=joint_head, graph=graph, order=order),
+                down,
+            )
+            for index in range(stacks)
+        )
+        self.distill_points = tuple(
+            f"stacks.{index}.{part}"
+            for index in range(stacks)
+            for part in ("project", f"decoder.{levels - 1}.features")
+        )
+        last = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels in (1, 14)]
+        initialise(self, tuple(nn.Sequential(layer) for layer in last))
+
+    def forward(self, x: Tensor) -> list[Maps]:
+        """Images (N, 3, H, W) to heatmaps (N, 14, H, W) of each prediction; the sides are multiples of 2^levels."""
+        stages: list[Maps] = []
+        for stack in self.stacks:
+            features, heatmaps = stack(x)
+            stages += [{"heatmaps": maps} for maps in heatmaps]
+            x = torch.cat([features, heatmaps[-1]], dim=1)
+        return stages
+
+
+def repose(
+    coarse: int = 16,
+    blocks: int = 4,
+    update: str = "trainable",
+    stacks: int = 1,
+    joint_head: bool = False,
+    graph: bool = True,
+    order: str = "bottom_up",
+    down: str = "stride2",
+) -> RePose:
+    """The network for images of 128 x 128; ``coarse`` is the side of the map that messages run on."""
+    return RePose(
+        _levels(128, coarse),
+        blocks=blocks,
+        update=update,
+        stacks=stacks,
+        joint_head=joint_head,
+        graph=graph,
+        order=order,
+        down=down,
+    )
+
+
+def repose_256(
+    coarse: int = 16,
+    blocks: int = 4,
+    update: str = "trainable",
+    stacks: int = 1,
+    joint_head: bool = False,
+    graph: bool = True,
+    order: str = "bottom_up",
+    down: str = "stride2",
+) -> RePose:
+    """The network for images of 256 x 256."""
+    return RePose(
+        _levels(256, coarse),
+        blocks=blocks,
+        update=update,
+        stacks=stacks,
+        joint_head=joint_head,
+        graph=graph,
+        order=order,
+        down=down,
+    )
+
+
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """A map scaled up bilinearly."""
+    return x if factor == 1 else interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def _heads(heads: nn.ModuleList, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features and heatmaps of all joints."""
+    pairs = [head(x) for head, x in zip(heads, features, strict=True)]
+    return torch.cat([x for x, _ in pairs], dim=1), torch.cat([heatmap for _, heatmap in pairs], dim=1)
+
+
+def _levels(side: int, coarse: int) -> int:
+    check_choice("coarse", coarse, COARSE)
+    return (side // coarse).bit_length() - 1
+
+
+def _down(kind: str) -> nn.Sequential:
+    """A 5x5 block that halves the size."""
+    if kind == "stride2":
+        return block(WIDTH, WIDTH, 5, stride=2)
+    return nn.Sequential(*block(WIDTH, WIDTH, 5), Subsample())
+
+
+def _register(name: str, build: Callable[..., nn.Module], side: int) -> None:
+    pose = replace(top_down_pose(17), skeleton=LSP14.name, height=side, width=side, stride=1)
+    summary = f"messages along the body of one person, {side} x {side}"
+    register(NetworkEntry(name, build, pose, (side, side), summary, "RePose"))
+
+
+_register("repose", repose, 128)
+_register("repose-256", repose_256, 256)

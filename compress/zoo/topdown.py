@@ -1,0 +1,41 @@
+"""What the top-down networks have in common: the conventions of their input and output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from compress.pose.spec import PoseSpec
+from compress.zoo.registry import NetworkEntry, register
+
+#: Joints of the data sets that top-down networks are trained on, and height and width of their crops.
+DATA_SETS = {17: ("coco17", (256, 192)), 16: ("mpii16", (256, 256))}
+
+
+def top_down_pose(joints: int) -> PoseSpec:
+    """Heatmaps at stride 4 without a background, of RGB crops normalised by ImageNet's statistics.
+
+    Parameters
+    ----------
+    joints : int
+        17 for COCO with crops of 256 x 192, 16 for MPII with crops of 256 x 256.
+    """
+    skeleton, (height, width) = DATA_SETS[joints]
+    return PoseSpec(
+        skeleton=skeleton,
+        decoder="heatmap",
+        outputs=("heatmaps",),
+        height=height,
+        width=width,
+        stride=4,
+        color="rgb",
+        mean=(123.675, 116.28, 103.53),
+        scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
+        background=False,
+    )
+
+
+def register_top_down(name: str, build: Callable[..., nn.Module], joints: int, summary: str, source: str) -> None:
+    """Register a network of that many joints (`DATA_SETS`), counted at the size of its crops."""
+    register(NetworkEntry(name, build, top_down_pose(joints), DATA_SETS[joints][1], summary, source))

@@ -1,0 +1,97 @@
+"""Scores over images of which some can't be read, and what scores say of flips and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from holes import Holes
+from numpy.typing import NDArray
+
+from compress.errors import DataError
+from compress.evaluation.score import evaluate
+from compress.pose.decoders.heatmap import HeatmapOptions
+from compress.pose.decoders.paf import PafOptions
+from compress.pose.spec import PoseSpec
+
+T = TypeVar("T")
+
+
+class Blind:
+    """A network whose maps are empty."""
+
+    name, device, precision, threads = "torch", "cpu", "fp32", 1
+
+    def __init__(self, *, one: bool = False) -> None:
+        self.pose = PoseSpec(height=64)
+        if one:
+            self.pose = PoseSpec("coco17", "heatmap", ("heatmaps",), 64, 48, 4, background=False)
+        self.runs = 0
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        self.runs += 1
+        count, (height, width) = len(images), (side // self.pose.stride for side in images.shape[2:])
+        if self.pose.decoder == "heatmap":
+            return {"heatmaps": np.zeros((count, 17, height, width), np.float32)}
+        return {
+            "heatmaps": np.zeros((count, 19, height, width), np.float32),
+            "pafs": np.zeros((count, 38, height, width), np.float32),
+        }
+
+    def close(self) -> None:
+        pass
+
+
+class Crew:
+    """The second of two processes; the other one found nothing."""
+
+    number, count = 1, 2
+
+    def gather(self, value: T) -> list[T]:
+        return [type(value)(), value]
+
+    def from_main(self, compute: Callable[[], T]) -> T:
+        return compute()
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_images_that_cannot_be_read_are_left_out_and_told(one: bool) -> None:
+    with pytest.raises(DataError, match="does not decode"):
+        evaluate(Holes(4, {1}), Blind(one=one))
+    score = evaluate(Holes(4, {1, 3}), Blind(one=one), strict=False).score
+    assert score.images == 2
+    assert [("1.jpg" in score.broken[0]), ("3.jpg" in score.broken[1])] == [True, True]
+    assert score.convention.endswith("2 unreadable images left out")
+    whole = evaluate(Holes(2, set()), Blind(one=one), strict=False).score
+    assert whole.broken == ()
+    assert "unreadable" not in whole.convention
+
+
+def test_all_processes_count_what_could_not_be_read() -> None:
+    score = evaluate(Holes(4, {1}), Blind(), strict=False, crew=Crew()).score
+    assert (score.images, len(score.broken)) == (1, 1)
+
+
+def test_a_data_set_without_a_readable_image_is_refused() -> None:
+    with pytest.raises(DataError, match="no images to score"):
+        evaluate(Holes(2, {0, 1}), Blind(), strict=False)
+
+
+@pytest.mark.parametrize(
+    ("flip", "scales", "runs", "told"),
+    [
+        (False, (1.0,), 1, "single scale, no flip"),
+        (True, (1.0,), 2, "single scale, flip"),
+        (True, (1.5, 1.0, 0.5), 6, "scales 1.5, 1, 0.5, flip"),
+    ],
+)
+def test_a_score_says_how_often_the_network_looked(flip: bool, scales: tuple[float, ...], runs: int, told: str) -> None:
+    network = Blind()
+    score = evaluate(Holes(1, set()), network, options=PafOptions(flip=flip, scales=scales)).score
+    assert f"; {told}, decoder" in score.convention
+    assert network.runs == runs
+    one = evaluate(Holes(1, set()), Blind(one=True), heatmap=HeatmapOptions(flip=flip, scales=scales)).score
+    assert ("no flip" in one.convention) == (not flip)
+    assert ("scales" in one.convention) == (len(scales) > 1)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.errors import RankError
+from compress.planning.budget import Budget, infeasible, parse_budget, rounded_up, targets
+from compress.target import Target
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("macs=0.5", Budget("macs", 0.5, True)),
+        ("params=1", Budget("params", 1.0, True)),
+        ("size=0.25", Budget("size", 0.25, True)),
+        ("macs=4.63G", Budget("macs", 4.63e9, False)),
+        ("params=2m", Budget("params", 2e6, False)),
+        ("size=800k", Budget("size", 8e5, False)),
+        ("error=0.01", Budget("error", 0.01, False)),
+        ("drop=1e-2", Budget("drop", 0.01, False)),
+        ("latency=0.6@openvino-cpu", Budget("latency", 0.6, True, Target("openvino", "cpu"))),
+        ("latency=30ms@torch-cuda-fp16", Budget("latency", 30.0, False, Target("torch", "cuda", "fp16"))),
+        (" latency = 0.8 @ openvino-cpu-bf16 ", Budget("latency", 0.8, True, Target("openvino", "cpu", "bf16"))),
+        ("latency=0.5@openvino-cpu-int8", Budget("latency", 0.5, True, Target("openvino", "cpu", int8=True))),
+        ("latency=5ms@openvino-cpu-int8-bf16", Budget("latency", 5.0, False, Target("openvino", "cpu", "bf16", True))),
+    ],
+)
+def test_budgets_are_read(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@given(
+    kind=st.sampled_from(["macs", "params", "size", "latency"]),
+    value=st.integers(1, 1000).map(lambda x: x / 1000),
+    target=st.sampled_from([*targets(), *(f"{name}-bf16" for name in targets()), "openvino-cpu-int8"]),
+)
+def test_what_is_written_is_read_again(kind: str, value: float, target: str) -> None:
+    budget = parse_budget(f"{kind}={value}" + (f"@{target}" if kind == "latency" else ""))
+    assert parse_budget(str(budget)) == budget
+    assert budget.bound(200.0) == pytest.approx(200 * value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "macs", "macs=", "macs=half", "macs=1.2.3", "flops=0.5", "macs=0", "macs=1.5", "macs=-0.5", "macs=nan",
+        "drop=2", "error=1m", "macs=10ms", "latency=0.5", "macs=0.5@openvino-cpu", "latency=4G@openvino-cpu", "macs=0G",
+        "latency=0.5@tensorrt-cuda", "latency=0.5@openvino", "latency=0.5@openvino-cuda", "latency=0.5@torch-cpu-int4",
+        "latency=0.5@torch-cpu-bf16-x", "latency=0@torch-cpu", "latency=0.5@torch-cpu-int8",
+        "latency=0.5@onnxruntime-cpu-int8", "latency=0.5@openvino-cpu-bf16-int8", "latency=0.5@openvino-cpu-int8-int8",
+        "latency=0.5@openvino-cpu-",
+    ],
+)  # fmt: skip
+def test_what_means_nothing_is_refused_with_a_way_out(text: str) -> None:
+    with pytest.raises(RankError) as caught:
+        parse_budget(text)
+    assert caught.value.hint
+
+
+def test_unknown_kinds_and_targets_are_told_the_known_ones() -> None:
+    with pytest.raises(RankError, match="macs, params, size, error, drop, latency"):
+        parse_budget("time=0.5")
+    with pytest.raises(RankError, match=r"torch-cpu, torch-cuda, onnxruntime-cpu.*openvino-gpu"):
+        parse_budget("latency=0.5@npu")
+
+
+@given(share=st.floats(1e-4, 1.0))
+def test_an_infeasible_budget_names_one_that_is_feasible(share: float) -> None:
+    error = infeasible(Budget("macs", share / 2, True), share * 7e9, 7e9)
+    nearest = parse_budget(error.hint.split("budget is ")[1].split(";")[0])
+    assert share * (1 - 1e-9) <= nearest.bound(1.0) <= share + 1.1e-4
+
+
+def test_the_nearest_latency_budget_names_its_target() -> None:
+    budget = parse_budget("latency=5ms@openvino-cpu-bf16")
+    assert "latency=0.4@openvino-cpu-bf16" in infeasible(budget, 8.0, 20.0).hint
+
+
+@given(share=st.floats(0, 1))
+def test_shares_are_rounded_up(share: float) -> None:
+    assert share - 1e-12 <= rounded_up(share) <= share + 1.01e-4
