@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from compress.checkpoint.load import load
 from compress.errors import RuntimeAbsent, UsageError
-from compress.export.to_onnx import INPUT, OPSET
-from compress.export.to_openvino import write_ir
+from compress.exporters.to_onnx import INPUT, OPSET
+from compress.exporters.to_openvino import write_ir
 from compress.measure.on_target import write_quantised
 from compress.network.cost import cost
 from compress.network.source import NetworkSpec

@@ -49,8 +49,8 @@ from compress.data.sample import Dataset, Sample
 from compress.data.source import open_data
 from compress.errors import CompressError
 from compress.evaluation.score import evaluate
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import write_ir
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import write_ir
 from compress.files import write_text
 from compress.measure.gate import never_slower
 from compress.model import Model

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError, RankError
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import write_ir
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import write_ir
 from compress.network.cost import cost
 from compress.network.output_error import map_scales, probe
 from compress.planning.plan import Plan

@@ -15,8 +15,8 @@ from compress.checkpoint.load import load
 from compress.commands.base import Size, StageOptions, StageResult, option
 from compress.commands.registry import Stage
 from compress.errors import RuntimeAbsent, UsageError
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import export_openvino
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import export_openvino
 from compress.files import refuse_existing, write_text
 from compress.measure.bootstrap import ratio
 from compress.measure.ceilings import Ceilings

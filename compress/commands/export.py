@@ -16,10 +16,10 @@ from compress.commands.registry import Stage
 from compress.data.sample import Image
 from compress.data.source import open_data
 from compress.errors import UsageError
-from compress.export.checked import Target, export_checked
-from compress.export.int8 import quantise_checked
-from compress.export.peaks_graph import PeakOptions
-from compress.export.to_openvino import atomic_pair
+from compress.exporters.checked import Target, export_checked
+from compress.exporters.int8 import quantise_checked
+from compress.exporters.peaks_graph import PeakOptions
+from compress.exporters.to_openvino import atomic_pair
 from compress.progress import Progress
 
 #: Drawn people that an export is checked on where no data is named.

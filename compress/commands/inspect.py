@@ -20,7 +20,7 @@ from compress.network.layers import LayerInfo, list_layers
 from compress.planning.plan import REASONS
 from compress.planning.policies import Selection, Vbmf, make_plan, parse_ratio
 from compress.progress import Progress
-from compress.report.figures import sensitivity_map
+from compress.reporting.figures import sensitivity_map
 
 
 class InspectOptions(ModelOptions, SizeOptions, DataOptions):

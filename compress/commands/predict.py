@@ -27,7 +27,7 @@ from compress.pose.metrics.oks import coco_results
 from compress.pose.skeleton import COCO17, Skeleton
 from compress.pose.spec import PoseSpec
 from compress.progress import Progress
-from compress.report.drawing import draw_poses
+from compress.reporting.drawing import draw_poses
 from compress.runtime.opening import MOST_STREAMS, open_runner, runtime_of, usual_streams
 
 #: What is timed, in the order in which it happens to an image.

@@ -26,10 +26,10 @@ from compress.model import Model
 from compress.network.cost import cost
 from compress.pose.skeleton import get_skeleton
 from compress.progress import Progress
-from compress.report.drawing import draw_poses
-from compress.report.figures import side_by_side
-from compress.report.html import Report, write_report
-from compress.report.tables import ModelFacts
+from compress.reporting.drawing import draw_poses
+from compress.reporting.figures import side_by_side
+from compress.reporting.html import Report, write_report
+from compress.reporting.tables import ModelFacts
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 

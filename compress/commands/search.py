@@ -34,7 +34,7 @@ from compress.network.output_error import map_errors
 from compress.planning.budget import KINDS, Budget, parse_budget
 from compress.planning.policies import Selection
 from compress.progress import Progress
-from compress.report.figures import search_front
+from compress.reporting.figures import search_front
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.edits import FactorizeEdit
 from compress.training.loop import FineTuneOptions, StepLog, finetune

@@ -8,7 +8,7 @@ from pathlib import Path
 from compress.commands.base import StageOptions, option
 from compress.files import atomic_path
 from compress.progress import Progress
-from compress.report.curve import training_curve
+from compress.reporting.curve import training_curve
 from compress.training.log import RunLog, read_log, steps_of
 from compress.training.results import Event, StepLog
 

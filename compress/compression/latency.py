@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.compression.work import Work
 from compress.errors import UsageError
-from compress.export.to_onnx import export_onnx
+from compress.exporters.to_onnx import export_onnx
 from compress.measure.gate import Gate, never_slower
 from compress.measure.layer_latency import LatencyTable, measure_variants, spread_variants
 from compress.measure.on_target import open_on_target

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.export.quantise import quantise_for_timing
-from compress.export.to_openvino import write_ir
+from compress.exporters.quantise import quantise_for_timing
+from compress.exporters.to_openvino import write_ir
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
 from compress.runtime.runner import Runner
@@ -18,10 +18,10 @@ def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads
     Parameters
     ----------
     path : Path
-        As `compress.export.to_onnx.export_onnx` writes it. OpenVINO's files are written beside it.
+        As `compress.exporters.to_onnx.export_onnx` writes it. OpenVINO's files are written beside it.
     target : Target
         Runtime, device and precision. Where it has eight bits, the maps are worth nothing: see
-        `compress.export.quantise.quantise_for_timing`.
+        `compress.exporters.quantise.quantise_for_timing`.
     size : (int, int)
         H and W of the images to come.
     threads : int, optional
@@ -41,7 +41,7 @@ def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads
 
 
 def write_quantised(path: Path, size: tuple[int, int]) -> Path:
-    """Write what `compress.export.quantise.quantise_for_timing` makes of an OpenVINO IR beside it."""
+    """Write what `compress.exporters.quantise.quantise_for_timing` makes of an OpenVINO IR beside it."""
     import openvino
 
     written = path.with_name(f"{path.stem}-int8.xml")

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compress.export.quantise import quantise_for_timing
-from compress.export.to_openvino import read_folded
+from compress.exporters.quantise import quantise_for_timing
+from compress.exporters.to_openvino import read_folded
 from compress.measure.timing_graph import Settings, Step, TimedModel
 from compress.network.duplicate import duplicate
 from compress.pose.spec import PoseSpec

@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from compress.errors import NetworkError
-from compress.export.to_onnx import export_onnx
+from compress.exporters.to_onnx import export_onnx
 from compress.network.duplicate import duplicate
 from compress.network.layers import LayerInfo
 from compress.pose.spec import PoseSpec

@@ -20,11 +20,11 @@ from compress.data.sample import iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import CompressError, DataError
 from compress.evaluation.score import evaluate
-from compress.export import int8
-from compress.export.int8 import Held, choices, own_people, people_images, quantise_checked
-from compress.export.ir_layers import first_layers, has_gates, head_layers, layers_of
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import write_ir
+from compress.exporters import int8
+from compress.exporters.int8 import Held, choices, own_people, people_images, quantise_checked
+from compress.exporters.ir_layers import first_layers, has_gates, head_layers, layers_of
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import write_ir
 from compress.pose.metrics.ap_interval import average_precision, match_people
 from compress.pose.spec import PoseSpec
 from compress.progress import Silent

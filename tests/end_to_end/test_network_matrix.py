@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import export_openvino
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import export_openvino
 from compress.model import Model
 from compress.network.factors import full_ranks, layer_kernel
 from compress.network.layers import list_layers

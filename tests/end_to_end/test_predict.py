@@ -21,8 +21,8 @@ from compress.data.synthetic import DrawnPeople
 from compress.data.written import open_video, write_picture
 from compress.errors import CompressError, DataError, FileError, RuntimeAbsent, UsageError
 from compress.evaluation.score import detect
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import write_ir
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import write_ir
 from compress.model import Model
 from compress.pose.metrics.oks import coco_results
 from compress.progress import Silent

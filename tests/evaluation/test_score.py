@@ -19,8 +19,8 @@ from compress.data.sample import Dataset, Person, Sample, iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
 from compress.evaluation.score import detect, evaluate
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import export_openvino
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import export_openvino
 from compress.pose.decoders.paf import PafOptions
 from compress.pose.metrics.oks import METRICS, keypoint_ap
 from compress.pose.prepare import prepare

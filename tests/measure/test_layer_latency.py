@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError, NetworkError, RuntimeAbsent, UsageError
-from compress.export.to_onnx import export_onnx
+from compress.exporters.to_onnx import export_onnx
 from compress.measure import layer_latency
 from compress.measure.latency_cache import cache_file, cache_folder, load_measured, settings_key
 from compress.measure.latency_table import ORIGINAL, Curve, LatencyTable

@@ -13,7 +13,7 @@ import pytest
 
 from compress.commands.watched import curve_path, draw_curve, log_path, write_curve
 from compress.errors import FileError, RuntimeAbsent
-from compress.report.curve import training_curve
+from compress.reporting.curve import training_curve
 from compress.training.log import RunLog, read_log, steps_of
 from compress.training.results import Event, StepLog
 

@@ -15,7 +15,7 @@ from compress.planning.pareto import pareto_front as nondominated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from compress.report.tables import ModelFacts
+    from compress.reporting.tables import ModelFacts
 
 Image = NDArray[np.uint8]
 

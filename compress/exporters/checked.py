@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from compress.errors import UsageError
-from compress.export.parity import Parity, check, require
-from compress.export.peaks_graph import PeakOptions
-from compress.export.to_onnx import export_onnx
-from compress.export.to_openvino import PRECISIONS, atomic_pair, write_ir
+from compress.exporters.parity import Parity, check, require
+from compress.exporters.peaks_graph import PeakOptions
+from compress.exporters.to_onnx import export_onnx
+from compress.exporters.to_openvino import PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
@@ -93,7 +93,7 @@ def export_checked(
     """Write a network to files that each reproduce it on real images; all of them or none.
 
     Every file is written under a temporary name, read back, run by its own runtime in float32 and compared with the
-    network in torch (`compress.export.parity.check`). Only when all agree do they get their names.
+    network in torch (`compress.exporters.parity.check`). Only when all agree do they get their names.
 
     Parameters
     ----------
@@ -106,13 +106,13 @@ def export_checked(
     images : sequence of array, shape (H, W, 3), uint8
         BGR images to compare on, best with people on them.
     network, history
-        For the metadata, as in `compress.export.to_onnx.export_onnx`.
+        For the metadata, as in `compress.exporters.to_onnx.export_onnx`.
     heights : sequence of int, optional
-        Heights that images are scaled to, as in `compress.export.parity.check`.
+        Heights that images are scaled to, as in `compress.exporters.parity.check`.
     threads : int, optional
         Threads of each runtime during the comparison.
     peaks : PeakOptions, optional
-        Find peaks inside the graph, too, as in `compress.export.to_onnx.export_onnx`; they are compared as well.
+        Find peaks inside the graph, too, as in `compress.exporters.to_onnx.export_onnx`; they are compared as well.
     then : callable, optional
         Called as ``then(ONNX file)`` when all files agree and none has its name yet: if it fails, none gets it.
     force : bool

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress.export.to_onnx import export_onnx
+from compress.exporters.to_onnx import export_onnx
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 

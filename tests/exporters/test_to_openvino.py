@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from compress.errors import FileError, UsageError
-from compress.export.to_onnx import read_metadata
-from compress.export.to_openvino import atomic_pair, export_openvino
+from compress.exporters.to_onnx import read_metadata
+from compress.exporters.to_openvino import atomic_pair, export_openvino
 from compress.pose.spec import PoseSpec
 from compress.runtime.openvino_runner import shared_core
 

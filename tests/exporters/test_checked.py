@@ -15,8 +15,8 @@ from torch import nn
 
 from compress.checkpoint.load import load
 from compress.errors import FileError, ParityError, UsageError
-from compress.export import checked
-from compress.export.checked import Target, export_checked
+from compress.exporters import checked
+from compress.exporters.checked import Target, export_checked
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.opening import open_runner

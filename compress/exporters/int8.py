@@ -15,9 +15,9 @@ import numpy as np
 from compress.data.sample import Dataset, iterate
 from compress.errors import CompressError, DataError
 from compress.evaluation.score import SEEN, detect_people, evaluate, network_inputs
-from compress.export.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
-from compress.export.quantise import Array, layer_errors, quantise
-from compress.export.to_openvino import SECTION, write_ir
+from compress.exporters.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
+from compress.exporters.quantise import Array, layer_errors, quantise
+from compress.exporters.to_openvino import SECTION, write_ir
 from compress.pose.metrics.ap_interval import Matches, ap_difference, average_precision, match_people
 from compress.pose.metrics.displacement import areas_of
 from compress.pose.metrics.oks import coco_results
@@ -233,7 +233,7 @@ def quantise_checked(
     Parameters
     ----------
     onnx_path : Path
-        A file that `compress.export.to_onnx.export_onnx` wrote.
+        A file that `compress.exporters.to_onnx.export_onnx` wrote.
     path : Path
         The ``.xml`` file; what stands there is replaced.
     calibration, validation : Dataset

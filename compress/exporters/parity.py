@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from compress.errors import CompressError, ParityError, UsageError
 from compress.evaluation.score import crop_size
-from compress.export.peaks_graph import PeakOptions, missed_peaks
+from compress.exporters.peaks_graph import PeakOptions, missed_peaks
 from compress.pose.crop import Matrix, cut, fill_colour, image_region, normalise_crop, region_matrix
 from compress.pose.decoders.heatmap import decode_heatmaps
 from compress.pose.decoders.paf import PafOptions, Pose, decode

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import RuntimeAbsent, UsageError
-from compress.export.ir_layers import CHANNEL_AXES, beside, has_gates, layers_of, weights_of
+from compress.exporters.ir_layers import CHANNEL_AXES, beside, has_gates, layers_of, weights_of
 from compress.runtime.openvino_runner import compile_model, open_core
 
 Array = NDArray[np.float32]

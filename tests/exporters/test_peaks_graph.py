@@ -16,10 +16,10 @@ from compress.checkpoint.load import load
 from compress.data.source import open_data
 from compress.errors import ParityError, UsageError
 from compress.evaluation.score import network_inputs
-from compress.export.checked import Target, export_checked
-from compress.export.parity import check, require
-from compress.export.peaks_graph import PeakFinder, PeakOptions, missed_peaks, to_peaks
-from compress.export.to_onnx import read_metadata
+from compress.exporters.checked import Target, export_checked
+from compress.exporters.parity import check, require
+from compress.exporters.peaks_graph import PeakFinder, PeakOptions, missed_peaks, to_peaks
+from compress.exporters.to_onnx import read_metadata
 from compress.pose.decoders.heatmap import find_maxima
 from compress.pose.decoders.peaks import find_peaks
 from compress.pose.spec import PoseSpec

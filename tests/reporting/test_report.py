@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import FileError
-from compress.report import figures, tables
-from compress.report.html import Report, verdict, write_report
-from compress.report.tables import ModelFacts
+from compress.reporting import figures, tables
+from compress.reporting.html import Report, verdict, write_report
+from compress.reporting.tables import ModelFacts
 
 
 def facts(label: str, *, macs: int, ap: float | None, speedup: list[float] | None, **more: object) -> ModelFacts:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import FileError, NetworkError
-from compress.export.to_onnx import export_onnx, read_metadata
+from compress.exporters.to_onnx import export_onnx, read_metadata
 from compress.pose.spec import PoseSpec
 
 
@@ -167,7 +167,7 @@ def test_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
 def test_too_large_a_network_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.export.to_onnx._MOST_BYTES", 1000)
+    monkeypatch.setattr("compress.exporters.to_onnx._MOST_BYTES", 1000)
     with pytest.raises(NetworkError, match="too large"):
         export_onnx(Small(), PoseSpec(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -22,7 +22,7 @@ from torch.export import Dim
 
 import compress
 from compress.errors import NetworkError
-from compress.export.peaks_graph import PeakFinder, PeakOptions
+from compress.exporters.peaks_graph import PeakFinder, PeakOptions
 from compress.files import atomic_path, refuse_existing
 from compress.network.duplicate import duplicate
 from compress.network.source import NetworkSpec
@@ -100,7 +100,7 @@ def export_onnx(
         network takes, and the width above the height where they were equal.
     peaks : PeakOptions, optional
         Find the peaks of the heatmaps inside the graph, too, as one more output ``peaks`` (batch, joints, top_k, 3):
-        x, y in cells and height (`compress.export.peaks_graph.PeakFinder`). The options go into the metadata.
+        x, y in cells and height (`compress.exporters.peaks_graph.PeakFinder`). The options go into the metadata.
     force : bool
         Replace an existing file.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compress.pose.skeleton import COCO17, OPENPOSE18, SKELETONS, Skeleton
-from compress.report.drawing import draw_poses
+from compress.reporting.drawing import draw_poses
 
 
 def person(skeleton: Skeleton, **joints: tuple[float, float, float]) -> np.ndarray:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import FileError, UsageError
-from compress.export.ir_layers import layers_of, weights_of
-from compress.export.to_onnx import read_metadata
+from compress.exporters.ir_layers import layers_of, weights_of
+from compress.exporters.to_onnx import read_metadata
 from compress.files import refuse_existing
 from compress.runtime.openvino_runner import shared_core
 
@@ -27,7 +27,7 @@ def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", for
     Parameters
     ----------
     onnx_path : Path
-        A file that `compress.export.to_onnx.export_onnx` wrote.
+        A file that `compress.exporters.to_onnx.export_onnx` wrote.
     path : Path
         The ``.xml`` file; the weights go beside it, with the suffix ``.bin``.
     precision : {"fp32", "fp16"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.files import refuse_existing, write_text
 from compress.planning.plan import REASONS
-from compress.report import figures, tables
-from compress.report.tables import ModelFacts
+from compress.reporting import figures, tables
+from compress.reporting.tables import ModelFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def _html(
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("compress.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("compress.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html").render(
         report=report,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.report.figures import _new_figure, _png
+from compress.reporting.figures import _new_figure, _png
 
 #: Points of a smoothed line.
 _POINTS = 100

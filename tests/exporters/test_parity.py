@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from compress.errors import ParityError, UsageError
-from compress.export.parity import TOLERANCES, Parity, check, compare_people, require
+from compress.exporters.parity import TOLERANCES, Parity, check, compare_people, require
 from compress.pose.decoders.paf import Pose
 from compress.pose.skeleton import OPENPOSE18
 from compress.pose.spec import PoseSpec

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from compress.errors import RuntimeAbsent, UsageError
-from compress.export.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
-from compress.export.quantise import layer_errors, quantise
-from compress.export.to_openvino import write_ir
+from compress.exporters.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
+from compress.exporters.quantise import layer_errors, quantise
+from compress.exporters.to_openvino import write_ir
 from compress.pose.spec import PoseSpec
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
