@@ -10,8 +10,8 @@ from pydantic import BeforeValidator
 from compress.checkpoint.load import load
 from compress.commands.base import Size, StageOptions, option
 from compress.data.joined import Joined
+from compress.data.limited import Limited
 from compress.data.source import open_data
-from compress.errors import UsageError
 from compress.model import Model
 from compress.zoo.registry import get_entry
 
@@ -58,33 +58,6 @@ class DataOptions(StageOptions):
         return bool(self.data) or self.annotations is not None
 
 
-class Limited:
-    """The first images of a data set, in its order."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        if count < 1:
-            raise UsageError("--limit must be at least 1", found=count)
-        self._dataset, self._count = dataset, min(count, len(dataset))
-        self.name, self.annotated = f"{dataset.name} (first {self._count})", dataset.annotated
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> object:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return self._dataset[index]
-
-    def ground_truth(self) -> dict[str, object]:
-        """Annotations of the images that are left."""
-        truth = self._dataset.ground_truth()
-        kept = {self._dataset[i].image_id for i in range(self._count)}
-        return truth | {
-            "images": [x for x in truth["images"] if x["id"] in kept],
-            "annotations": [x for x in truth["annotations"] if x["image_id"] in kept],
-        }
-
-
 def open_dataset(options: DataOptions) -> Dataset:
     """The data set that the options name, or several as one."""
     parts = [
@@ -92,7 +65,7 @@ def open_dataset(options: DataOptions) -> Dataset:
         for spec in options.data or (None,)
     ]
     dataset = parts[0] if len(parts) == 1 else Joined(*parts)
-    return dataset if options.limit is None else Limited(dataset, options.limit)  # type: ignore[return-value]
+    return dataset if options.limit is None else Limited(dataset, options.limit)
 
 
 def load_model(options: ModelOptions) -> Model:

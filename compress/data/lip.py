@@ -8,12 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from compress.data.images import check_inside
-from compress.data.listed import Listed, ListedImages, content_of, expect_files, find_folder, joints_person
+from compress.data.listed import Listed, ListedImages, content_of, expect_files, joints_person
 from compress.errors import DataError
 from compress.pose.skeleton import LIP16
 
 #: Folder of the annotations.
 _ANNOTATIONS = "TrainVal_pose_annotations"
+
+
+def lip_files(folder: Path, part: str) -> tuple[Path, Path]:
+    """The joints of a part and the folder of its images, of several possible ones the first that exists."""
+    part = "train" if part == "train" else "val"
+    images = Path(f"{part}_images")
+    nested = folder / "TrainVal_images"
+    places = (nested / images, nested / "TrainVal_images" / images, folder / images)
+    place = next((place for place in places if place.is_dir()), places[0])
+    return folder / _ANNOTATIONS / f"lip_{part}_set.csv", place
 
 
 def open_lip(folder: Path, part: str) -> ListedImages:
@@ -36,19 +46,20 @@ def open_lip(folder: Path, part: str) -> ListedImages:
     DataError
         If the folder is another one, or a row can't be used.
     """
-    part = "train" if part == "train" else "val"
-    source = f"{_ANNOTATIONS}/lip_{part}_set.csv"
-    expect_files(folder, "LIP", (source,))
-    path = folder / source
-    images = f"{part}_images"
-    places = (folder / "TrainVal_images" / images, folder / "TrainVal_images" / "TrainVal_images" / images)
-    place = find_folder((*places, folder / images), "images of LIP")
+    path, images = lip_files(folder, part)
+    expect_files(folder, "LIP", (str(path.relative_to(folder)),))
+    if not images.is_dir():
+        raise DataError(
+            "there are no images of LIP",
+            found=str(images),
+            hint=f"Put them there, or into {folder / images.name}",
+        )
     try:
         text = content_of(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError("the annotation file is no text", found=str(path)) from error
     entries = [_entry(row, number, path) for number, row in enumerate(csv.reader(text.splitlines()), start=1) if row]
-    return ListedImages(f"lip:{part}", place, entries, LIP16, whole=True)
+    return ListedImages(f"lip:{'train' if part == 'train' else 'val'}", images, entries, LIP16, whole=True)
 
 
 def _entry(row: list[str], number: int, path: Path) -> Listed:

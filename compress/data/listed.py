@@ -129,15 +129,6 @@ def joints_person(keypoints: NDArray[np.floating], view: NDArray[np.float32] | N
     return Person(cleaned, box, float(box[2] * box[3]), view=view)
 
 
-def find_folder(places: Sequence[Path], what: str) -> Path:
-    """The first of the places that is a folder, or a `DataError` that names them."""
-    for place in places:
-        if place.is_dir():
-            return place
-    raise DataError(f"there are no {what}", found=str(places[0]), hint="Put them into " +
-                    " or ".join(map(str, places)))  # fmt: skip
-
-
 def expect_files(folder: Path, kind: str, names: Sequence[str]) -> None:
     """Refuse, with a `DataError` that lists what a folder of that kind holds, one that lacks some of it."""
     if not folder.is_dir():

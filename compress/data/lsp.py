@@ -15,6 +15,11 @@ from compress.pose.skeleton import LSP14
 TRAINING = 1000
 
 
+def lsp_files(folder: Path) -> tuple[Path, Path]:
+    """The joints and the folder of images, of both parts and of the extended set."""
+    return folder / "joints.mat", folder / "images"
+
+
 def open_lsp(folder: Path, part: str) -> ListedImages:
     """Leeds Sports Pose (Johnson and Everingham, 2010): images 1 to 1000 for training, the rest for the test.
 

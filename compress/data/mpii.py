@@ -21,6 +21,12 @@ _HEIGHT = 200
 _HEADS = "gt_valid.mat"
 
 
+def mpii_files(folder: Path, part: str) -> tuple[Path, ...]:
+    """The people of a part, the head boxes where it has any, and the folder of images."""
+    heads = (folder / "annot" / _HEADS,) if part == "valid" else ()
+    return folder / "annot" / f"{part}.json", *heads, folder / "images"
+
+
 def open_mpii(folder: Path, part: str) -> ListedImages:
     """MPII's training or validation people.
 
