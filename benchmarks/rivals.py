@@ -18,7 +18,7 @@ from compress.errors import NetworkError, RankError
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.network.cost import cost
-from compress.network.output_error import map_scales, probe
+from compress.network.output_error import output_scales, probe
 from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, make_plan
 from compress.pose.spec import PoseSpec
@@ -119,7 +119,7 @@ class Pruning:
         self._network = copy.deepcopy(module).eval().requires_grad_(True)
         self._size, self._taylor, self._left = size, taylor, PRUNING_STEPS
         self._images = images[:: max(1, len(images) // GRADIENT_IMAGES)][:GRADIENT_IMAGES]
-        self._scales = map_scales(module, images)
+        self._scales = output_scales(module, images)
         self._generator = torch.Generator().manual_seed(0)
         self._pruner = pruner.BasePruner(
             self._network,

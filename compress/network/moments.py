@@ -1,4 +1,4 @@
-"""Moments of what layers read and of what they should give, streamed over images in bounded memory."""
+"""Moments of the inputs and target outputs of layers, streamed over images in bounded memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.decomposition.fitting import WIDE
-from compress.network.recording import columns, patches, recorded, run
+from compress.network.inputs import Inputs
+from compress.network.recording import columns, patches, recorded, run_recorded
 from compress.network.statistics import Sensitivity
 
-#: Sums of squares gathered in one pass take at most so many bytes (float32).
+#: Sums of squares gathered in one pass take at most this many bytes (float32).
 MEMORY = 5 * 2**29
 
 #: Rows of a sum of squares that are computed together.
@@ -30,11 +31,11 @@ class Moments:
     covariance : Tensor, shape (D, D)
         Of patches.
     target_mean : Tensor, shape (T,)
-        Of the outputs aimed at.
+        Of the target outputs.
     cross : Tensor, shape (T, D)
-        Covariance of outputs aimed at with patches.
+        Covariance of target outputs with patches.
     samples : int
-        Positions looked at.
+        Positions sampled.
     """
 
     mean: Tensor
@@ -48,8 +49,8 @@ class Moments:
 class _Sums:
     """Weighted sums over positions: x x', y x' and y w, the last row of y being the root weight itself.
 
-    Both x and y are taken from about their means on: beside a large mean float32 would lose the variance. Of x x',
-    which is symmetric, each block of rows begins at the diagonal.
+    Both x and y are shifted by about their means: with a large mean float32 would lose the variance. Of x x', which is
+    symmetric, each block of rows begins at the diagonal.
     """
 
     patch: Tensor
@@ -61,14 +62,14 @@ class _Sums:
 
     @classmethod
     def around(cls, patch: Tensor, target: Tensor) -> _Sums:
-        """Sums of nothing yet, about a patch (D,) and a target (T,)."""
+        """Empty sums, shifted by a patch (D,) and a target (T,)."""
         size, outputs = len(patch), len(target) + 1
         zeros = patch.new_zeros
         square = [zeros(min(BLOCK, size - start), size - start) for start in range(0, size, BLOCK)]
         return cls(patch[:, None], target[:, None], square, zeros(outputs, size), zeros(outputs))
 
     def add(self, x: Tensor, y: Tensor, root: Tensor) -> None:
-        """Add patches (D, n), which are used up, and targets (T, n) with the roots (n,) of their weights."""
+        """Add patches (D, n), which are overwritten, and targets (T, n) with the roots (n,) of their weights."""
         # One product gives covariance, cross moment and means: of patches, outputs and the weight itself.
         x, y = x.sub_(self.patch).mul_(root), torch.cat([(y - self.target) * root, root[None]])
         for number, rows in enumerate(self.square):
@@ -79,10 +80,10 @@ class _Sums:
         self.samples += x.shape[1]
 
     def moments(self) -> Moments:
-        """What they amount to; the sums are used up."""
+        """The moments; the sums are consumed."""
         size, total = len(self.patch), float(self.targets[-1])
         mean, target_mean = self.cross[-1].double() / total, self.targets[:-1].double() / total
-        # Of long patches there are many at a time, and each is hundreds of megabytes.
+        # Covariances of long patches take hundreds of megabytes each, and several are in memory at once.
         precision = torch.float32 if size > WIDE else torch.float64
         covariance = torch.empty(size, size, dtype=precision, device=self.patch.device)
         for number, rows in enumerate(self.square):
@@ -97,7 +98,7 @@ class _Sums:
 
 
 def in_groups(module: nn.Module, names: Sequence[str], count: int) -> Iterator[list[str]]:
-    """Names in their order, at most ``count`` together and never with more covariances than fit into `MEMORY`."""
+    """Names in their order, at most ``count`` in a group and never more covariances than fit into `MEMORY`."""
     group: list[str] = []
     used = 0
     for name in names:
@@ -115,31 +116,31 @@ def in_groups(module: nn.Module, names: Sequence[str], count: int) -> Iterator[l
 def gather_moments(
     original: nn.Module,
     compressed: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     sensitivities: Mapping[str, Sensitivity],
     names: Sequence[str],
 ) -> Iterator[tuple[str, Moments]]:
-    """Moments of what layers read in one network, and of what they gave in another.
+    """Moments of what layers read in one network and of what they return in another.
 
     With the original network twice these are plain moments. With a network whose first layers are compressed already
-    they are the asymmetric ones of Zhang et al. (2015, arXiv:1505.06798), section 3.3: inputs as they will be, outputs
-    as they should be.
+    they are the asymmetric ones of Zhang et al. (2015, arXiv:1505.06798), section 3.3: inputs of the compressed
+    network, outputs of the original.
 
     Parameters
     ----------
     original, compressed : nn.Module
         Networks in evaluation mode that have all layers ``names``, in the same order of calls.
-    images : sequence of Tensor, shape (1, 3, H, W)
+    images : sequence of Inputs
         Those of the sensitivities.
     sensitivities : mapping
-        Where to look, and perhaps what the original gave there; otherwise it is run again.
+        Positions to sample, and the original's outputs there if they were kept; otherwise the original runs again.
     names : sequence of str
-        Layers whose moments are gathered at the same time; this bounds the memory.
+        Layers whose moments are gathered together; this bounds the memory.
 
     Yields
     ------
     (str, Moments)
-        Of one layer after the other, as ``names`` has them; each takes its full memory only then.
+        One layer after the other, in the order of ``names``; each takes its full memory only then.
     """
     sums = _gather(original, compressed, images, sensitivities, names)
     for name in list(sums):
@@ -150,29 +151,31 @@ def gather_moments(
 def _gather(
     original: nn.Module,
     compressed: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     sensitivities: Mapping[str, Sensitivity],
     names: Sequence[str],
 ) -> dict[str, _Sums]:
     sums: dict[str, _Sums] = {}
     same = original is compressed
-    known = all(place.target is not None for name in names for calls in sensitivities[name].places for place in calls)
+    known = all(
+        sampled.target is not None for name in names for calls in sensitivities[name].positions for sampled in calls
+    )
     for number, image in enumerate(images):
-        places = {name: sensitivities[name].places[number] for name in names}
-        until = {name: len(calls) for name, calls in places.items()}
+        positions = {name: sensitivities[name].positions[number] for name in names}
+        until = {name: len(calls) for name, calls in positions.items()}
         with recorded(compressed, names, inputs=True, outputs=same and not known, until=until) as read:
-            run(compressed, image)
+            run_recorded(compressed, image)
         wanted = read
         if not (same or known):
             with recorded(original, names, outputs=True, until=until) as wanted:
-                run(original, image)
+                run_recorded(original, image)
         for name in names:
             layer = original.get_submodule(name)
-            for place, given, target in zip(places[name], read[name], wanted[name], strict=True):
-                x, y = patches(given.input, layer, place.index), place.target
+            for sampled, given, target in zip(positions[name], read[name], wanted[name], strict=True):
+                x, y = patches(given.input, layer, sampled.index), sampled.target
                 if y is None:
-                    y = columns(target.output, layer).index_select(1, place.index.to(x.device))
+                    y = columns(target.output, layer).index_select(1, sampled.index.to(x.device))
                 if name not in sums:
                     sums[name] = _Sums.around(x.mean(1), y.mean(1))
-                sums[name].add(x, y.to(x), place.weight.to(x).sqrt())
+                sums[name].add(x, y.to(x), sampled.weight.to(x).sqrt())
     return sums

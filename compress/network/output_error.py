@@ -1,4 +1,8 @@
-"""Final maps: how strong they are, what of them a decoder reads, and how far two networks' maps are apart."""
+"""Final outputs: how strong they are, which of their cells a decoder reads, and the error between two networks.
+
+Outputs of shape (N, C, h, w) are maps: errors count most where some map is strong, in the foreground. Other floating
+outputs count uniformly; integer and boolean ones are ignored.
+"""
 
 from __future__ import annotations
 
@@ -10,119 +14,140 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress.errors import DataError, NetworkError
+from compress.errors import DataError
+from compress.network.inputs import Inputs
+from compress.network.outputs import BY_STRUCTURE, Outputs, Tensors, run
 
-#: Share of a map's peak from which on a cell is foreground: what a decoder reads.
+#: A map cell belongs to the foreground from this share of the map's peak on: roughly what a decoder reads.
 FOREGROUND = 0.1
 
-#: Weight of an error in the background of a map beside one in its foreground: it can still make up a person.
+#: Weight of a background error relative to a foreground one: a strong enough one can still become a person.
 BACKGROUND = 0.2
 
-#: At most so many images tell of peak and energy of the final maps.
-SCALED = 32
+#: Peak and energy of the outputs are taken from at most this many images.
+SCALE_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class MapScale:
-    """Peak of one kind of final map, and the mean over images of its squared sum over the foreground.
+class OutputScale:
+    """Peak of a final output, and its squared sum over the foreground, averaged over images.
 
-    Where it has nothing in the foreground the sum is over everything, weighted as background: so even maps that are
-    strong nearly everywhere, as those of an untrained network, have an energy.
+    Without foreground the sum runs over all cells with background weight, so that maps which are strong nearly
+    everywhere, as those of an untrained network, still have an energy. Outputs that are no maps have no background.
     """
 
     peak: float
     energy: float
 
 
+def floating(tensors: Mapping[str, Tensor]) -> Tensors:
+    """The floating outputs: those that have an error."""
+    return {name: value for name, value in tensors.items() if value.is_floating_point()}
+
+
 @torch.no_grad()
-def map_scales(module: nn.Module, images: Sequence[Tensor]) -> dict[str, MapScale]:
-    """Peak and energy of each kind of final map, over at most `SCALED` images.
+def output_scales(
+    module: nn.Module, images: Sequence[Inputs], outputs: Outputs = BY_STRUCTURE
+) -> dict[str, OutputScale]:
+    """Peak and energy of each floating final output, over at most `SCALE_IMAGES` images.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network in evaluation mode.
+    images : sequence of Inputs
+        What the network reads; tensors of shape (1, C, H, W) for a network of one image.
+    outputs : Outputs
+        How its return value is read.
 
     Raises
     ------
     DataError
-        If no map has any energy.
-    NetworkError
-        If the network does not return stages of named maps.
+        If no output has any energy, or one is not finite.
     """
-    found = []
-    for image in images[:: math.ceil(len(images) / SCALED)]:
-        stages = module(image)
-        if not isinstance(stages, (list, tuple)) or not stages or not isinstance(stages[-1], Mapping):
-            raise NetworkError("the network must return a list with one dict of named maps for each stage")
-        found.append(dict(stages[-1]))
-    peaks = {name: max(float(maps[name].abs().max()) for maps in found) for name in found[0]}
-    energies, behind = dict.fromkeys(peaks, 0.0), dict.fromkeys(peaks, 0.0)
-    for maps in found:
-        for name, value in maps.items():
-            energies[name] += float((value.square() * _foreground(name, maps, peaks)).sum()) / len(found)
-            behind[name] += BACKGROUND**2 * float(value.square().sum()) / len(found)
-    energies = {name: energy or behind[name] for name, energy in energies.items()}
+    results = [floating(run(module, image, outputs)) for image in images[:: math.ceil(len(images) / SCALE_IMAGES)]]
+    peaks = {name: max(float(result[name].abs().max()) for result in results) for name in results[0]}
+    energies, background = dict.fromkeys(peaks, 0.0), dict.fromkeys(peaks, 0.0)
+    for result in results:
+        for name, value in result.items():
+            energies[name] += float((value.square() * _foreground(name, result, peaks)).sum()) / len(results)
+            background[name] += BACKGROUND**2 * float(value.square().sum()) / len(results)
+    energies = {name: energy or background[name] for name, energy in energies.items()}
     if not all(math.isfinite(x) for x in energies.values()) or not any(energies.values()):
         raise DataError(
-            "the network's maps are empty or not finite on the calibration images",
-            found=peaks,
-            hint="Use images with people, as the network knows them",
+            "the network's outputs are zero or not finite on the calibration images",
+            found=peaks or "no floating output",
+            hint="Use images like those that the network was trained on",
         )
-    return {name: MapScale(peaks[name], energies[name]) for name in peaks}
+    return {name: OutputScale(peaks[name], energies[name]) for name in peaks}
 
 
-def map_weights(name: str, maps: Mapping[str, Tensor], scales: Mapping[str, MapScale]) -> Tensor:
-    """What an error of one kind of final map weighs, (N, 1, h, w).
+def output_weights(name: str, tensors: Mapping[str, Tensor], scales: Mapping[str, OutputScale]) -> Tensor:
+    """Weight of an error in each cell of an output, broadcastable to it: (N, 1, h, w) for maps, else a scalar.
 
-    1 in the foreground and `BACKGROUND` elsewhere, over the root of the map's energy; so the squared sum of a weighted
-    error is relative to what the decoder reads. A kind that is always zero weighs nothing.
+    1 in the foreground and `BACKGROUND` elsewhere, over the root of the output's energy: the squared sum of a weighted
+    error is relative to what the decoder reads. An output that is always zero has weight 0.
 
     Parameters
     ----------
     name : str
-        The kind of map.
-    maps : mapping of str to Tensor, shape (N, C, h, w)
-        Final maps of all kinds.
+        The output.
+    tensors : mapping of str to Tensor
+        All floating final outputs.
     scales : mapping
-        From `map_scales`.
+        From `output_scales`.
     """
-    near = _foreground(name, maps, {kind: scale.peak for kind, scale in scales.items()})
+    near = _foreground(name, tensors, {kind: scale.peak for kind, scale in scales.items()})
     energy = scales[name].energy
     return (near + BACKGROUND * (1 - near)) / math.sqrt(energy) if energy > 0 else torch.zeros_like(near)
 
 
-def _foreground(name: str, maps: Mapping[str, Tensor], peaks: Mapping[str, float]) -> Tensor:
-    """1 where any map is strong and in the cells around, (N, 1, h, w) at the size of the kind ``name``."""
-    size = maps[name].shape[-2:]
-    near = maps[name].new_zeros(len(maps[name]), 1, *size)
-    for kind, value in maps.items():
+def _foreground(name: str, tensors: Mapping[str, Tensor], peaks: Mapping[str, float]) -> Tensor:
+    """1 where any map is strong and in the neighbouring cells, (N, 1, h, w) at the size of ``name``; 1 if no map."""
+    if tensors[name].dim() != 4:
+        return tensors[name].new_ones(())
+    size = tensors[name].shape[-2:]
+    near = tensors[name].new_zeros(len(tensors[name]), 1, *size)
+    for kind, value in tensors.items():
+        if value.dim() != 4 or len(value) != len(near):
+            continue
         strong = (value.abs() > FOREGROUND * peaks[kind]).float()
-        # A map that is strong nearly everywhere is a background: its people are where it is weak.
+        # A map that is strong nearly everywhere is a background map: people are where it is weak.
         strong = strong * (strong.mean(dim=(2, 3), keepdim=True) < 0.5)
         near = torch.maximum(near, functional.adaptive_max_pool2d(strong.amax(1, keepdim=True), size))
     return functional.max_pool2d(near, 3, 1, 1)
 
 
-def probe(maps: Mapping[str, Tensor], scales: Mapping[str, MapScale], generator: torch.Generator) -> Tensor:
-    """A sum of all final maps, each cell with a random sign and its weight: its gradients are probes of all errors."""
-    total, still = torch.zeros(()), {name: value.detach() for name, value in maps.items()}
-    for name, value in maps.items():
+def probe(tensors: Mapping[str, Tensor], scales: Mapping[str, OutputScale], generator: torch.Generator) -> Tensor:
+    """A weighted sum of all floating final outputs with random signs; its gradients probe the whole error."""
+    values = floating(tensors)
+    total, fixed = torch.zeros(()), {name: value.detach() for name, value in values.items()}
+    for name, value in values.items():
         signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-        total = total.to(value) + (signs * map_weights(name, still, scales) * value).sum()
+        total = total.to(value) + (signs * output_weights(name, fixed, scales) * value).sum()
     return total
 
 
 @torch.no_grad()
-def map_errors(original: nn.Module, compressed: nn.Module, images: Sequence[Tensor]) -> dict[str, float]:
-    """Relative squared error of each kind of final map over all images: ``sum |y~ - y|^2 / sum |y|^2``.
+def output_errors(
+    original: nn.Module, compressed: nn.Module, images: Sequence[Inputs], outputs: Outputs = BY_STRUCTURE
+) -> dict[str, float]:
+    """Relative squared error of each floating final output over all images: ``sum |y~ - y|^2 / sum |y|^2``.
 
     Parameters
     ----------
     original, compressed : nn.Module
-        Networks in evaluation mode with maps of the same names and sizes.
-    images : sequence of Tensor, shape (1, 3, H, W)
-        Images as the networks read them.
+        Networks in evaluation mode with outputs of the same names and shapes.
+    images : sequence of Inputs
+        What both read.
+    outputs : Outputs
+        How the return value of both is read.
     """
     lost: dict[str, float] = {}
     whole: dict[str, float] = {}
     for image in images:
-        for (name, wanted), given in zip(original(image)[-1].items(), compressed(image)[-1].values(), strict=True):
-            lost[name] = lost.get(name, 0.0) + float((given - wanted).square().sum())
-            whole[name] = whole.get(name, 0.0) + float(wanted.square().sum())
+        expected, given = run(original, image, outputs), run(compressed, image, outputs)
+        for name, value in floating(expected).items():
+            lost[name] = lost.get(name, 0.0) + float((given[name] - value).square().sum())
+            whole[name] = whole.get(name, 0.0) + float(value.square().sum())
     return {name: lost[name] / whole[name] if whole[name] else 0.0 for name in whole}

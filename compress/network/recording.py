@@ -1,4 +1,4 @@
-"""Looking at layers while a network runs: what they read, what they give, and the patches under their kernels."""
+"""Recording layers while a network runs: their inputs, their outputs, and the patches under their kernels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compress.network.inputs import Inputs, call
 
-class _Enough(Exception):
-    """The last layer that is asked for has run."""
+
+class _AllRecorded(Exception):
+    """Stops the forward pass: every requested call was recorded."""
 
 
 @dataclass
 class Call:
-    """Input and output of one call of a layer; empty where not asked for."""
+    """Input and output of one call of a layer; empty where not requested."""
 
     input: Tensor
     output: Tensor
@@ -33,21 +35,41 @@ def recorded(
     outputs: bool = False,
     until: Mapping[str, int] | None = None,
 ) -> Iterator[dict[str, list[Call]]]:
-    """Calls of layers during the block, by name in the order of first calls; ``until`` so many the network may run."""
+    """Record the calls of layers during the block.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+    names : sequence of str
+        Layers to record.
+    inputs, outputs : bool
+        What to keep of each call.
+    until : mapping of str to int, optional
+        Number of calls of each layer after which `run_recorded` stops the forward pass.
+
+    Yields
+    ------
+    dict
+        Calls by layer, in the order of first calls; filled while the network runs.
+    """
     calls: dict[str, list[Call]] = {}
     nothing = torch.empty(0)
 
-    def remember(name: str, given: Any, output: Tensor) -> Tensor:
-        calls.setdefault(name, []).append(Call(given[0] if inputs else nothing, output if outputs else nothing))
-        if until is not None and all(len(calls.get(x, ())) == count for x, count in until.items()):
-            raise _Enough
-        # A later in-place activation must not reach what was recorded.
-        return output.clone() if outputs else output
+    def hook(name: str) -> Callable[..., Tensor]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            given = args[0] if args else kwargs["input"]
+            if outputs and torch.is_grad_enabled() and not output.requires_grad:
+                output = output.detach().requires_grad_()
+            calls.setdefault(name, []).append(Call(given if inputs else nothing, output if outputs else nothing))
+            if until is not None and all(len(calls.get(x, ())) == count for x, count in until.items()):
+                raise _AllRecorded
+            # A later in-place activation must not change what was recorded.
+            return output.clone() if outputs else output
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda layer, given, output: remember(name, given, output)
+        return record
 
-    handles = [module.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    handles = [module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names]
     try:
         yield calls
     finally:
@@ -55,34 +77,48 @@ def recorded(
             handle.remove()
 
 
-def run(module: nn.Module, image: Tensor) -> None:
-    """Run a network as far as `recorded` lets it."""
+def run_recorded(module: nn.Module, inputs: Inputs) -> None:
+    """Run a network inside `recorded`, as far as ``until`` says."""
     try:
-        module(image)
-    except _Enough:
+        call(module, inputs)
+    except _AllRecorded:
         return
 
 
 def columns(output: Tensor, layer: nn.Module) -> Tensor:
-    """Outputs as columns (T, positions)."""
-    return output.flatten(0, -2).T if isinstance(layer, nn.Linear) else output[0].flatten(1)
+    """Outputs as columns, (T, positions); positions run over the batch first."""
+    if isinstance(layer, nn.Linear):
+        return output.flatten(0, -2).T
+    return (output if output.dim() == 4 else output[None]).transpose(0, 1).flatten(1)
 
 
 def patches(given: Tensor, layer: nn.Module, index: Tensor) -> Tensor:
-    """What a layer reads at output positions, (D, n), each column flattened as its kernel is."""
+    """The patches that a layer reads at output positions, (D, n), each column flattened as its kernel is.
+
+    Parameters
+    ----------
+    given : Tensor, shape (N, S, H, W), (S, H, W) or (..., S)
+        Input of a convolution or linear layer.
+    layer : nn.Module
+        An ungrouped convolution or a linear layer.
+    index : Tensor, shape (n,)
+        Positions in the order of `columns`.
+    """
     index = index.to(given.device).long()
     if not isinstance(layer, nn.Conv2d):
         return given.flatten(0, -2)[index].T
     (kh, kw), (sy, sx), (dy, dx) = layer.kernel_size, layer.stride, layer.dilation
     top, left = _padding(layer)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = functional.pad(given, (left[0], left[1], top[0], top[1]), mode=mode)[0]
-    width = padded.shape[2]
-    columns = (width - dx * (kw - 1) - 1) // sx + 1
-    corner = index // columns * sy * width + index % columns * sx
+    batch = given if given.dim() == 4 else given[None]
+    padded = functional.pad(batch, (left[0], left[1], top[0], top[1]), mode=mode)
+    height, width = padded.shape[2:]
+    rows, row_length = (height - dy * (kh - 1) - 1) // sy + 1, (width - dx * (kw - 1) - 1) // sx + 1
+    row, column = index // row_length, index % row_length
+    corner = row // rows * height * width + row % rows * sy * width + column * sx
     taps = [i * dy * width + j * dx for i in range(kh) for j in range(kw)]
     cells = torch.cat([corner + tap for tap in taps])
-    return padded.flatten(1).index_select(1, cells).view(-1, len(index))
+    return padded.transpose(0, 1).flatten(1).index_select(1, cells).view(-1, len(index))
 
 
 def _padding(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -92,5 +128,5 @@ def _padding(layer: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
     if layer.padding == "same":
         totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
-    rows, columns = (int(n) for n in layer.padding)
-    return (rows, rows), (columns, columns)
+    vertical, horizontal = (int(n) for n in layer.padding)
+    return (vertical, vertical), (horizontal, horizontal)

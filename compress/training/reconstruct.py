@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from compress.errors import DataError, UsageError
 from compress.network.duplicate import duplicate
-from compress.network.output_error import map_scales, probe
-from compress.network.recording import recorded, run
+from compress.network.output_error import output_scales, probe
+from compress.network.recording import recorded, run_recorded
 from compress.surgery.factorized import FACTORIZED
 
 #: Factorized layers in a block, at most: enough that errors of one can be made good by the next.
@@ -236,9 +236,9 @@ def _activations(
     for image, (places, channels) in zip(images, weights, strict=True):
         with torch.no_grad():
             with recorded(student, [name], inputs=True, until={name: 1}) as mine:
-                run(student, image)
+                run_recorded(student, image)
             with recorded(teacher, [name], outputs=True, until={name: 1}) as theirs:
-                run(teacher, image)
+                run_recorded(teacher, image)
         rows.append(_Row(mine[name][0].input, theirs[name][0].output, places, channels))
         size += rows[-1].given.nbytes + rows[-1].wanted.nbytes
         if size > MOST_BYTES and len(rows) >= 2:
@@ -250,7 +250,7 @@ def _weights(
     teacher: nn.Module, names: Sequence[str], images: Sequence[Tensor], seed: int
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
     """What errors of blocks weigh, by place (1, 1, h, w) of each image and by channel (1, C, 1, 1) of all."""
-    scales = map_scales(teacher, images)
+    scales = output_scales(teacher, images)
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     for image in images:

@@ -12,10 +12,19 @@ from torch.nn import functional
 
 from compress.errors import DataError, NetworkError
 from compress.network import moments, statistics
+from compress.network.inputs import Inputs, call
 from compress.network.moments import Moments, gather_moments, in_groups
-from compress.network.output_error import BACKGROUND, map_errors, map_scales, map_weights
+from compress.network.output_error import BACKGROUND, output_errors, output_scales, output_weights
 from compress.network.recording import recorded
-from compress.network.statistics import FLOOR, Change, Places, Sensitivity, directional_errors, measure_sensitivity
+from compress.network.statistics import (
+    WEIGHT_FLOOR,
+    Change,
+    SampledPositions,
+    Sampling,
+    Sensitivity,
+    directional_errors,
+    measure_sensitivity,
+)
 
 
 def pictures(count: int, size: tuple[int, int] = (9, 8), seed: int = 0) -> list[Tensor]:
@@ -67,18 +76,21 @@ def small() -> nn.Module:
     return Net(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 2, stride=2))
 
 
-def everywhere(module: nn.Module, images: Sequence[Tensor], names: Sequence[str]) -> dict[str, Sensitivity]:
-    """All positions of all calls, with random weights."""
+def everywhere(
+    module: nn.Module, images: Sequence[Inputs], names: Sequence[str], weight: float | None = None
+) -> dict[str, Sensitivity]:
+    """All positions of all calls, with random weights or the one given."""
     generator = torch.Generator().manual_seed(9)
-    places: dict[str, list[tuple[Places, ...]]] = {name: [] for name in names}
+    places: dict[str, list[tuple[SampledPositions, ...]]] = {name: [] for name in names}
     for image in images:
         with recorded(module, names, outputs=True) as calls:
-            module(image)
+            call(module, image)
         for name in names:
             linear = isinstance(module.get_submodule(name), nn.Linear)
-            counts = [x.output[..., 0].numel() if linear else x.output[0, 0].numel() for x in calls[name]]
-            drawn = (Places(torch.arange(n).int(), torch.rand(n, generator=generator) + 0.1) for n in counts)
-            places[name].append(tuple(drawn))
+            counts = [x.output[..., 0].numel() if linear else x.output[:, 0].numel() for x in calls[name]]
+            random = [torch.rand(n, generator=generator) + 0.1 for n in counts]
+            weights = random if weight is None else [torch.full((n,), weight) for n in counts]
+            places[name].append(tuple(SampledPositions(torch.arange(len(x)).int(), x) for x in weights))
     return {name: Sensitivity(torch.eye(1), tuple(listed)) for name, listed in places.items()}
 
 
@@ -102,7 +114,7 @@ def moments_by_hand(
     """Weighted moments over all positions, two passes, in float64."""
     layer = original.get_submodule(name)
     xs, ys, ws = [], [], []
-    for image, places in zip(images, seen.places, strict=True):
+    for image, places in zip(images, seen.positions, strict=True):
         with torch.no_grad(), recorded(compressed, [name], inputs=True) as read:
             compressed(image)
         with torch.no_grad(), recorded(original, [name], outputs=True) as wanted:
@@ -176,7 +188,7 @@ def test_asymmetric_moments_take_inputs_of_one_network_and_outputs_of_the_other(
 
 def test_moments_of_the_own_outputs_are_the_kernel_times_the_covariance() -> None:
     module, images = seeded(small), pictures(4)
-    seen = measure_sensitivity(module, images, ["body.0", "body.2"], positions=20)
+    seen = measure_sensitivity(module, images, ["body.0", "body.2"], sampling=Sampling(positions=20))
     for name, found in gather_moments(module, module, images, seen, ["body.0", "body.2"]):
         weight = module.get_submodule(name).weight.detach().double().flatten(1)
         torch.testing.assert_close(found.cross, weight @ found.covariance, rtol=1e-4, atol=1e-5)
@@ -192,14 +204,14 @@ def test_a_large_mean_leaves_the_covariance_alone() -> None:
 
 def test_only_so_many_positions_are_read_and_every_image_counts() -> None:
     module, images = seeded(small), pictures(5)
-    seen = measure_sensitivity(module, images, ["body.0"], positions=10)["body.0"]
-    assert len(seen.places) == 5
-    for (places,) in seen.places:
+    seen = measure_sensitivity(module, images, ["body.0"], sampling=Sampling(positions=10))["body.0"]
+    assert len(seen.positions) == 5
+    for (places,) in seen.positions:
         assert 9 <= len(places.index) <= 11
         assert len(set(places.index.tolist())) == len(places.index)
         assert (places.weight > 0).all()
     found = dict(gather_moments(module, module, images, {"body.0": seen}, ["body.0"]))["body.0"]
-    assert found.samples == sum(len(places.index) for (places,) in seen.places)
+    assert found.samples == sum(len(places.index) for (places,) in seen.positions)
 
 
 def test_positions_are_drawn_without_bias() -> None:
@@ -208,18 +220,20 @@ def test_positions_are_drawn_without_bias() -> None:
     for image in images:
         image[..., 2:, 2:] = 0
     module.body[0].bias.data.zero_()
-    scales = map_scales(module, images)
+    scales = output_scales(module, images)
     totals = [torch.zeros(72), torch.zeros(72)]
     turns = 300
     for seed in range(turns):
-        seen = measure_sensitivity(module, images, ["body.0"], probes=1, positions=12, seed=seed)["body.0"]
-        for total, (places,) in zip(totals, seen.places, strict=True):
+        seen = measure_sensitivity(module, images, ["body.0"], sampling=Sampling(probes=1, positions=12, seed=seed))[
+            "body.0"
+        ]
+        for total, (places,) in zip(totals, seen.positions, strict=True):
             total[places.index.long()] += places.weight / turns
     for total, image in zip(totals, images, strict=True):
         with torch.no_grad():
-            weight = map_weights("maps", module(image)[0], scales).flatten().square()
+            weight = output_weights("maps", module(image)[0], scales).flatten().square()
         assert weight.unique().numel() == 2
-        expected = weight / weight.mean() + FLOOR
+        expected = weight / weight.mean() + WEIGHT_FLOOR
         near = weight == weight.max()
         assert float(total[near].sum()) == pytest.approx(float(expected[near].sum()), rel=0.02)
         assert float(total[~near].sum()) == pytest.approx(float(expected[~near].sum()), rel=0.25)
@@ -252,13 +266,13 @@ def cell_weights(module: nn.Module, images: Sequence[Tensor], image: Tensor) -> 
     """What each map cell weighs, flattened as the maps are."""
     with torch.no_grad():
         maps = module(image)[-1]
-        weight = map_weights("maps", maps, map_scales(module, images))
+        weight = output_weights("maps", maps, output_scales(module, images))
     return weight.expand_as(maps["maps"]).flatten()
 
 
 def test_the_sensitivity_is_that_of_the_final_maps() -> None:
     module, images = seeded(small), pictures(2, (6, 6))
-    found = measure_sensitivity(module, images, ["body.0", "body.2"], probes=600)
+    found = measure_sensitivity(module, images, ["body.0", "body.2"], sampling=Sampling(probes=600))
     for name in ("body.0", "body.2"):
         expected = torch.zeros_like(found[name].outputs)
         for image in images:
@@ -317,17 +331,19 @@ def test_changes_of_shared_and_bias_free_layers_are_judged() -> None:
 def test_equal_seeds_give_equal_results() -> None:
     module, images = seeded(small), pictures(3)
     names = ["body.0", "body.2"]
-    one, two, other = (measure_sensitivity(module, images, names, positions=9, seed=seed) for seed in (5, 5, 6))
+    one, two, other = (
+        measure_sensitivity(module, images, names, sampling=Sampling(positions=9, seed=seed)) for seed in (5, 5, 6)
+    )
     for name in names:
         assert torch.equal(one[name].outputs, two[name].outputs)
         assert not torch.equal(one[name].outputs, other[name].outputs)
-        for (a,), (b,) in zip(one[name].places, two[name].places, strict=True):
+        for (a,), (b,) in zip(one[name].positions, two[name].positions, strict=True):
             assert torch.equal(a.index, b.index)
             assert torch.equal(a.weight, b.weight)
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
-    measure_sensitivity(module, images, names, positions=9)
+    measure_sensitivity(module, images, names, sampling=Sampling(positions=9))
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -353,7 +369,7 @@ def test_layers_are_told_in_the_order_in_which_they_run_and_unused_ones_left_out
     images = pictures(2)
     found = measure_sensitivity(module, images, ["spare", "shared", "stem"])
     assert list(found) == ["stem", "shared"]
-    assert [len(places) for places in found["shared"].places] == [2, 2]
+    assert [len(places) for places in found["shared"].positions] == [2, 2]
 
 
 def test_nothing_is_left_on_the_network() -> None:
@@ -379,14 +395,14 @@ def test_nothing_is_left_on_a_network_that_fails() -> None:
     module = seeded(lambda: Net(nn.Conv2d(3, 4, 1), Failing()))
     module.body[0].weight.requires_grad_(False)
     good, bad = pictures(2), pictures(1, (5, 5), seed=1)
-    many = [*good * 20, *bad]  # map_scales looks at every second only
+    many = [*good * 20, *bad]  # output_scales looks at every second only
     seen = measure_sensitivity(module, good, ["body.0"])
     change = Change(torch.ones(4, 3), torch.ones(4))
     for fail in (
         lambda: measure_sensitivity(module, [*good, good[0], *bad], ["body.0"]),
         lambda: dict(gather_moments(
             seeded(lambda: Net(nn.Conv2d(3, 4, 1))), module, [good[0], *bad],
-            {"body.0": Sensitivity(seen["body.0"].outputs, (*seen["body.0"].places[:1], ()))}, ["body.0"],
+            {"body.0": Sensitivity(seen["body.0"].outputs, (*seen["body.0"].positions[:1], ()))}, ["body.0"],
         )),
         lambda: directional_errors(module, many, {"body.0": [change]}),
     ):  # fmt: skip
@@ -405,18 +421,79 @@ def test_images_that_do_not_differ_are_refused(images: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
-def test_maps_without_anything_in_them_are_refused(value: float) -> None:
+def test_outputs_that_are_zero_are_refused(value: float) -> None:
     module = seeded(small)
     with torch.no_grad():
         for parameter in module.body[2].parameters():
             parameter.fill_(value)
-    with pytest.raises(DataError, match="empty or not finite"):
+    with pytest.raises(DataError, match="zero or not finite"):
         measure_sensitivity(module, pictures(2), ["body.0"])
 
 
-def test_a_network_without_maps_is_refused() -> None:
-    with pytest.raises(NetworkError, match="named maps"):
-        measure_sensitivity(nn.Conv2d(3, 2, 1), pictures(2), [""])
+def test_a_network_whose_outputs_are_detached_is_refused() -> None:
+    class Detached(Net):
+        def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+            return [{"maps": super().forward(x)[0]["maps"].detach()}]
+
+    with pytest.raises(NetworkError, match="no gradient"):
+        measure_sensitivity(seeded(lambda: Detached(nn.Conv2d(3, 2, 1))), pictures(2), ["body.0"])
+
+
+class Coordinates(nn.Module):
+    """Two inputs, and a nested mix of points, maps and integer labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 + 2, 6)
+
+    def forward(self, image: Tensor, hint: Tensor) -> dict[str, object]:
+        maps = self.conv(image).relu()
+        points = self.head(torch.cat([maps.mean((2, 3)), hint], 1)).view(-1, 3, 2)
+        return {"points": points, "more": (maps, points.argmax(1))}
+
+
+def pairs(count: int, batch: int = 1) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(7)
+    return [
+        (torch.rand(batch, 1, 6, 5, generator=generator), torch.rand(batch, 2, generator=generator))
+        for _ in range(count)
+    ]
+
+
+def test_any_outputs_and_several_inputs_have_sensitivities_and_errors() -> None:
+    module, inputs = seeded(Coordinates), pairs(3)
+    scales = output_scales(module, inputs)
+    assert list(scales) == ["points", "more.0"]
+    raw = module(*inputs[0])
+    final = {"points": raw["points"], "more.0": raw["more"][0]}
+    weight = output_weights("points", final, scales)
+    assert weight.dim() == 0, "points count uniformly"
+    energy = torch.stack([module(*x)["points"].square().sum() for x in inputs]).mean()
+    assert float(weight) == pytest.approx(float(energy.detach().rsqrt()))
+
+    change = Change(torch.zeros(6, 6), torch.eye(6)[0] * 1e-3)
+    found = directional_errors(module, inputs, {"head": [change]}, probes=4)["head"][0]
+    changed = seeded(Coordinates)
+    with torch.no_grad():
+        changed.head.bias += change.bias
+    errors = output_errors(module, changed, inputs)
+    assert errors["more.0"] == 0.0
+    assert errors["points"] == pytest.approx(found, rel=1e-3)
+    sensitivity = measure_sensitivity(module, inputs, ["conv", "head"], sampling=Sampling(probes=4))
+    assert list(sensitivity) == ["conv", "head"]
+    assert float(sensitivity["head"].outputs[0, 0]) * 1e-6 == pytest.approx(found, rel=1e-3)
+
+
+def test_moments_of_a_batch_are_those_of_its_images() -> None:
+    module, single = seeded(Coordinates), pairs(4)
+    batch = [tuple(torch.cat(part) for part in zip(*single[i : i + 2], strict=True)) for i in (0, 2)]
+    whole, parts = (
+        dict(gather_moments(module, module, x, everywhere(module, x, ["conv"], weight=1.0), ["conv"]))["conv"]
+        for x in (batch, single)
+    )
+    assert whole.samples == parts.samples == 4 * 30
+    torch.testing.assert_close(whole.covariance, parts.covariance)
+    torch.testing.assert_close(whole.cross, parts.cross)
 
 
 def test_no_layers_give_no_statistics() -> None:
@@ -456,23 +533,23 @@ def test_foreground_weighs_more_and_a_perfect_copy_has_no_error() -> None:
             return [{"dot": dot + 0 * x.sum(), "background": 2 - dot + 0 * x.sum()}]
 
     images = pictures(2)
-    scales = map_scales(Dot(), images)
+    scales = output_scales(Dot(), images)
     assert scales["dot"].peak == 2
     assert scales["dot"].energy == 4
     assert scales["background"].energy == pytest.approx(8 * 4)
-    weights = map_weights("dot", Dot()(images[0])[0], scales)[0, 0] * scales["dot"].energy ** 0.5
+    weights = output_weights("dot", Dot()(images[0])[0], scales)[0, 0] * scales["dot"].energy ** 0.5
     expected = torch.full((9, 9), BACKGROUND)
     expected[3:6, 3:6] = 1
     torch.testing.assert_close(weights, expected)
     module = seeded(small)
-    assert map_errors(module, seeded(small), images) == {"maps": 0.0}
+    assert output_errors(module, seeded(small), images) == {"maps": 0.0}
     # Strong everywhere and nowhere: the first weighs by its whole energy, the other nothing.
-    flat = map_scales(Flat(), images)
-    torch.testing.assert_close(map_weights("flat", Flat()(images[0])[0], flat), torch.full((1, 1, 4, 4), 1 / 12))
-    assert not map_weights("dead", Flat()(images[0])[0], flat).any()
+    flat = output_scales(Flat(), images)
+    torch.testing.assert_close(output_weights("flat", Flat()(images[0])[0], flat), torch.full((1, 1, 4, 4), 1 / 12))
+    assert not output_weights("dead", Flat()(images[0])[0], flat).any()
     module.body[2].weight.data *= 0
     module.body[2].bias.data *= 0
-    assert map_errors(seeded(small), module, images)["maps"] == pytest.approx(1)
+    assert output_errors(seeded(small), module, images)["maps"] == pytest.approx(1)
 
 
 def test_covariances_in_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,11 +565,11 @@ def test_covariances_in_blocks_are_the_whole(monkeypatch: pytest.MonkeyPatch) ->
 def test_outputs_that_were_kept_serve_as_well_as_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     module, other, images = seeded(small), small().eval(), pictures(3)
     names = ["body.0", "body.2"]
-    kept = measure_sensitivity(module, images, names, positions=20)
-    values = [place.target.numel() for x in kept.values() for calls in x.places for place in calls]  # type: ignore[union-attr]
-    monkeypatch.setattr(statistics, "KEPT", 4 * sum(values) - 1)
-    forgotten = measure_sensitivity(module, images, names, positions=20)
-    assert all(place.target is None for x in forgotten.values() for calls in x.places for place in calls)
+    kept = measure_sensitivity(module, images, names, sampling=Sampling(positions=20))
+    values = [place.target.numel() for x in kept.values() for calls in x.positions for place in calls]  # type: ignore[union-attr]
+    monkeypatch.setattr(statistics, "TARGET_BYTES", 4 * sum(values) - 1)
+    forgotten = measure_sensitivity(module, images, names, sampling=Sampling(positions=20))
+    assert all(place.target is None for x in forgotten.values() for calls in x.positions for place in calls)
     again = dict(gather_moments(module, other, images, forgotten, names))
     for name, found in gather_moments(module, other, images, kept, names):
         for attribute in ("mean", "covariance", "target_mean", "cross"):
@@ -506,8 +583,8 @@ def test_long_patches_are_looked_at_in_fewer_places_but_never_in_fewer_than_they
     module, images = seeded(small), pictures(2)
     length = module.get_submodule("body.0").weight[0].numel()
     for work, expected in ((0.0, length), (length**2 * 60.0, 60)):
-        monkeypatch.setattr(statistics, "WORK", work)
-        seen = measure_sensitivity(module, images, ["body.0"], positions=1000)["body.0"]
-        drawn = sum(len(place.index) for places in seen.places for place in places)
+        monkeypatch.setattr(statistics, "COVARIANCE_MACS", work)
+        seen = measure_sensitivity(module, images, ["body.0"], sampling=Sampling(positions=1000))["body.0"]
+        drawn = sum(len(place.index) for places in seen.positions for place in places)
         assert length < 60 < 2 * 72
         assert drawn == pytest.approx(expected, abs=3)

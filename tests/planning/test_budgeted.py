@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.decomposition.evbmf import evbmf_kernel
 from compress.network.cost import cost
 from compress.network.layers import LayerInfo, list_layers
-from compress.network.statistics import Calibration, measure_sensitivity
+from compress.network.statistics import Calibration, Sampling, measure_sensitivity
 from compress.planning.budgeted import (
     Budgeted,
     Curves,
@@ -87,7 +87,7 @@ def layers(module: nn.Module) -> tuple[LayerInfo, ...]:
 def calibration(module: nn.Module) -> Calibration:
     torch.manual_seed(1)
     images = [torch.randn(1, 3, *SIZE) for _ in range(4)]
-    return Calibration(images, measure_sensitivity(module, images, JUDGED, positions=200))
+    return Calibration(images, measure_sensitivity(module, images, JUDGED, sampling=Sampling(positions=200)))
 
 
 @pytest.fixture(scope="module", params=["data", "weights"])

@@ -9,8 +9,8 @@ from compress.checkpoint.load import load
 from compress.compression.calibration import calibration_images
 from compress.data.coco import CocoDataset
 from compress.network.layers import list_layers
-from compress.network.output_error import map_errors
-from compress.network.statistics import Calibration, measure_sensitivity
+from compress.network.output_error import output_errors
+from compress.network.statistics import Calibration, Sampling, measure_sensitivity
 from compress.planning.budgeted import eligible, measure_curves, plan_within
 from compress.planning.policies import Ratio, Selection, make_plan
 from compress.surgery.data_aware import factorize_with_data
@@ -33,13 +33,13 @@ def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> 
     layers = list_layers(module, SIZE)
     names, kept = eligible(layers, Selection(pointwise=True))
     calibration = Calibration(
-        images["train2017"], measure_sensitivity(module, images["train2017"], names, positions=256)
+        images["train2017"], measure_sensitivity(module, images["train2017"], names, sampling=Sampling(positions=256))
     )
 
     half = make_plan(module, Ratio(Fraction(1, 2)), network=name, input_size=SIZE)
-    plain = map_errors(module, factorize(module, half).module, images["val2017"])
+    plain = output_errors(module, factorize(module, half).module, images["val2017"])
     fitted = factorize_with_data(module, half, calibration, rounds=0)
-    aware = map_errors(module, fitted.module, images["val2017"])
+    aware = output_errors(module, fitted.module, images["val2017"])
     assert plain["pafs"] > 0.7
     assert aware["pafs"] < 0.4 * plain["pafs"]
     assert all(x.output_error is not None and 0 < x.output_error < 0.5 for x in fitted.plan.changed)
@@ -52,4 +52,4 @@ def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> 
     assert not isinstance(planned, float)
     assert planned.price <= bound
     budgeted = factorize_with_data(module, planned.plan, calibration, rounds=0)
-    assert map_errors(module, budgeted.module, images["val2017"])["pafs"] < 0.7 * aware["pafs"]
+    assert output_errors(module, budgeted.module, images["val2017"])["pafs"] < 0.7 * aware["pafs"]

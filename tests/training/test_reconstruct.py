@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import DataError, UsageError
-from compress.network.output_error import map_errors
+from compress.network.output_error import output_errors
 from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, Selection, make_plan, parse_ratio
 from compress.surgery.factorize import factorize
@@ -77,7 +77,7 @@ def test_blocks_and_maps_come_nearer_to_the_original() -> None:
     assert all(block.after <= block.before for block in found.blocks)
     assert sum(block.after for block in found.blocks) < 0.9 * sum(block.before for block in found.blocks)
     fresh = [torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7)) for _ in range(4)]
-    assert map_errors(original, found.module, fresh)["maps"] < map_errors(original, small, fresh)["maps"]
+    assert output_errors(original, found.module, fresh)["maps"] < output_errors(original, small, fresh)["maps"]
     # The given network, batch statistics and what is trainable stay as they were.
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     assert torch.equal(found.module.body[1].running_mean, small.body[1].running_mean)
@@ -96,7 +96,7 @@ def test_a_network_that_is_right_already_stays_what_it_is() -> None:
     original, _ = networks()
     found = reconstruct(original, original, images(4), ReconstructOptions(steps=3))
     assert found.blocks == ()
-    assert map_errors(original, found.module, images(2)) == {"maps": 0.0}
+    assert output_errors(original, found.module, images(2)) == {"maps": 0.0}
 
 
 def test_training_that_makes_a_block_worse_is_undone() -> None:
