@@ -55,11 +55,13 @@ from compress.files import write_text
 from compress.measure.gate import never_slower
 from compress.model import Model
 from compress.network.cost import cost
+from compress.network.inputs import image_input
 from compress.network.layers import list_layers
-from compress.planning.budget import parse_budget
+from compress.planning.budget import Budget
 from compress.planning.budgeted import eligible
 from compress.planning.plan import Plan
-from compress.planning.policies import Selection, Vbmf, make_plan
+from compress.planning.policies import Vbmf, make_plan
+from compress.planning.selection import Selection
 from compress.pose.metrics.ap_interval import Matches, ap_difference, ap_interval, match_people
 from compress.progress import Silent
 from compress.runtime.openvino_runner import OpenVinoRunner
@@ -156,7 +158,7 @@ class Bench:
 
     def macs(self, budget: str) -> float:
         """So many MACs a budget stands for."""
-        return parse_budget(f"macs={budget}").bound(self.total)
+        return Budget.parse(f"macs={budget}").bound(self.total)
 
     @cached_property
     def images(self) -> list[torch.Tensor]:
@@ -227,7 +229,7 @@ class Bench:
         facts |= {kind: f"{value:.5f}" for kind, value in watched.errors().items() if kind in ("heatmaps", "pafs")}
         if self.options.latency:
             timed = runner or self._export(module, "result")
-            gate = never_slower(self.exported, timed, (1, 3, *self.size))
+            gate = never_slower(self.exported, timed, image_input(self.size))
             ends = {"llow": f"{gate.interval[0]:.3f}", "lhigh": f"{gate.interval[1]:.3f}"}
             facts |= {"latency": f"{gate.ratio:.3f}", **ends}
         return facts
@@ -261,7 +263,7 @@ def budgets(bench: Bench) -> None:
             layers = list_layers(bench.module, bench.size)
             calibration, curves = curves_of(bench.module, layers, Selection(pointwise=True), bench.images, Silent())
             found.append(Work(bench.module, bench.name, bench.size, curves, calibration, bench.options.rounds))
-        return Made(within_cost(found[0], parse_budget(text), Silent())[0].module)
+        return Made(within_cost(found[0], Budget.parse(text), Silent())[0].module)
 
     for budget in bench.budgets:
         bench.add("budget, data-aware", f"macs={budget}", partial(made, f"macs={budget}"))

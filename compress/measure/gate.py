@@ -1,18 +1,21 @@
-"""The gate that a compressed network passes: measured against the original, side by side, it must not be slower."""
+"""The latency gate of a compressed network: timed side by side with the original, it must not be slower."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compress.measure.bootstrap import ratio
+from compress.measure.bootstrap import paired_speedup
 from compress.measure.latency import measure_interleaved
+from compress.network.inputs import InputSpec
 from compress.runtime.runner import Runner
 
 
 @dataclass(frozen=True)
 class Gate:
-    """How a result compares with its original.
+    """Latency of a result compared with its original.
 
     Attributes
     ----------
@@ -25,7 +28,7 @@ class Gate:
     rounds : int
         Timed rounds.
     verdict : str
-        ``"faster"`` or ``"slower"`` if the interval excludes 1, else ``"no difference"``.
+        As of `compress.measure.bootstrap.Speedup.verdict`.
     """
 
     ratio: float
@@ -36,35 +39,43 @@ class Gate:
     verdict: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, fit for JSON."""
+        """Plain containers for JSON."""
         return asdict(self) | {"interval": list(self.interval)}
 
 
 def never_slower(
     original: Runner,
     result: Runner,
-    shape: tuple[int, int, int, int],
+    inputs: Sequence[InputSpec],
     *,
     rounds: int = 60,
     budget_s: float = 30.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Gate:
-    """Time a result against its original, in rounds that hold both.
+    """Time a result against its original, in rounds that contain both.
 
     Parameters
     ----------
     original, result : Runner
         Both on the same runtime, device and precision.
-    shape : (N, 3, H, W)
-        Shape of the input.
+    inputs : sequence of InputSpec
+        What each run is given.
     rounds : int
-        Most rounds.
+        Maximum number of rounds, at least `compress.measure.bootstrap.MIN_ROUNDS`.
     budget_s : float
         Start no round after this many seconds.
+    clock : callable
+        A monotonic clock in seconds.
     """
     first, second = measure_interleaved(
-        {"original": original, "result": result}, shape, rounds=rounds, half_width=0.005, budget_s=budget_s
+        {"original": original, "result": result},
+        inputs,
+        rounds=rounds,
+        half_width=0.005,
+        budget_s=budget_s,
+        clock=clock,
     )
-    speedup = ratio(first.samples_ms, second.samples_ms)
+    speedup = paired_speedup(first.samples_ms, second.samples_ms)
     return Gate(
         ratio=1 / speedup.median,
         interval=(1 / speedup.high, 1 / speedup.low),

@@ -1,7 +1,7 @@
-"""What a model costs a program that runs nothing else: memory, time until it is ready, and the first inference.
+"""Memory, loading time and first inference of a model in a process that runs nothing else.
 
-Each model gets a process of its own. In a process that has run others before, the libraries are loaded, the memory is
-reserved and the kernels are compiled, so neither number would be the model's.
+Each model gets a process of its own. In a process that has run others before, libraries are loaded, memory is reserved
+and kernels are compiled, so the numbers would not be the model's own.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
+import compress
 from compress.errors import CompressError, RuntimeAbsent
+from compress.measure.latency import random_inputs
+from compress.network.inputs import InputSpec
 from compress.runtime.opening import open_runner
 from compress.runtime.torch_runner import TorchOptions
+from compress.target import Target
 
 _MIB = 2**20
 
@@ -34,15 +40,15 @@ class Isolated:
     Attributes
     ----------
     open_ms : float
-        From the file to a runner; importing the libraries is not in it, compiling for the device is.
+        From the file to a runner, including compilation for the device, without importing the libraries.
     first_ms : float
         The first inference.
     peak_mb : float
-        Most main memory that the whole process held, in MiB, Python and the libraries included.
+        Peak main memory of the whole process in MiB, including Python and the libraries.
     model_mb : float
-        By how much that is more than before the model was opened.
+        By how much that exceeds what the process held before the model was opened.
     gpu_mb : float or None
-        Most memory that torch took on the GPU; None elsewhere.
+        Peak memory that torch allocated on the GPU; None elsewhere.
     """
 
     open_ms: float
@@ -52,46 +58,53 @@ class Isolated:
     gpu_mb: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, fit for JSON."""
+        """Plain containers for JSON."""
         return dataclasses.asdict(self)
 
 
 def measure_isolated(
     path: Path,
-    shape: tuple[int, int, int, int],
+    inputs: Sequence[InputSpec],
+    target: Target,
     *,
-    device: str = "cpu",
-    precision: str = "fp32",
     threads: int | None = None,
     network: str | None = None,
     torch_options: TorchOptions | None = None,
     runs: int = 3,
 ) -> Isolated:
-    """Open a model in a new process, run it, and tell what that took.
+    """Open a model in a new process, run it, and measure memory and times there.
+
+    The process does not import from the current folder (``python -P``), and finds this package where this process did.
 
     Parameters
     ----------
-    path, device, precision, threads, network, torch_options
+    path, threads, network, torch_options
         As of `compress.runtime.opening.open_runner`.
-    shape : (N, 3, H, W)
-        Shape of the input.
+    inputs : sequence of InputSpec
+        What each run is given.
+    target : Target
+        Device and precision; the runtime is that of the file.
     runs : int
-        Inferences in all; memory is at its peak after a few.
+        Number of inferences; memory reaches its peak after a few.
 
     Raises
     ------
     CompressError
-        If the model can't be opened or run, or its process dies.
+        If the model can't be opened or run, or its process ends abnormally.
     """
     task = {
-        "path": str(path), "shape": list(shape), "device": device, "precision": precision, "threads": threads,
-        "network": network, "options": dataclasses.asdict(torch_options or TorchOptions()), "runs": runs,
+        "path": str(path), "inputs": [dataclasses.asdict(spec) for spec in inputs], "device": target.device,
+        "precision": target.precision, "threads": threads, "network": network,
+        "options": dataclasses.asdict(torch_options or TorchOptions()), "runs": runs,
     }  # fmt: skip
+    package = str(Path(compress.__file__).resolve().parents[1])
+    own_path = os.environ.get("PYTHONPATH")
     done = subprocess.run(
-        [sys.executable, "-m", "compress.measure.isolation", json.dumps(task)],
+        [sys.executable, "-P", "-m", "compress.measure.isolation", json.dumps(task)],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([package, own_path] if own_path else [package])},
     )
     try:
         record = json.loads(done.stdout.splitlines()[-1])
@@ -100,9 +113,9 @@ def measure_isolated(
     if done.returncode or not isinstance(record, dict):
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
         raise CompressError(
-            f"the model's own process ended with {done.returncode} ({last[0][:200]})",
+            f"the model's own process ended with exit code {done.returncode} ({last[0][:200]})",
             found=str(path),
-            hint="A negative number is a signal; -9 mostly means that memory ran out",
+            hint="A negative code is a signal; -9 usually means that memory ran out",
         )
     if "error" in record:
         kind = RuntimeAbsent if record["absent"] else CompressError
@@ -111,8 +124,9 @@ def measure_isolated(
 
 
 def _measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Inside the process."""
-    images = np.random.default_rng(0).random(task["shape"], dtype=np.float32) - np.float32(0.5)
+    """Measure inside the new process."""
+    inputs = [InputSpec(tuple(spec["shape"]), spec["dtype"]) for spec in task["inputs"]]
+    given = random_inputs(inputs, np.random.default_rng(0))
     _import_runtime(Path(task["path"]))
     before = _memory_mb("VmRSS")
     try:
@@ -126,10 +140,10 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
             torch_options=TorchOptions(**task["options"]),
         )
         opened = time.perf_counter()
-        runner.run(images)
+        runner.run(given)
         first = time.perf_counter()
         for _ in range(task["runs"] - 1):
-            runner.run(images)
+            runner.run(given)
     except CompressError as error:
         return {"error": str(error), "absent": isinstance(error, RuntimeAbsent)}
     peak = _memory_mb("VmHWM")
@@ -144,28 +158,28 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_runtime(path: Path) -> None:
-    """Load the libraries first: they are the runtime's cost, not the model's."""
+    """Import the libraries first: they are the runtime's cost, not the model's."""
     name = {".xml": "openvino", ".onnx": "onnxruntime"}.get(path.suffix)
     if name is not None:
-        with contextlib.suppress(ImportError):  # opening the model says it better
+        with contextlib.suppress(ImportError):  # opening the model reports it better
             importlib.import_module(name)
 
 
 def _memory_mb(field: str) -> float:
-    """A line of the kernel's record of this process.
+    """A field of ``/proc/self/status``.
 
-    Not `resource.getrusage`: its peak begins with that of the process that started this one.
+    Not `resource.getrusage`: its peak starts at that of the parent process.
     """
     try:
         text = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return _usage_mb()
-    found = (line.split() for line in text.splitlines() if line.startswith(f"{field}:"))
-    return next((int(words[1]) / 1024 for words in found), 0.0)
+    lines = (line.split() for line in text.splitlines() if line.startswith(f"{field}:"))
+    return next((int(words[1]) / 1024 for words in lines), 0.0)
 
 
 def _usage_mb() -> float:
-    """The peak as other systems tell it; 0 where they don't."""
+    """The peak on systems without ``/proc``; 0 if unknown."""
     try:
         import resource
     except ImportError:

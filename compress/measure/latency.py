@@ -1,34 +1,36 @@
 """Latency of several models on several runtimes, timed side by side.
 
-Machines drift: clocks, temperature and neighbours change over seconds. Timing one model after the other turns that
-drift into a difference between the models. Here every round times each candidate once, in a new random order, so
-drift hits all alike, and speed-ups are taken within rounds (`compress.measure.bootstrap.ratio`).
+Machines drift: clocks, temperature and competing processes change over seconds. Timing one model after the other
+turns that drift into a difference between the models. Here every round times each candidate once, in a new random
+order, so drift affects all alike, and speed-ups are taken within rounds (`compress.measure.bootstrap.paired_speedup`).
 
-A runtime's worker threads keep spinning for a while after a run and steal cores from whatever comes next. Each timed
+A runtime's worker threads keep spinning for a while after a run and take cores from whatever runs next. Each timed
 run therefore follows an untimed one of the same candidate: without it, switching between torch and onnxruntime on
 two cores cost torch 20 to 30 %; with it, interleaved medians agree with those of a candidate that runs alone.
 
-Times are those of ``runner.run`` with arrays in main memory: on a GPU they hold the copies in both directions. What
-the network alone took there, by events on the GPU itself, stands beside them where the runner tells it.
+Times are those of ``runner.run`` with arrays in main memory: on a GPU they include the copies in both directions. The
+time of the network alone, by events on the GPU itself, is recorded beside them where the runner reports it.
 """
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import UsageError
-from compress.measure.bootstrap import bootstrap_interval
+from compress.measure.bootstrap import MIN_ROUNDS, bootstrap_interval
+from compress.measure.garbage import garbage_collection_paused
+from compress.network.inputs import InputSpec
 
 if TYPE_CHECKING:
     from compress.runtime.runner import Runner
+
+#: What one run is given: an array, or a tuple of arrays for a network with several inputs.
+RunInputs = Any
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Timing:
         Label of the candidate.
     runtime, device, precision : str
         Those of its runner.
-    height, width, batch : int
-        Shape of the input: (batch, 3, height, width).
+    height, width : int or None
+        Of the first input if it is an image (batch, channels, height, width), else None.
+    batch : int
+        Size of the first axis of the first input.
     latency_ms : float
         Median time of one run of the whole batch.
     p90_ms, p99_ms : float
@@ -52,7 +56,7 @@ class Timing:
     fps : float
         Images per second at the median.
     rounds : int
-        Timed runs behind these numbers.
+        Number of timed runs.
     threads : int
         CPU threads of the runner.
     device_ms : float or None
@@ -65,8 +69,8 @@ class Timing:
     runtime: str
     device: str
     precision: str
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     batch: int
     latency_ms: float
     p90_ms: float
@@ -78,18 +82,23 @@ class Timing:
     device_ms: float | None = None
     samples_ms: tuple[float, ...] = field(default=(), repr=False)
 
+    @property
+    def size(self) -> str:
+        """Height and width as tables show them, ``"256x192"``, or a dash."""
+        return "-" if self.height is None else f"{self.height}x{self.width}"
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, fit for JSON, without the samples."""
+        """Plain containers for JSON, without the samples."""
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples_ms"}
         return record | {"interval_ms": list(self.interval_ms)}
 
 
 def measure_interleaved(
     candidates: Mapping[str, Runner],
-    shape: tuple[int, int, int, int],
+    inputs: Sequence[InputSpec],
     *,
     rounds: int = 200,
-    min_rounds: int = 10,
+    min_rounds: int = MIN_ROUNDS,
     warmup: int = 3,
     half_width: float = 0.02,
     budget_s: float = 60.0,
@@ -97,18 +106,18 @@ def measure_interleaved(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
-    """Time candidates in rounds until every median is known well enough.
+    """Time candidates in rounds until every median is known precisely enough.
 
     Parameters
     ----------
     candidates : mapping of str to Runner
-        What to time, by a label that is unique.
-    shape : (N, 3, H, W)
-        Shape of the input; its values are uniform in [-0.5, 0.5], the range of prepared images.
+        What to time, by unique labels.
+    inputs : sequence of InputSpec
+        What each run is given; see `random_inputs`.
     rounds : int
-        Most rounds.
+        Maximum number of rounds.
     min_rounds : int
-        Fewest rounds, time budget or not.
+        Minimum number of rounds, whatever the time budget.
     warmup : int
         Untimed runs of each candidate before the first round.
     half_width : float
@@ -117,11 +126,11 @@ def measure_interleaved(
     budget_s : float
         Start no round after this many seconds.
     seed : int
-        Of the input and of the order within rounds.
+        Of the inputs and of the order within rounds.
     clock : callable
-        Seconds that never go back.
+        A monotonic clock in seconds.
     progress : callable, optional
-        Called as ``progress(rounds done, most rounds)`` after each round.
+        Called as ``progress(rounds done, maximum rounds)`` after each round.
 
     Returns
     -------
@@ -131,24 +140,24 @@ def measure_interleaved(
     Raises
     ------
     UsageError
-        If there is no candidate, the shape is not (N, 3, H, W), or a count or share makes no sense.
+        If there is no candidate or no input, or a count or share is out of range.
     """
-    _check(candidates, shape, rounds, min_rounds, warmup, half_width, budget_s)
+    _check(candidates, inputs, rounds, min_rounds, warmup, half_width, budget_s)
     random = np.random.default_rng(seed)
-    images = (random.random(shape, dtype=np.float32) - np.float32(0.5)).astype(np.float32, copy=False)
+    given = random_inputs(inputs, random)
     labels = list(candidates)
     samples: dict[str, list[float]] = {label: [] for label in labels}
     on_device: dict[str, list[float]] = {label: [] for label in labels}
     for label in labels:
         for _ in range(warmup):
-            candidates[label].run(images)
+            candidates[label].run(given)
     start = clock()
-    with _no_garbage_collection():
+    with garbage_collection_paused():
         for done in range(1, rounds + 1):
             for index in random.permutation(len(labels)):
                 label = labels[index]
-                candidates[label].run(images)
-                samples[label].append(_timed_ms(candidates[label], images, clock))
+                candidates[label].run(given)
+                samples[label].append(_timed_ms(candidates[label], given, clock))
                 if (device_ms := getattr(candidates[label], "device_ms", None)) is not None:
                     on_device[label].append(device_ms)
             if progress is not None:
@@ -157,12 +166,23 @@ def measure_interleaved(
                 clock() - start > budget_s or (done % min_rounds == 0 and _settled(samples, half_width))
             ):
                 break
-    return [_timing(label, candidates[label], shape, samples[label], on_device[label]) for label in labels]
+    return [_timing(label, candidates[label], inputs, samples[label], on_device[label]) for label in labels]
+
+
+def random_inputs(inputs: Sequence[InputSpec], random: np.random.Generator) -> RunInputs:
+    """Arrays as a runner takes them: floating values uniform in [-0.5, 0.5], as of prepared images; others zero."""
+    arrays = tuple(
+        (random.random(spec.shape, dtype=np.float32) - np.float32(0.5)).astype(np.float32, copy=False)
+        if spec.torch_dtype.is_floating_point
+        else np.zeros(spec.shape, spec.dtype)
+        for spec in inputs
+    )
+    return arrays[0] if len(arrays) == 1 else arrays
 
 
 def _check(
     candidates: Mapping[str, Runner],
-    shape: tuple[int, ...],
+    inputs: Sequence[InputSpec],
     rounds: int,
     min_rounds: int,
     warmup: int,
@@ -171,30 +191,17 @@ def _check(
 ) -> None:
     if not candidates:
         raise UsageError("there is nothing to time", hint="Name at least one model")
-    if len(shape) != 4 or shape[1] != 3 or min(shape) < 1:
-        raise UsageError("the input's shape must be (batch, 3, height, width)", found=tuple(shape))
+    if not inputs:
+        raise UsageError("a network to time needs at least one input")
     if not 1 <= min_rounds <= rounds:
-        raise UsageError("rounds must be at least min_rounds, and that at least 1", found=(rounds, min_rounds))
+        raise UsageError("min_rounds must be at least 1 and at most rounds", found=(min_rounds, rounds))
     if warmup < 0 or half_width < 0 or budget_s < 0:
         raise UsageError("warm-up, interval and budget can't be negative", found=(warmup, half_width, budget_s))
 
 
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep Python's collector, which no candidate is to blame for, out of the timed runs."""
-    was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _timed_ms(runner: Runner, images: NDArray[np.float32], clock: Callable[[], float]) -> float:
+def _timed_ms(runner: Runner, given: RunInputs, clock: Callable[[], float]) -> float:
     start = clock()
-    runner.run(images)
+    runner.run(given)
     return (clock() - start) * 1e3
 
 
@@ -211,16 +218,18 @@ def _settled(samples: Mapping[str, list[float]], half_width: float) -> bool:
 
 
 def _timing(
-    label: str, runner: Runner, shape: tuple[int, int, int, int], times: list[float], on_device: list[float]
+    label: str, runner: Runner, inputs: Sequence[InputSpec], times: list[float], on_device: list[float]
 ) -> Timing:
     median = float(np.median(times))
+    shape = inputs[0].shape
+    height, width = shape[2:] if len(shape) == 4 else (None, None)
     return Timing(
         model=label,
         runtime=runner.name,
         device=runner.device,
         precision=runner.precision,
-        height=shape[2],
-        width=shape[3],
+        height=height,
+        width=width,
         batch=shape[0],
         latency_ms=median,
         p90_ms=float(np.percentile(times, 90)),

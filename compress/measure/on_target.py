@@ -1,4 +1,4 @@
-"""Exported networks as they run on the target of a latency budget."""
+"""Models on a target: the files that its runtime needs, and runners for them."""
 
 from __future__ import annotations
 
@@ -13,35 +13,55 @@ from compress.target import Target
 
 
 def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads: int | None = None) -> Runner:
-    """A runner for an ONNX file on a target that is not torch.
+    """A runner for an ONNX file on a target other than torch.
 
     Parameters
     ----------
-    path : Path
-        As `compress.exporters.to_onnx.export_onnx` writes it. OpenVINO's files are written beside it.
-    target : Target
-        Runtime, device and precision. Where it has eight bits, the maps are worth nothing: see
-        `compress.exporters.quantise.quantise_for_timing`.
-    size : (int, int)
-        H and W of the images to come.
+    path, target, size
+        As of `file_for_target`.
     threads : int, optional
-        CPU threads; what the runtime takes by default.
+        CPU threads; the runtime's default otherwise.
 
     Raises
     ------
     RuntimeAbsent
         If this machine lacks the runtime, the device or the precision.
     """
-    if target.runtime == "openvino":
-        source, path = path, path.with_suffix(".xml")
-        write_ir(source, path)
-    if target.int8:
-        path = write_quantised(path, size)
+    path = file_for_target(path, target, size)
     return open_runner(path, device=target.device, precision=target.precision, threads=threads)
 
 
+def file_for_target(path: Path, target: Target, size: tuple[int, int]) -> Path:
+    """The file that a target's runtime runs: the ONNX file itself, or OpenVINO's files, written beside it if absent.
+
+    Parameters
+    ----------
+    path : Path
+        As `compress.exporters.to_onnx.export_onnx` writes it.
+    target : Target
+        Runtime, device and precision. If it is an INT8 target, the outputs are meaningless and only times are right:
+        see `compress.exporters.quantise.quantise_for_timing`.
+    size : (int, int)
+        H and W of the images to come.
+
+    Raises
+    ------
+    RuntimeAbsent
+        If OpenVINO or what quantises for it is not installed.
+    """
+    if target.runtime != "openvino":
+        return path
+    converted = path.with_suffix(".xml")
+    if not converted.exists():
+        write_ir(path, converted)
+    if not target.int8:
+        return converted
+    quantised = path.with_name(f"{path.stem}-int8.xml")
+    return quantised if quantised.exists() else write_quantised(converted, size)
+
+
 def write_quantised(path: Path, size: tuple[int, int]) -> Path:
-    """Write what `compress.exporters.quantise.quantise_for_timing` makes of an OpenVINO IR beside it."""
+    """Write the result of `compress.exporters.quantise.quantise_for_timing` for an OpenVINO IR beside it."""
     import openvino
 
     written = path.with_name(f"{path.stem}-int8.xml")

@@ -1,13 +1,13 @@
-"""The least time that a machine's arithmetic and memory allow a network, both measured, and the share reached.
+"""The least time that a machine's measured arithmetic and memory allow a network.
 
 After Williams, Waterman and Patterson (2009), "Roofline". A layer can't end before its multiply-adds are done, nor
 before its weights and input are read and its output is written: it takes at least the longer of the two. Summed over
-layers this bounds tighter than the same for the whole network, in which one layer's arithmetic may overlap with
-another's memory; runtimes run layer after layer.
+layers this is a tighter bound than the same for the whole network, in which one layer's arithmetic may overlap with
+another's memory traffic; runtimes run layer after layer.
 
 Only convolutions and linear layers count. Activations, normalisation, concatenation and attention gates are free, as
-if all were fused. Bytes go at the rate at which this machine copies a block of the layer's size, so what fits into a
-cache is not held against main memory.
+if all were fused. Bytes move at the rate at which this machine copies a block of the layer's size, so a layer that
+fits into a cache is not charged the rate of main memory.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from compress.measure.ceilings import Ceilings
-from compress.network.layers import list_layers
+from compress.network.inputs import InputSpec
+from compress.network.layers import LayerIndex
 from compress.runtime.openvino_runner import shared_core
 
 #: Bytes of a value.
@@ -31,8 +30,8 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "Grou
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a layer does with one image.
+class LayerLoad:
+    """Arithmetic and memory traffic of a layer for one image.
 
     Attributes
     ----------
@@ -41,7 +40,7 @@ class Work:
     inputs, weights, outputs : int
         Numbers read and written.
     quantised : bool
-        Whether its weights are eight-bit ones.
+        Whether its weights are INT8.
     """
 
     macs: int
@@ -52,7 +51,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Bound:
+class RooflineBound:
     """The least time of a network.
 
     Attributes
@@ -66,7 +65,7 @@ class Bound:
     bytes_moved : int
         Weights, inputs and outputs of all layers.
     memory_share : float
-        Share of ``least_ms`` in layers that memory bounds.
+        Share of ``least_ms`` in memory-bound layers.
     """
 
     least_ms: float
@@ -76,10 +75,10 @@ class Bound:
     memory_share: float
 
 
-def module_work(module: nn.Module, size: tuple[int, int]) -> tuple[Work, ...]:
-    """Work of all layers of a network at that input height and width."""
-    found = []
-    for layer in list_layers(module, size):
+def module_loads(layers: LayerIndex) -> tuple[LayerLoad, ...]:
+    """Loads of all layers that a network calls, at the input size of the index."""
+    loads = []
+    for layer in layers:
         first, second = layer.weight_shape[:2]
         if layer.kind == "conv_transpose":
             channels, outputs = first, second * layer.groups
@@ -87,25 +86,26 @@ def module_work(module: nn.Module, size: tuple[int, int]) -> tuple[Work, ...]:
             channels, outputs = second * layer.groups, first
         if layer.calls:
             weights = math.prod(layer.weight_shape) * layer.calls
-            work = Work(layer.macs, layer.input_positions * channels, weights, layer.output_positions * outputs)
-            found.append(work)
-    return tuple(found)
+            loads.append(
+                LayerLoad(layer.macs, layer.input_positions * channels, weights, layer.output_positions * outputs)
+            )
+    return tuple(loads)
 
 
-def file_work(path: Path, size: tuple[int, int]) -> tuple[Work, ...]:
-    """Work of all layers of an ONNX file or OpenVINO IR, read by OpenVINO.
+def file_loads(path: Path, inputs: Sequence[InputSpec]) -> tuple[LayerLoad, ...]:
+    """Loads of all layers of an ONNX file or OpenVINO IR, read by OpenVINO at those shapes of its inputs.
 
     Raises
     ------
     RuntimeAbsent
-        If OpenVINO is not there.
+        If OpenVINO is not installed.
     """
     model = shared_core().read_model(path)
-    model.reshape([1, 3, *size])
-    return tuple(_node_work(node) for node in model.get_ordered_ops() if node.get_type_name() in _PRODUCTS)
+    model.reshape({port: list(spec.shape) for port, spec in zip(model.inputs, inputs, strict=True)})
+    return tuple(_node_load(node) for node in model.get_ordered_ops() if node.get_type_name() in _PRODUCTS)
 
 
-def _node_work(node: Any) -> Work:
+def _node_load(node: Any) -> LayerLoad:
     kind = node.get_type_name()
     inputs, weights = (math.prod(node.input_value(index).get_shape()) for index in range(2))
     output = list(node.output(0).get_shape())
@@ -119,11 +119,11 @@ def _node_work(node: Any) -> Work:
         macs = inputs * math.prod(kernel[2 if grouped else 1 :])
     else:  # weights (T, S, *k), with groups (G, T / G, S / G, *k)
         macs = outputs * math.prod(kernel[2 if kind.startswith("Group") else 1 :])
-    return Work(macs, inputs, weights, outputs, _eight_bits(node.input_value(1).get_node()))
+    return LayerLoad(macs, inputs, weights, outputs, _is_quantised(node.input_value(1).get_node()))
 
 
-def _eight_bits(node: Any) -> bool:
-    """Whether weights are quantised, or kept in eight bits and widened by the nodes before the layer."""
+def _is_quantised(node: Any) -> bool:
+    """Whether weights are quantised, or stored as INT8 and widened by the nodes before the layer."""
     while True:
         if node.get_type_name() == "FakeQuantize":
             return True
@@ -132,17 +132,19 @@ def _eight_bits(node: Any) -> bool:
         node = node.input_value(0).get_node()
 
 
-def bound(work: Iterable[Work], ceilings: Ceilings, precision: str, threads: int, *, batch: int = 1) -> Bound | None:
+def roofline_bound(
+    loads: Iterable[LayerLoad], ceilings: Ceilings, precision: str, threads: int, *, batch: int = 1
+) -> RooflineBound | None:
     """The least time of layers on a machine.
 
     Parameters
     ----------
-    work : iterable of Work
-        Layers, one image.
+    loads : iterable of LayerLoad
+        Of all layers, for one image.
     ceilings : Ceilings
         Of the device that they run on.
     precision : str
-        As a runner tells it: ``"fp32"``, ``"bf16"``, ``"fp16"``, and of a quantised file ``"int8"`` or
+        As a runner reports it: ``"fp32"``, ``"bf16"``, ``"fp16"``, and for a quantised file ``"int8"`` or
         ``"int8+bf16"``, whose other layers run in fp32 or bf16.
     threads : int
         CPU threads.
@@ -151,16 +153,16 @@ def bound(work: Iterable[Work], ceilings: Ceilings, precision: str, threads: int
 
     Returns
     -------
-    Bound or None
+    RooflineBound or None
         None if arithmetic in that precision can't be measured here.
     """
-    eight, _, rest = precision.partition("+")
-    wide = (rest or "fp32") if eight == "int8" else precision
+    first, _, rest = precision.partition("+")
+    unquantised = (rest or "fp32") if first == "int8" else precision
     arithmetic: list[float] = []
     memory: list[float] = []
     macs = moved = 0
-    for layer in work:
-        used = "int8" if eight == "int8" and layer.quantised else wide
+    for layer in loads:
+        used = "int8" if first == "int8" and layer.quantised else unquantised
         peak = ceilings.macs_per_s(used, threads)
         if peak is None:
             return None
@@ -172,14 +174,14 @@ def bound(work: Iterable[Work], ceilings: Ceilings, precision: str, threads: int
     return _bound(arithmetic, memory, macs, moved)
 
 
-def _bound(arithmetic: Sequence[float], memory: Sequence[float], macs: int, moved: int) -> Bound:
-    each = [max(pair) for pair in zip(arithmetic, memory, strict=True)]
-    by_memory = sum(time for time, first in zip(each, arithmetic, strict=True) if time > first)
-    least = sum(each)
-    return Bound(
+def _bound(arithmetic: Sequence[float], memory: Sequence[float], macs: int, moved: int) -> RooflineBound:
+    slowest = [max(pair) for pair in zip(arithmetic, memory, strict=True)]
+    memory_bound = sum(time for time, compute in zip(slowest, arithmetic, strict=True) if time > compute)
+    least = sum(slowest)
+    return RooflineBound(
         least_ms=least * 1e3,
         overlapped_ms=max(sum(arithmetic), sum(memory)) * 1e3,
         macs=macs,
         bytes_moved=moved,
-        memory_share=by_memory / least if least else 0.0,
+        memory_share=memory_bound / least if least else 0.0,
     )
