@@ -27,7 +27,8 @@ from compress.measure.bootstrap import ratio as paired_ratio
 from compress.measure.machine import describe
 from compress.network.factors import clip_ranks
 from compress.network.layers import list_layers
-from compress.planning.policies import STEM_CHANNELS, parse_ratio
+from compress.planning.policies import read_share
+from compress.planning.selection import STEM_CHANNELS
 
 
 def network_kernels(path):
@@ -109,7 +110,7 @@ def compare(kernels, share: Fraction, rounds, threads):
 def main(checkpoint, shares, rounds, threads, decay, output):
     tensorly.set_backend("pytorch")
     kernels = network_kernels(checkpoint) if checkpoint else random_kernels(decay)
-    table = pd.DataFrame([compare(kernels, parse_ratio(share), rounds, count) for count in threads for share in shares])
+    table = pd.DataFrame([compare(kernels, read_share(share), rounds, count) for count in threads for share in shares])
     machine = describe()
     command = " ".join(Path(word).name if checkpoint and word == str(checkpoint) else word for word in sys.argv[1:])
     shapes = pd.Series(["x".join(map(str, k.shape)) for k in kernels]).value_counts()

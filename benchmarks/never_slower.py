@@ -20,8 +20,8 @@ from compress.checkpoint.load import create
 from compress.compression.budgets import BudgetRequest, by_budget
 from compress.errors import CompressError
 from compress.measure.machine import describe
-from compress.planning.budget import parse_budget
-from compress.planning.policies import Selection
+from compress.planning.budget import Budget
+from compress.planning.selection import Selection
 from compress.progress import Silent
 from compress.zoo.registry import entries, get_entry
 
@@ -39,7 +39,7 @@ def measure(name: str, target: str, share: float, half: bool) -> dict[str, objec
         "network": name, "input": f"{size[0]}x{size[1]}", "target": target, "budget": share,
     }  # fmt: skip
     checkpoint = create(name, {}, seed=0, trained=False)
-    request = BudgetRequest(parse_budget(f"latency={share}@{target}"), Selection(pointwise=True))
+    request = BudgetRequest(Budget.parse(f"latency={share}@{target}"), Selection(pointwise=True))
     start = time.perf_counter()
     try:
         done, record = by_budget(checkpoint, checkpoint.module, size, request, [], None, Silent())

@@ -23,10 +23,12 @@ from compress.network.cost import cost
 from compress.network.factors import group_kernels
 from compress.network.layers import kind_of, list_layers
 from compress.network.output_error import map_errors
-from compress.planning.budget import parse_budget
+from compress.planning.budget import Budget
 from compress.planning.budgeted import eligible
+from compress.planning.check import check_plan
 from compress.planning.plan import Plan
-from compress.planning.policies import Energy, Policy, Ratio, Selection, Vbmf, check_plan, make_plan, parse_ratio
+from compress.planning.policies import Energy, Policy, Ratio, Vbmf, make_plan, read_share
+from compress.planning.selection import Selection
 from compress.progress import Progress
 from compress.surgery.compose import compose
 from compress.surgery.data_aware import factorize_with_data
@@ -93,7 +95,7 @@ def read_policy(options: FactorizeOptions) -> Policy:
     if options.rank is None and (options.weaken != 1.0 or options.rank_zero != "skip" or options.clamp):
         raise UsageError("--weaken, --rank-zero and --clamp belong to --rank vbmf", found=given[0])
     if options.ratio is not None:
-        return Ratio(parse_ratio(options.ratio))
+        return Ratio(options.ratio)
     if options.energy is not None:
         return Energy(options.energy)
     return Vbmf(options.weaken, options.rank_zero, _read_clamp(options.clamp))
@@ -105,7 +107,7 @@ def _read_clamp(text: str | None) -> tuple[Fraction, Fraction] | None:
     low, comma, high = text.partition(",")
     if not comma:
         raise UsageError("--clamp takes two shares", found=text, hint="For example --clamp 1/4,1/3")
-    return parse_ratio(low), parse_ratio(high)
+    return read_share(low), read_share(high)
 
 
 def _choose(options: FactorizeOptions, checkpoint: Model, module: Any, size: tuple[int, int]) -> Plan:
@@ -142,7 +144,7 @@ def _check(options: FactorizeOptions) -> None:
         if options.plan is None:
             read_policy(options)
         return
-    parse_budget(options.budget)
+    Budget.parse(options.budget)
     clash = [name for name in ("ratio", "rank", "energy", "plan") if getattr(options, name) is not None]
     if clash:
         raise UsageError(
@@ -218,7 +220,7 @@ def run(options: FactorizeOptions, progress: Progress) -> StageResult:
     reached: dict[str, Any] | None = None
     if options.budget is not None:
         request = BudgetRequest(
-            parse_budget(options.budget),
+            Budget.parse(options.budget),
             Selection(options.include, options.exclude, pointwise=True),
             align=options.align,
             prior=options.prior,

@@ -18,7 +18,8 @@ from compress.model import Model
 from compress.network.cost import cost
 from compress.network.layers import LayerInfo, list_layers
 from compress.planning.plan import REASONS
-from compress.planning.policies import Selection, Vbmf, make_plan, parse_ratio
+from compress.planning.policies import Vbmf, make_plan, read_share
+from compress.planning.selection import Selection
 from compress.progress import Progress
 from compress.reporting.figures import sensitivity_map
 
@@ -50,7 +51,7 @@ def _check(options: InspectOptions) -> None:
             raise UsageError(f"{given[0]} belongs to --sensitivity", found="no --sensitivity")
         return
     for share in options.share:
-        parse_ratio(share)
+        read_share(share)
     if not options.has_data:
         raise UsageError(
             "keypoints move on images, and none are named",

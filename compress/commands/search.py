@@ -31,8 +31,8 @@ from compress.model import Model
 from compress.network.cost import cost
 from compress.network.layers import list_layers
 from compress.network.output_error import map_errors
-from compress.planning.budget import KINDS, Budget, parse_budget
-from compress.planning.policies import Selection
+from compress.planning.budget import KINDS, Budget
+from compress.planning.selection import Selection
 from compress.progress import Progress
 from compress.reporting.figures import search_front
 from compress.runtime.torch_runner import TorchRunner
@@ -124,7 +124,7 @@ class Bench:
     ) -> None:
         self.options, self.checkpoint, self.size = options, checkpoint, size
         self.dataset, self.scored, self.progress = dataset, scored, progress
-        self.budget = parse_budget(options.budget)
+        self.budget = Budget.parse(options.budget)
         self.step = vector_channels() if self.budget.kind == "latency" else 1
 
     @cached_property
@@ -283,7 +283,7 @@ def _line(search: Search, trial: Trial, outcome: Outcome, kept: bool) -> str:
 
 
 def _read_budget(options: SearchOptions) -> Budget:
-    budget = parse_budget(options.budget)
+    budget = Budget.parse(options.budget)
     if budget.kind in ("error", "drop"):
         raise UsageError(
             "a search weighs cost against error, so its budget is one of cost",

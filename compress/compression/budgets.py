@@ -22,7 +22,7 @@ from compress.network.output_error import map_errors
 from compress.planning.budget import Budget, infeasible
 from compress.planning.budgeted import Budgeted, plan_for_error, weight_curves, with_prior
 from compress.planning.curves import Candidate
-from compress.planning.policies import Selection
+from compress.planning.selection import Selection
 from compress.progress import Progress
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.factorize import Factorized

@@ -14,7 +14,7 @@ from compress.evaluation.score import SEEN, network_inputs
 from compress.network.layers import LayerInfo
 from compress.network.statistics import Calibration, measure_sensitivity
 from compress.planning.budgeted import Curves, eligible, measure_curves
-from compress.planning.policies import Selection
+from compress.planning.selection import Selection
 from compress.pose.skeleton import get_skeleton
 from compress.pose.spec import PoseSpec
 from compress.progress import Progress

@@ -21,7 +21,8 @@ from compress.network.layers import LayerInfo
 from compress.network.moments import gather_moments, in_groups
 from compress.planning.budgeted import eligible
 from compress.planning.plan import LayerPlan
-from compress.planning.policies import Selection, parse_ratio, replace_layer, usual_method
+from compress.planning.policies import read_share, replace_layer, usual_method
+from compress.planning.selection import Selection
 from compress.pose.decoders.paf import Pose
 from compress.pose.metrics.displacement import Displacement, compare_people, summarise
 from compress.pose.spec import PoseSpec
@@ -162,7 +163,7 @@ def sensitivity(
         "people": whole.people,
         "joints": whole.joints,
         "joint_names": list(scene.pose.joints.joints),
-        "shares": [str(share) for share in sorted({parse_ratio(text) for text in shares}, reverse=True)],
+        "shares": [str(share) for share in sorted({read_share(text) for text in shares}, reverse=True)],
         "rows": sorted(rows, key=lambda row: (place[row["name"]], -row["macs"][1])),
     }
 
@@ -172,7 +173,7 @@ def entries_of(layer: LayerInfo, shares: Sequence[str]) -> dict[str, LayerPlan]:
     shape, method = layer_kernel(layer), usual_method(layer)
     full = full_ranks(shape, method)
     found: dict[str, LayerPlan] = {}
-    for share in sorted({parse_ratio(text) for text in shares}, reverse=True):
+    for share in sorted({read_share(text) for text in shares}, reverse=True):
         ranks = clip_ranks(shape, method, tuple(max(1, _half_up(share * rank)) for rank in full))
         params, macs = factorized_cost(layer, method, ranks)
         if params < layer.params and macs < layer.macs and ranks not in [entry.ranks for entry in found.values()]:

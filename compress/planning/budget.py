@@ -1,19 +1,19 @@
-"""Reading a budget such as ``macs=0.5``, ``params=2M``, ``drop=0.01`` or ``latency=0.6@openvino-cpu``."""
+"""Budgets for the compressed network: ``macs=0.5``, ``params=2M``, ``drop=0.01``, ``latency=0.6@openvino-cpu``."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from compress.errors import RankError
+from compress.errors import Infeasible, RankError
 from compress.target import Target, targets
 
-#: What a budget can bound, and the unit of an absolute value.
+#: Quantities that a budget can bound, and the unit of an absolute value.
 KINDS = {
     "macs": "multiply-adds", "params": "parameters", "size": "bytes", "error": "", "drop": "", "latency": "ms",
 }  # fmt: skip
 
-_SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "ms": 1.0}
+_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "ms": 1.0}
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,58 @@ class Budget:
     relative: bool
     target: Target | None = None
 
+    @classmethod
+    def parse(cls, text: str | Budget) -> Budget:
+        """Read a budget; a budget is returned as it is.
+
+        Parameters
+        ----------
+        text : str or Budget
+            ``KIND=VALUE``, for latency ``latency=VALUE@RUNTIME-DEVICE[-int8][-PRECISION]``. A value up to 1 is a share
+            of the original; an absolute one has a unit: ``macs=4G``, ``params=2.1M``, ``size=8M``,
+            ``latency=30ms@...``.
+
+        Raises
+        ------
+        RankError
+            If the kind, value or target is not one of those.
+        """
+        if isinstance(text, Budget):
+            return text
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.]+(?:e-?\d+)?)\s*([a-zA-Z]*)\s*(?:@\s*([\w-]+))?\s*", text)
+        if not match or match[1] not in KINDS:
+            raise RankError(
+                "a budget is KIND=VALUE",
+                found=text,
+                hint=f"Known kinds: {', '.join(KINDS)}; for example macs=0.5 or latency=0.6@openvino-cpu",
+            )
+        kind, number, suffix, where = match.groups()
+        try:
+            value = float(number)
+        except ValueError:
+            raise RankError("the value of a budget is a number", found=number, hint="For example macs=0.5") from None
+        if (kind == "latency") != (where is not None):
+            raise RankError(
+                "a latency budget, and only that, names the target on which latency is measured",
+                found=text,
+                hint=f"For example latency=0.6@openvino-cpu; known: {', '.join(targets())}",
+            )
+        suffix = suffix.lower()
+        absolute_only = kind in ("error", "drop")
+        if suffix and (suffix not in _UNITS or absolute_only or (suffix == "ms") != (kind == "latency")):
+            raise RankError("unknown unit of a budget", found=text, hint="For example macs=4G, params=2M, size=8M")
+        relative = not suffix and not absolute_only
+        if value <= 0 or (not suffix and value > 1):
+            raise RankError(
+                "the value of a budget must be above 0 and, without a unit, at most 1",
+                found=text,
+                hint="0.5 means half of the original; absolute values have a unit: 4G, 2M, 30ms",
+            )
+        value *= _UNITS[suffix] if suffix else 1.0
+        return cls(kind, value, relative, Target.parse(where) if where else None)
+
     def bound(self, original: float) -> float:
-        """The bound in units, given what the original has."""
+        """The bound in units, given the value of the original."""
         return self.value * original if self.relative else self.value
 
     def __str__(self) -> str:
@@ -47,60 +97,23 @@ class Budget:
         return f"{self.kind}={self.value:g}" + (f"@{self.target}" if self.target else "")
 
 
-def parse_budget(text: str) -> Budget:
-    """Read a budget.
+def infeasible(budget: Budget, nearest: float, original: float) -> Infeasible:
+    """The error for a budget that no plan meets, which names the nearest one that can be met.
 
     Parameters
     ----------
-    text : str
-        ``KIND=VALUE``, for latency ``latency=VALUE@RUNTIME-DEVICE[-int8][-PRECISION]``. A value up to 1 is a share of
-        the original; an absolute one has a suffix: ``macs=4G``, ``params=2.1M``, ``size=8M``, ``latency=30ms@...``.
-
-    Raises
-    ------
-    RankError
-        If the kind, value or target is none of those.
+    budget : Budget
+        The budget.
+    nearest, original : float
+        What the smallest possible network and the original have, in the unit of the budget.
     """
-    match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.]+(?:e-?\d+)?)\s*([a-zA-Z]*)\s*(?:@\s*([\w-]+))?\s*", text)
-    if not match or match[1] not in KINDS:
-        raise RankError(
-            "a budget is KIND=VALUE",
-            found=text,
-            hint=f"Known kinds: {', '.join(KINDS)}; for example macs=0.5 or latency=0.6@openvino-cpu",
-        )
-    kind, number, suffix, where = match.groups()
-    try:
-        value = float(number)
-    except ValueError:
-        raise RankError("the value of a budget is a number", found=number, hint="For example macs=0.5") from None
-    if (kind == "latency") != (where is not None):
-        raise RankError(
-            "a latency budget, and no other, names where latency is measured",
-            found=text,
-            hint=f"For example latency=0.6@openvino-cpu; known: {', '.join(targets())}",
-        )
-    suffix = suffix.lower()
-    if suffix and (suffix not in _SUFFIXES or kind in ("error", "drop") or (suffix == "ms") != (kind == "latency")):
-        raise RankError("unknown unit of a budget", found=text, hint="For example macs=4G, params=2M, latency=30ms@…")
-    relative = not suffix and kind not in ("error", "drop")
-    if value <= 0 or (not suffix and value > 1):
-        raise RankError(
-            "the value of a budget must be above 0 and, without a unit, at most 1",
-            found=text,
-            hint="0.5 means half of the original; absolute values have a unit: 4G, 2M, 30ms",
-        )
-    value *= _SUFFIXES[suffix] if suffix else 1.0
-    return Budget(kind, value, relative, Target.parse(where) if where else None)
-
-
-def infeasible(budget: Budget, nearest: float, original: float) -> RankError:
-    """The error for a budget that no plan meets, naming the nearest one that could be met."""
     share = f"{budget.kind}={rounded_up(nearest / original)}" + (f"@{budget.target}" if budget.target else "")
-    return RankError(
+    return Infeasible(
         f"the budget can't be met: the smallest network that these layers allow has {nearest:.4g} "
         f"{KINDS[budget.kind]}, {nearest / original:.1%} of the original",
         found=str(budget),
-        hint=f"The nearest feasible budget is {share}; --exclude fewer layers for a smaller one",
+        hint=f"The nearest feasible budget is {share}; exclude fewer layers for a smaller one",
+        nearest=share,
     )
 
 

@@ -25,7 +25,8 @@ from compress.planning.curves import (
 )
 from compress.planning.curves import weight_only as only
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Selection, keep_layer, keep_tied, kept_by_selection, replace_layer
+from compress.planning.policies import keep_layer, keep_tied, replace_layer
+from compress.planning.selection import Selection, kept_by_selection
 
 #: Images on which errors of single layers are measured; the rest are for moments.
 PROBED = 24

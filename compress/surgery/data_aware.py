@@ -17,8 +17,8 @@ from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
 from compress.network.duplicate import duplicate
 from compress.network.moments import Moments, gather_moments, in_groups
 from compress.network.statistics import Calibration
+from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import check_plan
 from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
 
 #: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel.

@@ -16,8 +16,8 @@ from compress.errors import NetworkError, RankError
 from compress.network.duplicate import duplicate
 from compress.network.factors import group_kernels
 from compress.network.layers import kind_of, list_layers
+from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import check_plan
 from compress.surgery.factorized import build_like
 from compress.surgery.substitute import factorize_in_place
 

@@ -17,10 +17,10 @@ from compress.measure.gate import Gate
 from compress.model import Model
 from compress.network.cost import cost
 from compress.network.layers import list_layers
-from compress.planning.budget import parse_budget
+from compress.planning.budget import Budget
 from compress.planning.budgeted import weight_curves
 from compress.planning.plan import Plan
-from compress.planning.policies import Selection
+from compress.planning.selection import Selection
 from compress.progress import Silent
 
 SIZE = (64, 96)
@@ -89,7 +89,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, work: Work) -> Callable[..., list[flo
 
 
 def run(work: Work, checkpoint: Model, share: float) -> tuple[nn.Module, Plan, dict[str, Any]]:
-    budget = parse_budget(f"latency={share}@openvino-cpu")
+    budget = Budget.parse(f"latency={share}@openvino-cpu")
     done, record = within_latency(work, budget, checkpoint, 8, Silent())
     return done.module, done.plan, record
 
@@ -158,13 +158,13 @@ def test_the_nearest_budget_that_is_named_can_be_met(
     clock()
     with pytest.raises(RankError) as refused:
         run(work, checkpoint, 0.01)
-    smallest = parse_budget(refused.value.hint.split("budget is ")[1].split(";")[0]).value
+    smallest = Budget.parse(refused.value.hint.split("budget is ")[1].split(";")[0]).value
     asked = 1.1 * smallest if late else smallest
     clock(gates=late * 2)
     if late:
         with pytest.raises(RankError) as refused:
             run(work, checkpoint, asked)
-        nearest = parse_budget(refused.value.hint.split("budget is ")[1].split(";")[0]).value
+        nearest = Budget.parse(refused.value.hint.split("budget is ")[1].split(";")[0]).value
         assert nearest == pytest.approx(late[0] * smallest, rel=0.05)
         asked = nearest
         clock(gates=late * 2)

@@ -20,7 +20,8 @@ from compress.model import Model
 from compress.network.factors import full_ranks, layer_kernel
 from compress.network.layers import list_layers
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Ratio, Selection, make_plan, obstacle, usual_method
+from compress.planning.policies import Ratio, make_plan, usual_method
+from compress.planning.selection import Selection, obstacle
 from compress.runtime.opening import open_runner
 from compress.surgery.attention import swap_attention
 from compress.surgery.edits import FactorizeEdit

@@ -27,7 +27,7 @@ from compress.planning.budgeted import (
 )
 from compress.planning.curves import Candidate
 from compress.planning.plan import REASONS
-from compress.planning.policies import Selection
+from compress.planning.selection import Selection
 from compress.surgery.factorize import factorize
 
 SIZE = (16, 24)

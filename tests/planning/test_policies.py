@@ -13,17 +13,10 @@ from compress.decomposition.evbmf import evbmf_kernel
 from compress.errors import PlanError, RankError, UsageError
 from compress.network.cost import cost
 from compress.network.factors import clip_ranks
+from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import (
-    Energy,
-    Policy,
-    Ratio,
-    Selection,
-    Vbmf,
-    check_plan,
-    make_plan,
-    parse_ratio,
-)
+from compress.planning.policies import Energy, Policy, Ratio, Vbmf, make_plan, read_share
+from compress.planning.selection import Selection
 
 SIZE = (32, 24)
 THIRD = Ratio(Fraction(1, 3))
@@ -111,7 +104,7 @@ def test_the_plan_adds_up_to_the_network(network: Network) -> None:
     ("channels", "ratio", "rank"), [(128, "1/3", 43), (10, "1/4", 3), (64, "0.001", 1), (9, "1/2", 5)]
 )
 def test_ratio_rounds_half_up_and_is_at_least_one(channels: int, ratio: str, rank: int) -> None:
-    plan = plan_of(single(channels, channels), Ratio(parse_ratio(ratio)))
+    plan = plan_of(single(channels, channels), Ratio(ratio))
     assert plan["1"].ranks == (rank, rank)
 
 
@@ -236,14 +229,14 @@ def test_a_pattern_without_a_match_is_refused(network: Network) -> None:
 @pytest.mark.parametrize("text", ["0", "4/3", "1/0", "-1/3", "x", "", "nan", "inf", "1e-1", "1/3/3", "0.0", "1.5", "٣"])
 def test_ratios_that_nothing_can_have(text: str) -> None:
     with pytest.raises(RankError):
-        parse_ratio(text)
+        read_share(text)
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("1/3", (1, 3)), ("0.25", (1, 4)), (".5", (1, 2)), (" 1 ", (1, 1)), ("2/4", (1, 2))]
 )
 def test_ratios(text: str, value: tuple[int, int]) -> None:
-    assert parse_ratio(text) == Fraction(*value)
+    assert read_share(text) == Fraction(*value)
 
 
 def test_policies_refuse_impossible_numbers() -> None:

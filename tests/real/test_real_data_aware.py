@@ -12,7 +12,8 @@ from compress.network.layers import list_layers
 from compress.network.output_error import output_errors
 from compress.network.statistics import Calibration, Sampling, measure_sensitivity
 from compress.planning.budgeted import eligible, measure_curves, plan_within
-from compress.planning.policies import Ratio, Selection, make_plan
+from compress.planning.policies import Ratio, make_plan
+from compress.planning.selection import Selection
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.factorize import factorize
 

@@ -14,7 +14,8 @@ import torch
 from compress.checkpoint.load import load
 from compress.data.images import read_image
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Ratio, Selection, Vbmf, make_plan, parse_ratio
+from compress.planning.policies import Ratio, Vbmf, make_plan
+from compress.planning.selection import Selection
 from compress.pose.prepare import prepare
 from compress.surgery.factorize import factorize
 
@@ -49,7 +50,7 @@ def test_inspect_knows_the_network_by_its_keys(weights: Path) -> None:
 def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
     checkpoint = load(weights)
     module = checkpoint.module
-    chosen = make_plan(module, Ratio(parse_ratio("1/2")), Selection(), network=NAME, input_size=(256, 456))
+    chosen = make_plan(module, Ratio("1/2"), Selection(), network=NAME, input_size=(256, 456))
     full = tuple(
         LayerPlan(x.name, "tucker2", (module.get_parameter(f"{x.name}.weight").shape[1::-1]), "plan", x.params, x.macs)  # type: ignore[arg-type]
         for x in chosen.changed
@@ -66,7 +67,7 @@ def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "macs"), [(Ratio(parse_ratio("1/2")), 5.28), (Ratio(parse_ratio("1/3")), 4.63), (Vbmf(), 4.19)]
+    ("policy", "macs"), [(Ratio("1/2"), 5.28), (Ratio("1/3"), 4.63), (Vbmf(), 4.19)]
 )
 def test_the_papers_policies_cost_what_they_should(weights: Path, policy: Any, macs: float) -> None:
     module = load(weights).module

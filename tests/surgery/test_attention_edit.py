@@ -21,7 +21,8 @@ from compress.commands.show import show
 from compress.errors import CheckpointError, CompressError, FileError, NetworkError, UsageError
 from compress.model import Model
 from compress.planning.plan import Plan
-from compress.planning.policies import Ratio, Selection, make_plan, parse_ratio
+from compress.planning.policies import Ratio, make_plan
+from compress.planning.selection import Selection
 from compress.progress import Silent
 from compress.surgery.attention import AttentionEdit, BlockSpec, swap_attention
 from compress.surgery.edits import Edit, FactorizeEdit, apply_edits, edit_from_dict
@@ -70,7 +71,7 @@ def maps(module: nn.Module, seed: int = 1) -> Tensor:
 
 
 def third(module: nn.Module, *include: str) -> Plan:
-    return make_plan(module, Ratio(parse_ratio("1/3")), Selection(include), network="toy", input_size=SIZE)
+    return make_plan(module, Ratio("1/3"), Selection(include), network="toy", input_size=SIZE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
-from compress.planning.policies import Ratio, Selection, make_plan
+from compress.planning.policies import Ratio, make_plan
+from compress.planning.selection import Selection
 from compress.surgery.edits import FactorizeEdit, apply_edits, edit_from_dict, register_edit
 from compress.surgery.factorize import factorize
 from compress.surgery.factorized import TuckerConv2d

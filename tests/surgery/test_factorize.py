@@ -18,7 +18,8 @@ from compress.network.cost import cost
 from compress.network.factors import clip_ranks, full_ranks, layer_kernel
 from compress.network.layers import list_layers
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Ratio, Selection, make_plan, usual_method
+from compress.planning.policies import Ratio, make_plan, usual_method
+from compress.planning.selection import Selection
 from compress.surgery.factorize import factorize
 from compress.surgery.factorized import LowRankConv2d, LowRankLinear, TuckerConv2d
 

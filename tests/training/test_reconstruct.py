@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from compress.errors import DataError, UsageError
 from compress.network.output_error import output_errors
 from compress.planning.plan import Plan
-from compress.planning.policies import Ratio, Selection, make_plan, parse_ratio
+from compress.planning.policies import Ratio, make_plan
+from compress.planning.selection import Selection
 from compress.surgery.factorize import factorize
 from compress.training.reconstruct import LAYERS, ReconstructOptions, blocks_of, reconstruct
 
@@ -50,7 +51,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
     selection = Selection(exclude=("stem", "twice"))
-    plan: Plan = make_plan(original, Ratio(parse_ratio("3/4")), selection, network="toy", input_size=(16, 16))
+    plan: Plan = make_plan(original, Ratio("3/4"), selection, network="toy", input_size=(16, 16))
     return original, factorize(original, plan).module
 
 

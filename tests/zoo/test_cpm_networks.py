@@ -18,7 +18,9 @@ from compress.errors import NetworkError
 from compress.network.cost import cost
 from compress.network.layers import list_layers
 from compress.network.source import NetworkSpec
-from compress.planning.policies import Ratio, Selection, check_plan, make_plan, parse_ratio
+from compress.planning.check import check_plan
+from compress.planning.policies import Ratio, make_plan
+from compress.planning.selection import Selection
 from compress.pose.skeleton import get_skeleton
 from compress.surgery.edits import FactorizeEdit, apply_edits
 from compress.zoo.context_cpm import CONTEXTS, resize
@@ -125,7 +127,7 @@ def test_a_dense_attention_cpm_factorized_by_surgery_is_the_one_born_factorized(
     options = {"stages": 2, "width": 32, "head_size": head_size}
     dense = build(NetworkSpec("attention-cpm", options))
     plan = make_plan(
-        dense, Ratio(parse_ratio(ratio)), Selection(("stages.*",)), network="attention-cpm", input_size=(64, 64)
+        dense, Ratio(ratio), Selection(("stages.*",)), network="attention-cpm", input_size=(64, 64)
     )
     assert len(plan.changed) == 2 * (6 + (4 if head_size == 3 else 0))
     factorized = apply_edits(dense, [FactorizeEdit.from_plan(plan)])
@@ -186,7 +188,7 @@ def test_the_9_3_times_fewer_operations_of_openpose_s_stage_lie_between_a_third_
             return self.stage(x[:, :1].expand(-1, 185, -1, -1))
 
     alone = Alone()
-    plans = [make_plan(alone, Ratio(parse_ratio(share)), network="stage", input_size=(8, 8)) for share in (r3, r4)]
+    plans = [make_plan(alone, Ratio(share), network="stage", input_size=(8, 8)) for share in (r3, r4)]
     layers = tuple(
         replace(a, ranks=(a.ranks[0], b.ranks[1])) if a.ranks else a
         for a, b in zip(plans[0].layers, plans[1].layers, strict=True)
