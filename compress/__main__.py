@@ -1,4 +1,6 @@
-"""``python -m compress``: the same command under a name that no old Unix tool has."""
+"""The program as ``python -m compress``."""
+
+from __future__ import annotations
 
 from compress.cli import main
 

@@ -1,4 +1,4 @@
-"""A recipe: a pipeline of commands as TOML. Unknown keys are errors."""
+"""A recipe: a pipeline of commands in a TOML file. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.commands.base import StageOptions, check_options
-from compress.commands.registry import get_stage
-from compress.errors import FileError, UsageError
-from compress.files import read_bytes
+from compress.commands.base import CommandOptions, check_options
+from compress.commands.fields import DataText, NetworkText
+from compress.commands.registry import get_command
+from compress.errors import DataError, FileError, UsageError, similar
+from compress.files import expanded, read_text
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
@@ -22,7 +23,7 @@ class Step:
     """One stage of a recipe with its checked options."""
 
     stage: str
-    options: StageOptions
+    options: CommandOptions
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Recipe:
     Attributes
     ----------
     title : str
-        What it does, one line.
+        What it does, in one line.
     folder : Path
-        Where its files go; relative paths of the stages lie in it.
+        Where its files go. Relative paths in the options of stages are relative to it, those of data sets too.
     steps : tuple of Step
         Stages in order.
     """
@@ -45,18 +46,18 @@ class Recipe:
 
 
 def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe and check every option of every stage before anything runs.
+    """Read a recipe and check the options of all stages before anything runs.
 
     Parameters
     ----------
     path : Path
         A TOML file with ``title``, ``folder``, an optional table ``[variables]`` and ``[[stage]]`` tables, each with
-        ``run`` and the options of that command. ``${name}`` stands for a variable, in variables too; a value that is
-        nothing but ``"${name}"`` is the variable as it is, a list for example.
+        ``run`` and the options of that command. ``${name}`` stands for a variable, inside variables too; a value that
+        is only ``"${name}"`` becomes the variable's value with its type, such as a list.
     folder : Path, optional
         Replaces the recipe's own folder.
     variables : mapping, optional
-        Replace variables of the recipe.
+        Replace variables of the recipe. Paths in them are relative to the current folder.
 
     Raises
     ------
@@ -64,39 +65,66 @@ def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[st
         If the file can't be read as TOML.
     UsageError
         If a key, stage, option or variable is unknown or missing.
+    DataError
+        If the name of a data set can't be read.
     """
-    text = read_bytes(path, "recipe").decode("utf-8", errors="replace")
+    record = _parse(path)
+    known = _variables(record, variables or {})
+    home = expanded(folder or Path(record.get("folder", f"runs/{path.stem}")))
+    tables = record.get("stage", [])
+    if not isinstance(tables, list) or not tables:
+        raise UsageError("the recipe has no [[stage]]", found=str(path))
+    steps = tuple(_step(number, table, known, home) for number, table in enumerate(tables, 1))
+    return Recipe(str(record.get("title", path.stem)), home, steps)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """The tables of a recipe; only known keys at the top."""
+    path = expanded(path)
     try:
-        record = tomllib.loads(text)
+        record = tomllib.loads(read_text(path, "recipe"))
     except tomllib.TOMLDecodeError as error:
-        raise FileError(f"the recipe is not TOML: {error}", found=str(path)) from error
+        raise FileError(f"the recipe is not valid TOML: {error}", found=str(path)) from error
     unknown = set(record) - {"title", "folder", "variables", "stage"}
     if unknown:
         raise UsageError(
             "unknown key in the recipe", found=sorted(unknown), hint="Known: title, folder, variables, stage"
         )
-    known = dict(record.get("variables", {}))
-    strange = set(variables or {}) - set(known)
-    if strange:
+    return record
+
+
+def _variables(record: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """The recipe's variables, those replaced that are given."""
+    variables = dict(record.get("variables", {}))
+    unknown = sorted(set(given) - set(variables))
+    if unknown:
         raise UsageError(
-            "the recipe has no such variable", found=sorted(strange), hint=f"Known: {', '.join(known) or 'none'}"
+            f"the recipe has no such variable{similar(unknown[0], variables)}",
+            found=unknown,
+            hint=f"Known: {', '.join(variables) or 'none'}",
         )
-    # A path given on the command line is meant from the current folder, not from the recipe's.
-    known |= {k: str(Path(v).resolve()) if Path(v).exists() else v for k, v in (variables or {}).items()}
-    home = folder or Path(record.get("folder", f"runs/{path.stem}"))
-    tables = record.get("stage", [])
-    if not isinstance(tables, list) or not tables:
-        raise UsageError("the recipe has no [[stage]]", found=str(path))
-    steps = []
-    for number, table in enumerate(tables, 1):
-        values = _fill(dict(table), known)
-        name = values.pop("run", None)
-        if not isinstance(name, str):
-            raise UsageError(f"stage {number} does not say what to run", hint='Give run = "factorize", for example')
-        model = get_stage(name).options
-        options = check_options(model, values, f"stage {number} ({name})")
-        steps.append(Step(name, _place(options, home)))
-    return Recipe(str(record.get("title", path.stem)), home, tuple(steps))
+    return variables | {name: _from_here(value) for name, value in given.items()}
+
+
+def _from_here(value: str) -> str:
+    """A value from the command line; paths in it are relative to the current folder, not to the recipe's."""
+    path = expanded(Path(value))
+    if path.exists():
+        return str(path.resolve())
+    try:
+        return DataText(value).placed(Path.cwd())
+    except DataError:
+        return value
+
+
+def _step(number: int, table: Any, variables: Mapping[str, Any], home: Path) -> Step:
+    """A stage with its options checked and its paths placed."""
+    where = f"stage {number}"
+    values = _fill(dict(table), variables)
+    name = values.pop("run", None)
+    if not isinstance(name, str):
+        raise UsageError(f"{where} does not say what to run", hint='Give run = "factorize", for example')
+    return Step(name, _place(check_options(get_command(name).options, values, f"{where} ({name})"), home))
 
 
 def _fill(value: Any, variables: Mapping[str, Any]) -> Any:
@@ -114,20 +142,28 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:
 
 
 def _look_up(name: str, variables: Mapping[str, Any]) -> Any:
-    """A variable with those inside it filled in; it is out of sight there, so that none can hold itself."""
+    """Value of a variable, with the variables in it replaced; it can't refer to itself."""
     value = variables.get(name)
     if value is None or value in ("", []):
         raise UsageError(f"the recipe's variable {name} has no value", hint=f"Pass --set {name}=VALUE")
     return _fill(value, {other: inner for other, inner in variables.items() if other != name})
 
 
-def _place(options: StageOptions, home: Path) -> StageOptions:
-    """The options with relative paths laid into the recipe's folder."""
-    moved: dict[str, Any] = {"force": True} if "force" in type(options).model_fields else {}
-    for name in type(options).model_fields:
-        value = getattr(options, name)
-        if isinstance(value, Path):
-            moved[name] = home / value
-        elif isinstance(value, tuple) and value and all(isinstance(item, Path) for item in value):
-            moved[name] = tuple(home / item for item in value)
-    return options.model_copy(update=moved)
+def _place(options: CommandOptions, home: Path) -> CommandOptions:
+    """The options with relative paths taken from the recipe's folder; outputs may be replaced."""
+    placed = {name: _placed(getattr(options, name), home) for name in type(options).model_fields}
+    if "force" in placed:
+        placed["force"] = True
+    # Only what changes is set: options that were not given keep being known as such.
+    changed = {name: value for name, value in placed.items() if value != getattr(options, name)}
+    return options.model_copy(update=changed)
+
+
+def _placed(value: Any, home: Path) -> Any:
+    if isinstance(value, Path):
+        return home / value
+    if isinstance(value, (DataText, NetworkText)):
+        return value.placed(home)
+    if isinstance(value, tuple):
+        return tuple(_placed(item, home) for item in value)
+    return value

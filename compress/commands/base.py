@@ -1,72 +1,109 @@
-"""What all stages share: options that refuse unknown keys, a result, and a way to tell of progress."""
+"""What all commands share: options that refuse unknown keys, and a result that can be printed and stored."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from compress.errors import UsageError
+from compress.files import expanded
+from compress.progress import Progress
 
 
-def option(default: Any, help: str, *, flag: str | None = None, positional: bool = False, output: bool = False) -> Any:
-    """A field of stage options with what the command line needs to know of it.
-
-    Parameters
-    ----------
-    default : object
-        Default value; ``...`` makes it required.
-    help : str
-        One line for ``--help``.
-    flag : str, optional
-        A short flag such as ``-o``.
-    positional : bool
-        Whether the command line takes it without a flag.
-    output : bool
-        Whether it names a file or folder that the stage writes; all other paths are read.
-    """
-    return Field(
-        default, description=help, json_schema_extra={"flag": flag, "positional": positional, "output": output}
-    )
-
-
-class StageOptions(BaseModel):
-    """Options of a stage, alike on the command line and in a recipe."""
+class CommandOptions(BaseModel):
+    """Options of a command, the same on the command line and in a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_home(cls, value: Any) -> Any:
+        """Replace ``~`` in paths."""
+        if isinstance(value, Path):
+            return expanded(value)
+        if isinstance(value, tuple) and value and all(isinstance(item, Path) for item in value):
+            return tuple(expanded(item) for item in value)
+        return value
+
     def can_resume(self) -> bool:
-        """Whether an interrupted run of this stage left something to go on from (by ``resume``)."""
+        """Whether an interrupted run of this command can be continued by ``resume``."""
         return False
 
 
-def _read_size(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+)[x×](\d+)", value.strip())
-        if not match:
-            raise ValueError("give a size as HEIGHTxWIDTH, for example 256x456")
-        value = (int(match[1]), int(match[2]))
-    if isinstance(value, (tuple, list)) and any(not isinstance(n, int) or n < 8 for n in value):
-        raise ValueError("height and width must be at least 8 pixels")
-    return value
+@dataclass(frozen=True)
+class Result:
+    """What a command did.
+
+    The fields of a subclass, as plain data, are what ``--json`` prints. A field with a default of None is left out
+    where it is None.
+
+    Attributes
+    ----------
+    written : tuple of Path
+        Files that were written; not part of the JSON.
+    """
+
+    written: tuple[Path, ...] = field(default=(), kw_only=True)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Plain data: dicts, lists, texts, numbers and None."""
+        named = {entry.name: (getattr(self, entry.name), entry.default) for entry in fields(self)}
+        del named["written"]
+        return {name: plain(value) for name, (value, default) in named.items() if not (value is None is default)}
+
+    @property
+    def summary(self) -> str:
+        """The result in one line, for the log of a recipe."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Print the result for people."""
+        raise NotImplementedError
 
 
-def _read_range(value: Any) -> Any:
-    return tuple(value.split(",")) if isinstance(value, str) else value
+def plain(value: Any) -> Any:
+    """Records as dicts, tuples as lists and paths as text, for JSON."""
+    if hasattr(type(value), "__dataclass_fields__"):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
-#: Height and width in pixels, written ``256x456``.
-Size = Annotated[tuple[int, int], BeforeValidator(_read_size)]
+@dataclass(frozen=True)
+class Command:
+    """A command, which is also what a stage of a recipe runs.
 
-#: A smallest and a largest value, written ``0.7,1.4``.
-Range = Annotated[tuple[float, float], BeforeValidator(_read_range)]
+    Attributes
+    ----------
+    options : type
+        The options it takes.
+    run : callable
+        ``run(options, progress) -> Result``.
+    example : str
+        A line to copy.
+    """
+
+    options: type[CommandOptions]
+    run: Callable[[Any, Progress], Result]
+    example: str
 
 
-def check_options(model: type[StageOptions], values: dict[str, Any], where: str) -> StageOptions:
-    """Options of that kind, or a `UsageError` that names every key that is wrong, its value and what is known."""
+def check_options(model: type[CommandOptions], values: dict[str, Any], where: str) -> CommandOptions:
+    """Check the options of a command.
+
+    Raises
+    ------
+    UsageError
+        If keys are unknown or missing or values are invalid; names each of them.
+    """
     try:
         return model(**values)
     except ValidationError as error:
@@ -83,19 +120,3 @@ def check_options(model: type[StageOptions], values: dict[str, Any], where: str)
             else:
                 problems.append(message)
         raise UsageError(f"{where}: " + "; ".join(problems)) from None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage did.
-
-    Attributes
-    ----------
-    record : dict
-        Plain data: the object that ``--json`` prints.
-    files : tuple of Path
-        Files it wrote.
-    """
-
-    record: dict[str, Any]
-    files: tuple[Path, ...] = field(default=())

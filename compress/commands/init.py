@@ -1,23 +1,26 @@
-"""Write a checkpoint of a network."""
+"""`compress init`: write a checkpoint of a network."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.checkpoint.load import create
-from compress.checkpoint.save import save
-from compress.commands.base import StageOptions, StageResult, option
-from compress.commands.registry import Stage
-from compress.errors import UsageError
+from compress.commands.base import Command, CommandOptions, Result
+from compress.commands.fields import NetworkText, option, parse_pairs
 from compress.progress import Progress
 
 
-class InitOptions(StageOptions):
+class InitOptions(CommandOptions):
     """Options of `compress init`."""
 
-    network: str = option(..., "Name of the network: see compress networks", positional=True)
+    network: NetworkText = option(
+        ...,
+        "Network: a name of compress networks, or your own as package.module:factory or file.py:factory, which runs "
+        "that code",
+        positional=True,
+    )
     output: Path = option(..., "Model to write (.pt or .safetensors)", flag="-o", output=True)
     set: tuple[str, ...] = option((), "Option of the network as NAME=VALUE; repeat for more")
     untrained: bool = option(False, "Start from random weights even where trained ones ship with the package")
@@ -25,13 +28,31 @@ class InitOptions(StageOptions):
     force: bool = option(False, "Replace an existing output")
 
 
+@dataclass(frozen=True)
+class InitResult(Result):
+    """The network that was written, its options, and whether its weights are trained."""
+
+    output: str
+    network: str
+    options: dict[str, Any]
+    trained: bool
+
+    @property
+    def summary(self) -> str:
+        """File, network and kind of weights."""
+        return f"{self.output}: {self.network}, {'trained' if self.trained else 'random'} weights"
+
+    def show(self) -> None:
+        """Print the summary."""
+        from compress.commands.terminal import print_lines
+
+        print_lines(self.summary)
+
+
 def parse_network_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``("refinements=2",)`` to ``{"refinements": 2}``; values are JSON, anything else a string."""
+    """``("refinements=2",)`` as ``{"refinements": 2}``; values are JSON, anything else a string."""
     options: dict[str, Any] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise UsageError("a network option is written NAME=VALUE", found=pair)
+    for name, value in parse_pairs(pairs, "a network option").items():
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -39,16 +60,22 @@ def parse_network_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
-def init(options: InitOptions, progress: Progress) -> StageResult:
+def run(options: InitOptions, progress: Progress) -> InitResult:
     """Build the network and write its checkpoint."""
+    from compress.checkpoint.load import create
+    from compress.checkpoint.save import save
+
     network_options = parse_network_options(options.set)
-    checkpoint = create(
-        options.network, network_options, seed=options.seed, trained=False if options.untrained else None
+    trained = False if options.untrained else None
+    model = create(options.network, network_options, seed=options.seed, trained=trained)
+    save(model, options.output, force=options.force)
+    return InitResult(
+        output=str(options.output),
+        network=options.network,
+        options=network_options,
+        trained=bool(model.history and model.history[-1].get("trained")),
+        written=(options.output,),
     )
-    save(checkpoint, options.output, force=options.force)
-    trained = bool(checkpoint.history and checkpoint.history[-1].get("trained"))
-    record = {"output": str(options.output), "network": options.network, "options": network_options, "trained": trained}
-    return StageResult(record, (options.output,))
 
 
-STAGE = Stage(InitOptions, init, "compress init default -o model.pt")
+COMMAND = Command(InitOptions, run, "compress init default -o model.pt")

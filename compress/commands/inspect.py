@@ -1,34 +1,32 @@
-"""Print every layer of a network: shape, cost, VBMF ranks, obstacles to factorization, worth in keypoints."""
+"""`compress inspect`: the layers of a network, why one can't be factorized, and their keypoint sensitivity."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from compress.commands.base import StageResult, option
-from compress.commands.options import DataOptions, ModelOptions, SizeOptions, counting_size, load_model, open_dataset
-from compress.commands.registry import Stage
-from compress.compression.keypoint_sensitivity import IMAGES, look, sensitivity
-from compress.decomposition.evbmf import evbmf_kernel
+from compress.commands.base import Command, Result
+from compress.commands.fields import option
+from compress.commands.options import DataOptions, ModelOptions, SizeOptions, open_dataset, sized_model
 from compress.errors import UsageError
-from compress.files import atomic_path, refuse_existing
-from compress.model import Model
-from compress.network.cost import cost
-from compress.network.layers import LayerInfo, list_layers
-from compress.planning.plan import REASONS
-from compress.planning.policies import Vbmf, make_plan, read_share
-from compress.planning.selection import Selection
 from compress.progress import Progress
-from compress.reporting.figures import sensitivity_map
+
+if TYPE_CHECKING:
+    from compress.compression.inspection import LayerReport
+    from compress.model import Model
+
+#: Images on which sensitivity is measured where --limit does not say.
+SENSITIVITY_IMAGES = 12
 
 
 class InspectOptions(ModelOptions, SizeOptions, DataOptions):
     """Options of `compress inspect`."""
 
     sensitivity: bool = option(
-        False, "Factorize each layer alone and measure how far keypoints move on --data (12 images, or --limit)"
+        False,
+        "Factorize each layer alone and measure how far keypoints move on --data "
+        f"({SENSITIVITY_IMAGES} images, or --limit)",
     )
     share: tuple[str, ...] = option(
         ("3/4", "1/2", "1/3", "1/4"), "With --sensitivity: shares of full rank; repeat for more"
@@ -42,99 +40,155 @@ class InspectOptions(ModelOptions, SizeOptions, DataOptions):
     force: bool = option(False, "Replace an existing figure")
 
 
+@dataclass(frozen=True)
+class InspectResult(Result):
+    """The network, its layers, and where asked for their sensitivity."""
+
+    network: str
+    options: dict[str, Any]
+    input: tuple[int, int]
+    params: int
+    macs: int
+    size_bytes: int
+    edits: tuple[str, ...]
+    history: tuple[dict[str, Any], ...]
+    layers: tuple[LayerReport, ...]
+    sensitivity: dict[str, Any] | None = None
+
+    @property
+    def summary(self) -> str:
+        """The network's cost."""
+        from compress.commands.terminal import giga, millions
+
+        return f"{self.network}: {millions(self.params)} parameters, {giga(self.macs)}MACs"
+
+    def show(self) -> None:
+        """Print all layers."""
+        from compress.commands.terminal import giga, millions, print_table
+
+        print_table(
+            f"{self.network} at {'x'.join(map(str, self.input))}: {millions(self.params)} parameters, "
+            f"{giga(self.macs)}MACs",
+            ["layer", "kind", "why not factorized", "shape", "stride", "groups", "params", "MACs", "share",
+             "VBMF r3, r4"],
+            [
+                (
+                    layer.name,
+                    layer.kind,
+                    (layer.why or "").removeprefix("kept: "),
+                    "x".join(map(str, layer.shape)),
+                    "x".join(map(str, layer.stride)),
+                    layer.groups,
+                    layer.params,
+                    giga(layer.macs),
+                    f"{layer.share:.1%}",
+                    ", ".join(map(str, layer.vbmf_ranks)) if layer.vbmf_ranks else "-",
+                )
+                for layer in self.layers
+            ],
+            left=3,
+        )  # fmt: skip
+        if self.sensitivity is not None:
+            show_sensitivity(self.sensitivity)
+
+
+def show_sensitivity(record: dict[str, Any]) -> None:
+    """Print how far keypoints move for each layer and rank."""
+    from compress.commands.terminal import print_table, share
+
+    print_table(
+        f"Each layer factorized alone, against the {record['people']} people ({record['joints']} joints) that the "
+        f"original finds in {record['images']} images of {record['data']} at height {record['height']}",
+        ["layer", "form", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost",
+         "people new", "worst joint"],
+        [
+            (
+                row["name"],
+                row["method"],
+                row["share"],
+                ", ".join(map(str, row["ranks"])),
+                share(*row["macs"]),
+                "-" if row["pixels"] is None else f"{row['pixels']:.2f}",
+                f"{row['loss']:.4f}",
+                row["lost_joints"],
+                row["lost_people"],
+                row["new_people"],
+                "{} {:.3f}".format(*_worst_joint(row)),
+            )
+            for row in record["rows"]
+        ],
+        left=2,
+    )  # fmt: skip
+
+
+def _worst_joint(row: dict[str, Any]) -> tuple[str, float]:
+    losses = [(joint, moved["loss"]) for joint, moved in row["joints"].items() if moved["loss"] is not None]
+    return max(losses, key=lambda loss: loss[1])
+
+
 def _check(options: InspectOptions) -> None:
     """Refuse options that do not go together, before any work."""
-    asked = {"--data": options.has_data, "--plot": options.plot is not None, "--include": options.include}
+    from compress.files import refuse_existing
+    from compress.planning.policies import Ratio
+
     if not options.sensitivity:
-        given = [name for name, value in asked.items() if value]
-        if given:
-            raise UsageError(f"{given[0]} belongs to --sensitivity", found="no --sensitivity")
+        needs = {"--data": options.has_data, "--plot": options.plot is not None, "--include": options.include}
+        named = [name for name, value in needs.items() if value]
+        if named:
+            raise UsageError(f"{named[0]} needs --sensitivity", found="no --sensitivity")
         return
-    for share in options.share:
-        read_share(share)
+    for text in options.share:
+        Ratio(text)
     if not options.has_data:
         raise UsageError(
-            "keypoints move on images, and none are named",
-            hint="Give --data; images:DIR without annotations will do",
+            "--sensitivity needs images", found="no --data", hint="images:DIR without annotations is enough"
         )
     if options.plot is not None:
         if options.plot.suffix.lower() != ".png":
-            raise UsageError("the figure is a .png file", found=str(options.plot))
+            raise UsageError("the figure must be a .png file", found=str(options.plot))
         refuse_existing(options.plot, options.force)
 
 
-def _measure(
-    options: InspectOptions,
-    checkpoint: Model,
-    module: nn.Module,
-    layers: tuple[LayerInfo, ...],
-    progress: Progress,
-) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """The record of `compress.compression.keypoint_sensitivity`, and its figure."""
-    limit = IMAGES if options.limit is None else options.limit
+def _measure(options: InspectOptions, model: Model, progress: Progress) -> dict[str, Any]:
+    """The keypoint sensitivity of each layer; writes the figure."""
+    from compress.compression.keypoint_sensitivity import keypoint_sensitivity
+    from compress.files import atomic_path
+    from compress.planning.selection import Selection
+    from compress.reporting.figures import sensitivity_map
+
+    limit = SENSITIVITY_IMAGES if options.limit is None else options.limit
     dataset = open_dataset(options.model_copy(update={"limit": limit}))
-    with progress.bar("looking at images", None):
-        scene = look(module, checkpoint.pose, dataset, options.height or checkpoint.pose.height)
     selection = Selection(options.include, options.exclude, pointwise=True)
-    record = {"data": dataset.name, **sensitivity(module, layers, scene, selection, options.share, progress)}
-    if options.plot is None:
-        return record, ()
-    with atomic_path(options.plot, force=options.force) as temporary:
-        temporary.write_bytes(sensitivity_map(record["rows"], record["shares"], record["joint_names"]))
-    return record, (options.plot,)
+    record = keypoint_sensitivity(
+        model, dataset, options.share, selection=selection, height=options.height, progress=progress
+    )
+    if options.plot is not None:
+        with atomic_path(options.plot, force=options.force) as temporary:
+            temporary.write_bytes(sensitivity_map(record["rows"], record["shares"], record["joint_names"]))
+    return record
 
 
-def inspect(options: InspectOptions, progress: Progress) -> StageResult:
-    """Layers with their costs and what VBMF says of their kernels."""
+def run(options: InspectOptions, progress: Progress) -> InspectResult:
+    """List the layers with their costs, VBMF ranks and, where asked for, sensitivity."""
+    from compress.compression.inspection import inspect_layers
+
     _check(options)
-    checkpoint = load_model(options)
-    module = checkpoint.module
-    size = counting_size(checkpoint, options.input)
-    layers = list_layers(module, size)
-    plan = make_plan(module, Vbmf(), Selection(), network=checkpoint.source.name, input_size=size)
-    reasons = {layer.name: layer for layer in plan.layers}
-    total = cost(module, size)
-    rows: list[dict[str, Any]] = []
-    with progress.bar("VBMF", len(layers)) as advance:
-        for layer in layers:
-            planned = reasons[layer.name]
-            ranks = None
-            if layer.plain and layer.kind == "conv" and layer.groups == 1:
-                kernel = module.get_parameter(f"{layer.name}.weight").detach()
-                ranks = [found.rank for found in evbmf_kernel(kernel)]
-            rows.append(
-                {
-                    "name": layer.name,
-                    "aliases": list(layer.aliases),
-                    "kind": layer.kind,
-                    "shape": list(layer.weight_shape),
-                    "stride": list(layer.stride),
-                    "dilation": list(layer.dilation),
-                    "groups": layer.groups,
-                    "params": layer.params,
-                    "macs": layer.macs,
-                    "share": layer.macs / total.macs if total.macs else 0.0,
-                    "vbmf_ranks": ranks,
-                    "reason": planned.reason if planned.method == "keep" else None,
-                    "why": REASONS[planned.reason] if planned.method == "keep" else None,
-                }
-            )
-            advance(1)
-    record: dict[str, Any] = {
-        "network": checkpoint.source.name,
-        "options": dict(checkpoint.source.options),
-        "input": list(size),
-        "params": total.params,
-        "macs": total.macs,
-        "size_bytes": total.size_bytes,
-        "edits": [edit.to_dict()["kind"] for edit in checkpoint.edits],
-        "history": list(checkpoint.history),
-        "layers": rows,
-    }
-    files: tuple[Path, ...] = ()
-    if options.sensitivity:
-        record["sensitivity"], files = _measure(options, checkpoint, module, layers, progress)
-    return StageResult(record, files)
+    model = sized_model(options, options.input)
+    layers = inspect_layers(model, progress)
+    sensitivity = _measure(options, model, progress) if options.sensitivity else None
+    return InspectResult(
+        network=model.name,
+        options=dict(model.source.options),
+        input=model.size,
+        params=model.cost.params,
+        macs=model.cost.macs,
+        size_bytes=model.cost.size_bytes,
+        edits=tuple(edit.to_dict()["kind"] for edit in model.edits),
+        history=model.history,
+        layers=layers,
+        sensitivity=sensitivity,
+        written=() if options.plot is None else (options.plot,),
+    )
 
 
-STAGE = Stage(InspectOptions, inspect, "compress inspect model.pt")
+COMMAND = Command(InspectOptions, run, "compress inspect model.pt")

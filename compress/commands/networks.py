@@ -1,118 +1,87 @@
-"""List the networks that can be built by name, with their costs and what papers print of them."""
+"""`compress networks`: the networks that can be built by name, with their costs and what papers print of them."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from compress.commands.base import StageOptions, StageResult
-from compress.commands.registry import Stage
-from compress.network.conventions import CONVENTIONS, LAYER_CONVENTIONS, layers_number, published_number
-from compress.network.layers import LayerInfo, list_layers
-from compress.network.shapes import ShapesOnly
-from compress.network.source import NetworkSpec
+from compress.commands.base import Command, CommandOptions, Result
 from compress.progress import Progress
-from compress.zoo.published import PUBLISHED, Published
-from compress.zoo.registry import NetworkEntry, build, entries
+
+if TYPE_CHECKING:
+    from compress.zoo.counts import NetworkCounts, PublishedNumbers
 
 
-class NetworksOptions(StageOptions):
+class NetworksOptions(CommandOptions):
     """`compress networks` takes no options."""
 
 
-class _Counter:
-    """Builds a form of a network once, and runs it once an input size, whatever is counted in the rows that follow.
+@dataclass(frozen=True)
+class NetworksResult(Result):
+    """All networks with their costs."""
 
-    Only the last few forms are kept.
-    """
+    networks: tuple[NetworkCounts, ...]
 
-    def __init__(self) -> None:
-        self.layers = lru_cache(4)(self._layers)
-        self.module = lru_cache(4)(self._module)
+    @property
+    def summary(self) -> str:
+        """Their number."""
+        return f"{len(self.networks)} networks"
 
-    def _module(self, name: str, options: tuple[tuple[str, Any], ...]) -> nn.Module:
-        return build(NetworkSpec(name, dict(options))).eval()
+    def show(self) -> None:
+        """Print the table of networks, and why counts differ from printed ones."""
+        from compress.commands.terminal import giga, millions, print_lines, print_table
+        from compress.network.conventions import CONVENTIONS
 
-    def _layers(
-        self, name: str, options: tuple[tuple[str, Any], ...], input_size: tuple[int, int]
-    ) -> tuple[LayerInfo, ...]:
-        return list_layers(self.module(name, options), input_size)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection: it would take a third of the time, and networks without values are small."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def list_networks(options: NetworksOptions, progress: Progress) -> StageResult:
-    """Every registered network, and every form of one that something is printed of."""
-    lines = [
-        (entry, line)
-        for entry in entries()
-        for line in [line for line in PUBLISHED if line.network == entry.name]
-        or [Published(entry.name, entry.input_size)]
-    ]
-    counter, rows = _Counter(), []
-    with progress.bar("counting", len(lines)) as advance, _uncollected(), ShapesOnly():
-        for entry, line in lines:
-            rows.append(_row(entry, line, counter))
-            advance(1, line.label)
-    return StageResult({"networks": rows})
+        print_table(
+            "Networks (MACs: executed multiply-adds of convolution and linear layers)",
+            ["name", "paper", "input", "params", "MACs", "printed params", "printed operations", "deviation"],
+            [
+                (
+                    row.name,
+                    row.paper,
+                    "x".join(map(str, row.input)),
+                    millions(row.params),
+                    giga(row.macs),
+                    *_printed(row.published),
+                    ", ".join(_deviations(row)) or "-",
+                )
+                for row in self.networks
+            ],
+            left=2,
+        )
+        published = [(row.name, row.published) for row in self.networks if row.published is not None]
+        used = {found.convention for _, found in published}
+        print_lines(
+            *(f"{name}: {found.reason}" for name, found in published if found.reason),
+            *(f"{c.name}: {c.summary}" for c in CONVENTIONS.values() if c.name in used),
+        )
 
 
-def _row(entry: NetworkEntry, line: Published, counter: _Counter) -> dict[str, Any]:
-    form = line.network, tuple(line.options.items())
-    module, layers = counter.module(*form), counter.layers(*form, line.input_size)
-    if line.part:
-        layers = tuple(layer for layer in layers if layer.name.startswith(f"{line.part}."))
-    params = sum(p.numel() for p in module.get_submodule(line.part).parameters())
-    counted: float | None = None
-    if line.operations is not None and line.convention in LAYER_CONVENTIONS:
-        counted = layers_number(line.convention, layers)
-    elif line.operations is not None:
-        counted = published_number(line.convention, module, line.input_size)
-    published = {
-        "params": None if line.params is None else round(line.params * 1e6),
-        "operations": line.operations,
-        "convention": line.convention,
-        "unit": CONVENTIONS[line.convention].unit,
-        "counted": counted,
-        "where": line.where,
-        "reason": line.reason,
-    }
-    return {
-        "name": line.label,
-        "network": entry.name,
-        "paper": entry.source,
-        "summary": entry.summary,
-        "source": entry.source,
-        "params": params,
-        "macs": sum(layer.macs for layer in layers),
-        "input": list(line.input_size),
-        "options": {**entry.options, **line.options},
-        "weights": entry.weights is not None and not line.options,
-        "published": published if line.where else None,
-        "deviation": {
-            "params": _deviation(params, None if line.params is None else line.params * 1e6),
-            "operations": None if counted is None else _deviation(counted, line.operations),
-        },
-    }
+def _printed(published: PublishedNumbers | None) -> tuple[str, str]:
+    """Parameters and operations as a paper prints them."""
+    if published is None:
+        return "-", "-"
+    params, operations = published.params, published.operations
+    return (
+        "-" if params is None else f"{params / 1e6:g} M",
+        "-" if operations is None else f"{operations:g} {published.unit} ({published.convention})",
+    )
 
 
-def _deviation(found: float, printed: float | None) -> float | None:
-    return None if printed is None else found / printed - 1
+def _deviations(row: NetworkCounts) -> list[str]:
+    both = (row.deviation.params, row.deviation.operations)
+    return [f"{value:+.1%}" for value in both if value is not None]
 
 
-STAGE = Stage(NetworksOptions, list_networks, "compress networks")
+def run(options: NetworksOptions, progress: Progress) -> NetworksResult:
+    """Count every registered network, and every variant that numbers are printed of."""
+    from compress.measure.garbage import garbage_collection_paused
+    from compress.zoo.counts import count_networks, published_lines
+
+    lines = published_lines()
+    # Garbage collection would take a third of the time, and networks without values are small.
+    with progress.bar("counting", len(lines)) as advance, garbage_collection_paused():
+        return NetworksResult(count_networks(lines, lambda label: advance(1, label)))
+
+
+COMMAND = Command(NetworksOptions, run, "compress networks")

@@ -1,65 +1,128 @@
-"""Options and steps that stages share: the checkpoint they read, the data they look at."""
+"""Options that commands share, and what they name: a model, data, a runner, a view."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BeforeValidator
-
-from compress.checkpoint.load import load
-from compress.commands.base import Size, StageOptions, option
-from compress.data.joined import Joined
-from compress.data.limited import Limited
-from compress.data.source import open_data
-from compress.model import Model
-from compress.zoo.registry import get_entry
+from compress.commands.base import CommandOptions
+from compress.commands.fields import DataTexts, NetworkText, Size, option
 
 if TYPE_CHECKING:
     from compress.data.sample import Dataset
+    from compress.model import Model
+    from compress.runtime.runner import Runner
+
+_NETWORK_HELP = (
+    "Network of the file, where it can't say: a registered name, or your own as package.module:factory or "
+    "file.py:factory, which runs that code"
+)
 
 
-class ModelOptions(StageOptions):
-    """A checkpoint to read."""
+class NetworkOptions(CommandOptions):
+    """What the network in a file is."""
 
-    model: Path = option(..., "Model: .pt, .safetensors, or a public state dict", positional=True)
-    network: str | None = option(
-        None, "Name of the network in a foreign checkpoint; your own as package.module:factory", flag="-n"
-    )
+    network: NetworkText | None = option(None, _NETWORK_HELP, flag="-n")
 
 
-class SizeOptions(StageOptions):
-    """The input size that costs are counted at."""
+class ModelOptions(NetworkOptions):
+    """A model to read."""
 
-    input: Size | None = option(None, "Input size HEIGHTxWIDTH for counting MACs (default: the network's own)")
-
-
-def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    model: Path = option(..., "Model: .pt, .pth, .safetensors or .onnx, ours or a public state dict", positional=True)
 
 
-class DataOptions(StageOptions):
+class SizeOptions(CommandOptions):
+    """The input size at which costs are counted."""
+
+    input: Size | None = option(None, "Input size HEIGHTxWIDTH at which MACs are counted (default: the network's own)")
+
+
+class DataOptions(CommandOptions):
     """A data set, or several that are joined."""
 
-    data: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = option(
+    data: DataTexts = option(
         (),
-        "synthetic[:SEED[:COUNT]], coco:DIR, mpii:DIR, lsp:DIR, lspet:DIR, lip:DIR, crowdpose:DIR, each with ,SPLIT, "
-        "or images:DIR[,DIR]; repeat to join several",
+        "Data set: synthetic[:SEED[:COUNT]], coco:DIR, mpii:DIR, lsp:DIR, lspet:DIR, lip:DIR, crowdpose:DIR, each also "
+        "with ,SPLIT, or images:DIR[,DIR]; repeat to join several",
         flag="-d",
     )
-    split: str = option("val2017", "Split of a COCO folder; train or valid of MPII, LSP, LIP and CrowdPose")
+    split: str = option("val2017", "Split where --data names none; train or valid for MPII, LSP, LIP and CrowdPose")
     annotations: Path | None = option(None, "COCO keypoint annotations, together with --images")
     images: Path | None = option(None, "Folder of the images of --annotations")
-    limit: int | None = option(None, "Use only the first so many images")
+    limit: int | None = option(None, "Use only the first N images")
 
     @property
     def has_data(self) -> bool:
-        """Whether a data set was named at all."""
+        """Whether a data set is named at all."""
         return bool(self.data) or self.annotations is not None
 
 
-def open_dataset(options: DataOptions) -> Dataset:
-    """The data set that the options name, or several as one."""
+class ViewOptions(CommandOptions):
+    """How the network looks at an image, and how its outputs are decoded."""
+
+    height: int | None = option(None, "Height that images are scaled to (default: the network's own)")
+    decoder: Literal["fast", "compat"] = option("fast", "PAF decoder: fast, or compat for the public algorithm")
+    assignment: Literal["greedy", "jv"] = option("greedy", "Assignment of limbs: greedy or Jonker-Volgenant")
+    upsample: int = option(4, "Points per cell and axis among which the fast decoder looks for peaks, 1 to 8")
+    flip: bool = option(False, "Average the outputs with those of the mirrored image")
+    scales: str = option("1", "Average the outputs over these scales of the image, such as 0.5,1,1.5")
+    blur: int | None = option(None, "Gaussian filter over the heatmaps of single-person networks: 11 or 17 cells")
+    strict: bool = option(False, "Stop at an unreadable image instead of skipping and reporting it")
+
+
+class RunnerOptions(CommandOptions):
+    """Where a network runs."""
+
+    runtime: Literal["torch", "onnxruntime", "openvino"] | None = option(
+        None, "Runtime (default: by the file: torch, onnxruntime for .onnx, openvino for .xml)"
+    )
+    device: str = option("cpu", "cpu or cuda")
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Precision of the runtime's arithmetic")
+    threads: int | None = option(None, "CPU threads (default: all cores)")
+
+
+class TimingOptions(CommandOptions):
+    """What models are timed on, and for how long."""
+
+    runtime: tuple[str, ...] = option(
+        ("torch-cpu", "onnxruntime-cpu", "openvino-cpu", "torch-cuda"),
+        "Runtime and device, and the precision where it is not FP32: torch-cpu, torch-cpu-bf16, onnxruntime-cpu, "
+        "openvino-cpu, openvino-cpu-bf16, torch-cuda, torch-cuda-fp16, torch-cuda-bf16, onnxruntime-cuda; repeat for "
+        "more",
+    )
+    threads: int | None = option(None, "CPU threads (default: all cores)")
+    rounds: int = option(200, "Most timing rounds; each runs every model on every runtime once")
+    budget: float = option(60.0, "Start no round after this many seconds")
+
+
+def load_model(options: ModelOptions) -> Model:
+    """The model that the options name."""
+    from compress.checkpoint.load import load
+
+    return load(options.model, options.network)
+
+
+def sized_model(options: ModelOptions, size: tuple[int, int] | None) -> Model:
+    """The model that the options name, its costs counted at a size."""
+    return load_model(options).at_size(size)
+
+
+def open_dataset(options: DataOptions, *, default: str | None = None) -> Dataset:
+    """The data set that the options name, or several as one.
+
+    Parameters
+    ----------
+    options : DataOptions
+        The options.
+    default : str, optional
+        Data set where none is named; without it that is an error.
+    """
+    from compress.data.joined import Joined
+    from compress.data.limited import Limited
+    from compress.data.source import open_data
+
+    if default is not None and not options.has_data:
+        return open_data(default)
     parts = [
         open_data(spec, split=options.split, annotations=options.annotations, images=options.images)
         for spec in options.data or (None,)
@@ -68,15 +131,37 @@ def open_dataset(options: DataOptions) -> Dataset:
     return dataset if options.limit is None else Limited(dataset, options.limit)
 
 
-def load_model(options: ModelOptions) -> Model:
-    """The checkpoint that the options name."""
-    return load(options.model, options.network)
+def open_validation(text: str | None, options: DataOptions) -> Dataset | None:
+    """The data set of ``--validation``, if it is given."""
+    from compress.data.source import open_data
+
+    return None if text is None else open_data(text, split=options.split)
 
 
-def counting_size(checkpoint: Model, asked: tuple[int, int] | None) -> tuple[int, int]:
-    """The input size at which MACs are counted: the one asked for, else the network's own."""
-    if asked is not None:
-        return asked
-    if checkpoint.source.is_custom:
-        return checkpoint.pose.size
-    return get_entry(checkpoint.source.name).input_size
+def decoding(options: ViewOptions) -> dict[str, Any]:
+    """The options as arguments of `compress.evaluation.score.evaluate`."""
+    from compress.pose.decoders.heatmap import HeatmapOptions
+    from compress.pose.decoders.paf import PafOptions
+    from compress.pose.views import read_scales
+
+    scales = read_scales(options.scales)
+    paf = PafOptions(
+        mode=options.decoder, assignment=options.assignment, upsample=options.upsample, flip=options.flip, scales=scales
+    )
+    heatmap = HeatmapOptions(flip=options.flip, blur=options.blur, scales=scales)
+    return {"height": options.height, "options": paf, "heatmap": heatmap}
+
+
+def open_model_runner(model: ModelOptions, runner: RunnerOptions, *, streams: int = 1) -> Runner:
+    """A runner for the model that the options name."""
+    from compress.runtime.opening import open_runner
+
+    return open_runner(
+        model.model,
+        runtime=runner.runtime,
+        device=runner.device,
+        precision=runner.precision,
+        threads=runner.threads,
+        streams=streams,
+        network=model.network,
+    )

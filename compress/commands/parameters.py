@@ -1,4 +1,4 @@
-"""From the options of a stage to the parameters of a command: one declaration serves both."""
+"""From the options of a command to the parameters of its command line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from compress.commands.base import StageOptions
+from compress.commands.base import CommandOptions
 
 
-def parameters_of(model: type[StageOptions]) -> list[click.Parameter]:
+def parameters_of(model: type[CommandOptions]) -> list[click.Parameter]:
     """Arguments and options of a command, in the order of the fields, arguments first."""
-    found = [_parameter(name, field) for name, field in model.model_fields.items()]
-    return sorted(found, key=lambda p: isinstance(p, click.Option))
+    parameters = [_parameter(name, field) for name, field in model.model_fields.items()]
+    return sorted(parameters, key=lambda parameter: isinstance(parameter, click.Option))
 
 
 def _parameter(name: str, field: FieldInfo) -> click.Parameter:
@@ -56,15 +56,18 @@ def _click_type(field: FieldInfo) -> tuple[click.ParamType[Any] | type, bool]:
         return click.Choice([str(choice) for choice in get_args(annotation)]), False
     if get_origin(annotation) is tuple:
         parts = get_args(annotation)
-        if parts[-1] is not Ellipsis:  # a size, written as one word
+        if parts[-1] is not Ellipsis:  # a size or a range, written as one word
             return click.STRING, False
-        inner: click.ParamType[Any] | type = click.Path(path_type=Path) if parts[0] is Path else parts[0]
-        return inner, True
+        return _one_type(parts[0]), True
+    return _one_type(annotation), False
+
+
+def _one_type(annotation: Any) -> click.ParamType[Any] | type:
     if annotation is Path:
-        return click.Path(path_type=Path), False
-    return annotation if annotation in (int, float) else click.STRING, False
+        return click.Path(path_type=Path)
+    return annotation if annotation in (int, float) else click.STRING
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """The values a user gave: what was left out keeps the default of the stage."""
+    """The values that a user gave; the others keep the default of the command."""
     return {name: value for name, value in values.items() if value is not None and value != ()}

@@ -1,57 +1,39 @@
-"""The stages by name, each imported only when it is run."""
+"""The commands by name, each imported only when it is run."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from compress.commands.base import StageOptions, StageResult
-from compress.errors import UsageError
-from compress.progress import Progress
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command and pipeline step.
-
-    Attributes
-    ----------
-    options : type
-        The options it takes.
-    run : callable
-        ``run(options, progress) -> StageResult``.
-    example : str
-        A line to copy.
-    """
-
-    options: type[StageOptions]
-    run: Callable[[Any, Progress], StageResult]
-    example: str
-
+from compress.commands.base import Command
+from compress.errors import UsageError, similar
 
 #: Command name to one line of help; the order is that of ``compress --help``.
 SUMMARIES = {
     "networks": "List the networks that can be built by name",
-    "init": "Write a checkpoint of a network: trained where weights ship with the package",
-    "inspect": "Print every layer: shape, cost, VBMF ranks, why it can't be factorized, worth in keypoints",
-    "factorize": "Factorize convolutions into pointwise, core, pointwise (Tucker-2)",
-    "search": "Try ranks, block forms and recovery within a time limit; keep what no other beats",
-    "attention": "Swap attention blocks, or insert them after layers; fresh ones start as the identity",
+    "init": "Write a checkpoint of a network, trained where weights ship with the package",
+    "inspect": "List the layers: shape, cost, VBMF ranks, why one can't be factorized, keypoint sensitivity",
+    "factorize": "Factorize convolutions and linear layers by Tucker-2, SVD and other low-rank forms",
+    "search": "Try ranks, forms and recovery within a time limit and keep the Pareto front",
+    "attention": "Swap attention blocks or insert new ones; new blocks are identity-initialised",
     "train": "Train a network on annotated images",
     "finetune": "Fine-tune or distil a compressed network",
-    "evaluate": "Score a model in keypoints (OKS average precision)",
-    "predict": "Find people in pictures, videos or a camera's images, and draw them",
+    "evaluate": "Score a model by keypoint accuracy (OKS average precision)",
+    "predict": "Find people in images, videos or a camera stream and draw them",
     "export": "Write ONNX and OpenVINO files, checked against the network",
     "benchmark": "Time models on runtimes, interleaved",
-    "report": "Compare an original with compressed networks: cost, latency, accuracy, pictures",
+    "report": "Compare an original with compressed networks: cost, latency, accuracy, sample images",
 }
 
 
-def get_stage(name: str) -> Stage:
-    """The stage of that name, or a `UsageError` that lists the known ones."""
+def get_command(name: str) -> Command:
+    """The command of that name.
+
+    Raises
+    ------
+    UsageError
+        If there is no such command.
+    """
     if name not in SUMMARIES:
-        raise UsageError("unknown stage", found=name, hint=f"Known: {', '.join(SUMMARIES)}")
-    stage: Stage = importlib.import_module(f"compress.commands.{name}").STAGE
-    return stage
+        raise UsageError(f"unknown stage{similar(name, SUMMARIES)}", found=name, hint=f"Known: {', '.join(SUMMARIES)}")
+    command: Command = importlib.import_module(f"compress.commands.{name}").COMMAND
+    return command
