@@ -109,3 +109,16 @@ class Model:
             plan=self.plan if plan is None else plan,
             _indices={},
         )
+
+
+def cost(model: Model, size: tuple[int, int] | None = None) -> Cost:
+    """Parameters, MACs and bytes of a model.
+
+    Parameters
+    ----------
+    model : Model
+        The network.
+    size : (int, int), optional
+        Height and width of the image in pixels; the model's own by default.
+    """
+    return model.at_size(size).cost

@@ -6,33 +6,37 @@ JSON in its metadata. Neither can carry code, and a network of the user's own is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compress.checkpoint.reading import FORMAT, read
+from compress.checkpoint.interface import find_interface
+from compress.checkpoint.own_code import (
+    Network,
+    build_own,
+    declared_inputs,
+    declared_pose,
+    find_factory,
+    is_own,
+    own_name,
+)
+from compress.checkpoint.reading import read
+from compress.checkpoint.record import inputs_of, is_record, read_record, version_of
+from compress.checkpoint.weights import Weights, find_state, fit, variants
 from compress.errors import CheckpointError, CompressError, NetworkError
 from compress.files import read_bytes
 from compress.model import Model
-from compress.network.inputs import InputSpec, image_input
-from compress.network.outputs import Outputs, probe_outputs
+from compress.network.layers import refuse_lazy
 from compress.network.source import NetworkSpec
-from compress.planning.plan import Plan
 from compress.pose.spec import PoseSpec
-from compress.surgery.edits import apply_edits, edit_from_dict
+from compress.surgery.edits import apply_edits
 from compress.zoo import foreign
 from compress.zoo.registry import build, entries, get_entry, pose_spec, resolve
-
-#: Versions of the record that are read; the last one is written.
-VERSIONS = (1, 2)
-
-#: A network as the user names it: a registered name, ``package.module:factory``, or the factory or class itself.
-Network = str | Callable[..., nn.Module]
 
 
 def load(path: str | Path, network: Network | None = None) -> Model:
@@ -41,15 +45,18 @@ def load(path: str | Path, network: Network | None = None) -> Model:
     Parameters
     ----------
     path : str or Path
-        The file; its kind is told by its content.
-    network : str or callable, optional
+        The file; its kind is detected from its content.
+    network : str, callable or nn.Module, optional
         The network. A state dict of a known public layout needs none. A network of the user's own always needs it,
-        even where the file names it too: code runs because the user says so, not because a file does.
+        as a class or factory, ``"package.module:factory"`` or ``"file.py:factory"``, even where the file names it too.
+        This runs the user's own code: because the user says so, never because a file does. A factory's attribute
+        ``pose`` may hold its `PoseSpec`, and ``example`` the shape of its input.
 
     Returns
     -------
     Model
-        On the CPU, in evaluation mode.
+        On the CPU, in evaluation mode. Where names of weights were changed to fit, the last history entry has
+        ``notices`` that say how.
 
     Raises
     ------
@@ -58,21 +65,18 @@ def load(path: str | Path, network: Network | None = None) -> Model:
     CheckpointError
         If the file is damaged, of another kind, contains pickled code, or does not fit the network.
     NetworkError
-        If the network is unknown.
+        If the network is unknown, or can't be built or run.
     """
     path = Path(path)
     content = read_bytes(path, "checkpoint")
     try:
         raw = read(content, path.suffix.lower())
-        parts = _read_record(raw, network) if _is_ours(raw) else _read_foreign(raw, path.name, network)
-        model, state = parts
-        module = skeleton(model.source, network)
-        module = _edited(model, module)
-        weights = foreign.fit(state, module, model.name)
-        # Assigned to a network without values, but copied into one of the user's own, whose weights may be tied.
-        weights = {key: value.clone() for key, value in weights.items()}
-        module.load_state_dict(weights, assign=not model.source.is_custom)
-        return replace(model, module=module.eval(), label=path.stem)
+        if is_record(raw):
+            assert isinstance(raw, Mapping)
+            model = _load_record(raw, network)
+        else:
+            model = _load_foreign(find_state(raw), path.name, network)
+        return replace(model, label=path.stem)
     except CompressError as error:
         raise type(error)(f"{path}: {error.cause}", found=error.found, hint=error.hint) from error
 
@@ -100,15 +104,19 @@ def create(name: str, options: Mapping[str, Any] | None = None, *, seed: int = 0
     Raises
     ------
     NetworkError
-        If the network or an option is unknown, or it has no trained weights and ``trained`` is true.
+        If the network or an option is unknown, it has no trained weights and ``trained`` is true, or a factory of the
+        user's own fails.
     """
-    spec = resolve(NetworkSpec(name, dict(options or {})))
-    shipped = None if spec.is_custom else get_entry(name).weights
-    if shipped is not None and trained is not False:
-        found = load(shipped)
-        if resolve(found.source) == spec:
-            entry = {"command": "init", "network": name, "trained": True}
-            return replace(found, history=(*found.history, entry), label=name)
+    spec = NetworkSpec(name, dict(options or {}))
+    entry = {"command": "init", "network": name, "seed": seed, "trained": False}
+    if not spec.is_custom:
+        spec = resolve(spec)
+        shipped = get_entry(name).weights
+        if shipped is not None and trained is not False:
+            found = load(shipped)
+            if resolve(found.source) == spec:
+                entry = {"command": "init", "network": name, "trained": True}
+                return replace(found, history=(*found.history, entry), label=name)
     if trained:
         raise NetworkError(
             f"no trained weights of the network {name} with these options ship with the package",
@@ -117,134 +125,103 @@ def create(name: str, options: Mapping[str, Any] | None = None, *, seed: int = 0
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build(spec).eval()
-    pose = pose_spec(name)
-    inputs = _inputs_of(spec, pose)
-    outputs = probe_outputs(module, inputs, None) if spec.is_custom else Outputs()
-    entry = {"command": "init", "network": name, "seed": seed, "trained": False}
-    return Model(module, spec, inputs, outputs, pose, history=(entry,), label=name)
-
-
-def skeleton(spec: NetworkSpec, network: Network | None) -> nn.Module:
-    """The network before its first edit with whatever weights: without values where the project can answer for that."""
-    if callable(network):
-        with torch.random.fork_rng(devices=[]):
-            return network(**spec.options)
+        module = build_own(spec) if spec.is_custom else build(spec).eval()
     if spec.is_custom:
-        with torch.random.fork_rng(devices=[]):
-            return build(spec)
-    with torch.device("meta"):
-        return build(spec)
+        return _described(Model(module, spec, (), history=(entry,), label=name), find_factory(name))
+    pose = pose_spec(name)
+    return Model(module, spec, inputs_of(spec, pose), pose=pose, history=(entry,), label=name)
 
 
-def _edited(model: Model, module: nn.Module) -> nn.Module:
-    if model.source.is_custom:
-        with torch.random.fork_rng(devices=[]):
-            return apply_edits(module, model.edits)
-    with torch.device("meta"):
-        return apply_edits(module, model.edits)
+def _load_record(raw: Mapping[str, Any], network: Network | None) -> Model:
+    model = read_record(raw)
+    model = replace(model, source=_permitted(model.source, network))
+    model = _restored(model, find_state({"state_dict": raw["state_dict"]}), network)
+    return _version_1_interface(model) if version_of(raw) == 1 and model.source.is_custom else model
 
 
-def _inputs_of(spec: NetworkSpec, pose: PoseSpec) -> tuple[InputSpec, ...]:
-    """What a network reads that brings no record of it."""
-    return image_input(pose.size if spec.is_custom else get_entry(spec.name).input_size)
-
-
-def _is_ours(raw: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(raw, Mapping) and isinstance(raw.get("format"), str) and raw["format"] == FORMAT
-
-
-def _read_record(raw: Mapping[str, Any], network: Network | None) -> tuple[Model, dict[str, Tensor]]:
-    """Read a record of `compress.checkpoint.save.save`, trusting nothing in it: a model without values, and weights."""
-    version = raw.get("version")
-    if type(version) is not int or version not in VERSIONS:
-        newer = type(version) is int and VERSIONS[-1] < version < 1_000_000
-        raise CheckpointError(
-            f"the checkpoint is of {'a newer' if newer else 'an unknown'} version",
-            found=version if newer else None,
-            hint=f"This program reads versions {VERSIONS[0]} to {VERSIONS[-1]}"
-            + ("; install a newer one" if newer else ""),
-        )
-    keys = {"format", "version", "network", "edits", "pose", "history", "state_dict"}
-    if version > 1:
-        keys |= {"inputs", "outputs", "plan"}
-    if set(raw) != keys:
-        wrong = ", ".join(sorted(key[:40] if isinstance(key, str) else type(key).__name__ for key in set(raw) ^ keys))
-        raise CheckpointError(f"the checkpoint's record has missing or unknown keys: {wrong}")
-    try:
-        # Through JSON, so that nothing but plain values comes in.
-        record = json.loads(json.dumps({key: raw[key] for key in keys - {"state_dict"}}))
-        name, options = record["network"]["name"], record["network"]["options"]
-        spec = NetworkSpec(name, dict(options))
-        if not isinstance(name, str) or not all(isinstance(entry, dict) for entry in record["history"]):
-            raise TypeError("a name or a history entry is of another type")
-        spec = _permit(spec, network)
-        pose = None if record["pose"] is None else PoseSpec.from_dict(record["pose"])
-        if version == 1:
-            inputs, outputs, plan = _inputs_of(spec, pose or PoseSpec()), Outputs(), None
-        else:
-            inputs = tuple(InputSpec(tuple(entry["shape"]), entry["dtype"]) for entry in record["inputs"])
-            outputs = Outputs.from_dict(record["outputs"])
-            plan = None if record["plan"] is None else Plan.from_dict(record["plan"])
-        model = Model(
-            module=nn.Identity(),
-            source=spec,
-            inputs=inputs,
-            outputs=outputs,
-            pose=pose,
-            edits=tuple(edit_from_dict(edit) for edit in record["edits"]),
-            history=tuple(record["history"]),
-            plan=plan,
-        )
-        return model, foreign.clean({"state_dict": raw["state_dict"]})
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint's record can't be read: {error}") from error
-
-
-def _permit(spec: NetworkSpec, network: Network | None) -> NetworkSpec:
-    """The network to build; refuses a file whose network is not the one the user named, or that the user must name."""
-    if callable(network):
-        return spec
-    if spec.is_custom and network is not None and NetworkSpec(network).is_custom:
-        return NetworkSpec(network, spec.options)
-    if network is not None and network != spec.name:
-        raise CheckpointError(f"the checkpoint holds another network than {network}", found=spec.name)
-    if spec.is_custom and network is None:
-        raise CheckpointError(
-            "the checkpoint is of a network outside the package, and no file is trusted to run code",
-            found=spec.name,
-            hint="Name your own code for it: --network package.module:factory, or network= in Python",
-        )
-    return spec
-
-
-def _read_foreign(raw: object, file: str, network: Network | None) -> tuple[Model, dict[str, Tensor]]:
-    state = foreign.clean(raw)
-    found = foreign.identify(state)
-    if callable(network):
-        raise CheckpointError("bare weights of your own network: load them into it, then compress.wrap(net)")
-    if network is not None and (found is None or found.name != network):
+def _load_foreign(weights: Weights, file: str, network: Network | None) -> Model:
+    if network is not None and is_own(network):
+        spec = NetworkSpec(own_name(network))
+        entry = {"command": "import", "file": file, "network": spec.name}
+        model = _restored(Model(nn.Identity(), spec, (), history=(entry,)), weights, network)
+        return _described(model, find_factory(network))
+    found = next((spec for each in variants(weights) if (spec := foreign.identify(each.state))), None)
+    if isinstance(network, str) and (found is None or found.name != network):
         found = NetworkSpec(network, _shared_options(found, network))
     if found is None:
         raise CheckpointError(
             "the weights are of no known network",
-            found=", ".join(key[:60] for key in list(state)[:3]) + ", ...",
+            found=", ".join(key[:60] for key in list(weights.state)[:3]) + ", ...",
             hint=f"Known: {', '.join(entry.name for entry in entries())}. "
-            "Name your own by --network package.module:factory",
+            "Name your own by --network package.module:factory or file.py:factory, or network= in Python",
         )
     spec = resolve(found)
     pose = pose_spec(spec.name)
     entry = {"command": "import", "file": file, "network": spec.name}
-    model = Model(nn.Identity(), spec, _inputs_of(spec, pose), Outputs(), pose, history=(entry,))
-    return model, state
+    return _restored(Model(nn.Identity(), spec, inputs_of(spec, pose), pose=pose, history=(entry,)), weights, None)
+
+
+def _restored(model: Model, weights: Weights, network: Network | None) -> Model:
+    """The model with its module: built, edited and given its weights."""
+    own = model.source.is_custom
+    # A registered network is built without values; one of the user's own may compute with them.
+    with torch.random.fork_rng(devices=[]), nullcontext() if own else torch.device("meta"):
+        module = build_own(model.source, network) if own else build(model.source)
+        refuse_lazy(module)
+        module = apply_edits(module, model.edits)
+    fitted = fit(weights, module, model.name)
+    # Assigned to a network without values, but copied into one of the user's own, whose weights may be tied.
+    module.load_state_dict({key: value.clone() for key, value in fitted.state.items()}, assign=not own)
+    history = model.history
+    if fitted.notices:
+        history = (*history[:-1], {**(history[-1] if history else {}), "notices": list(fitted.notices)})
+    return replace(model, module=module.eval(), history=history)
+
+
+def _described(model: Model, factory: Callable[..., nn.Module]) -> Model:
+    """The model of a network of the user's own, with what its factory declares and one run of it shows."""
+    refuse_lazy(model.module)
+    found = find_interface(model.module, declared_inputs(factory), declared_pose(factory), guess=True)
+    return replace(model, inputs=found.inputs, outputs=found.outputs, pose=found.pose)
+
+
+def _version_1_interface(model: Model) -> Model:
+    """The model of an old file of a network of the user's own: such files call every network a pose network."""
+    try:
+        found = find_interface(model.module, model.inputs, model.pose)
+    except NetworkError:
+        if model.pose != PoseSpec():
+            return model
+        try:
+            found = find_interface(model.module, model.inputs, None)
+        except NetworkError:
+            return model
+    return replace(model, inputs=found.inputs, outputs=found.outputs, pose=found.pose)
+
+
+def _permitted(spec: NetworkSpec, network: Network | None) -> NetworkSpec:
+    """The network to build; refuses a file whose network is not the one the user named, or that the user must name."""
+    if spec.is_custom and network is None:
+        raise CheckpointError(
+            "the checkpoint is of a network outside the package, and no file is trusted to import code",
+            found=spec.name,
+            hint="Name your own code for it: --network package.module:factory or file.py:factory, "
+            "or network= in Python",
+        )
+    if network is None or network == spec.name:
+        return spec
+    if not spec.is_custom or not is_own(network):
+        name = network if isinstance(network, str) else own_name(network)
+        raise CheckpointError(f"the checkpoint holds another network than {name}", found=spec.name)
+    return NetworkSpec(network, spec.options) if isinstance(network, str) else spec
 
 
 def _shared_options(found: NetworkSpec | None, network: str) -> dict[str, Any]:
     """Detected options, such as a depth, that hold for the network that the user named instead of the detected one.
 
-    Heads for other skeletons have names of their own; what their names stand for is theirs, the rest is the same.
+    Networks with heads for other skeletons have other names and options; what both have means the same in both.
     """
-    if found is None or NetworkSpec(network).is_custom:
+    if found is None:
         return {}
     theirs, usual = get_entry(network).options, get_entry(found.name).options
     return {name: value for name, value in found.options.items() if name in theirs and theirs[name] == usual.get(name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -116,6 +116,10 @@ def flatten(raw: Any) -> dict[str, Tensor]:
         return {"": raw}
     if isinstance(raw, Mapping):
         items = [(str(key), value) for key, value in raw.items()]
+    elif isinstance(raw, tuple) and hasattr(raw, "_fields"):
+        items = list(zip(raw._fields, raw, strict=True))
+    elif is_dataclass(raw) and not isinstance(raw, type):
+        items = [(field.name, getattr(raw, field.name)) for field in fields(raw)]
     elif isinstance(raw, (list, tuple)):
         items = [(str(index), value) for index, value in enumerate(raw)]
     else:

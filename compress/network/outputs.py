@@ -127,7 +127,6 @@ def resolve(raw: Any, expected: Mapping[str, int | None] | None = None) -> Outpu
     return Outputs((_pick(found, expected),))
 
 
-@torch.no_grad()
 def probe_outputs(
     module: nn.Module, inputs: Sequence[InputSpec], expected: Mapping[str, int | None] | None = None
 ) -> Outputs:
@@ -138,10 +137,22 @@ def probe_outputs(
     NetworkError
         If the forward fails on them, or its outputs are not those expected.
     """
+    return resolve(read_once(module, inputs), expected)
+
+
+@torch.no_grad()
+def read_once(module: nn.Module, inputs: Sequence[InputSpec]) -> Any:
+    """What a network returns on inputs of zeros in evaluation mode; its own mode stays.
+
+    Raises
+    ------
+    NetworkError
+        If the forward fails on them.
+    """
     some = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     was_training = module.training
     try:
-        raw = call(module.eval(), zero_inputs(inputs, some.device, some.dtype))
+        return call(module.eval(), zero_inputs(inputs, some.device, some.dtype))
     except Exception as error:  # whatever the network's code raises
         shapes = ", ".join(str(spec.shape) for spec in inputs)
         lines = str(error).strip().splitlines() or [""]
@@ -151,7 +162,6 @@ def probe_outputs(
         ) from error
     finally:
         module.train(was_training)
-    return resolve(raw, expected)
 
 
 def run(module: nn.Module, inputs: Inputs, outputs: Outputs = BY_STRUCTURE) -> Tensors:

@@ -1,33 +1,20 @@
-"""State dicts from elsewhere: what they are wrapped in, which network they belong to, and whether they fit it."""
+"""Public checkpoints: which registered network a state dict belongs to, and what its tensors are called there."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compress.errors import CheckpointError
 from compress.network.source import NetworkSpec
-
-#: Keys under which training programs put the state dict beside optimizer, epoch and scores.
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-
-#: What `torch.nn.DataParallel` and `torch.compile` put before every name.
-PREFIXES = ("module.", "_orig_mod.")
-
-#: At most so many names of one kind are listed in an error.
-LISTED = 20
-
-_HOW_TO_SAVE = "Save the weights alone: torch.save(model.state_dict(), path)"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the weights of a network are recognised.
+    """How the weights of a registered network are recognised.
 
     Attributes
     ----------
@@ -153,49 +140,10 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-def clean(raw: object) -> dict[str, Tensor]:
-    """The bare state dict of what a file held.
-
-    Wrappers (`WRAPPERS`) are taken off, and so are the prefixes (`PREFIXES`) that all names share.
-
-    Parameters
-    ----------
-    raw : object
-        What a safe reader returned.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no state dict in it, or a value is not an ordinary tensor with values.
-    """
-    state = raw
-    for _ in range(len(WRAPPERS)):  # a file may wrap a dict in itself, so not without end
-        if isinstance(state, Mapping):
-            state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
-    if not isinstance(state, Mapping):
-        raise CheckpointError("the file holds no state dict", found=type(state).__name__, hint=_HOW_TO_SAVE)
-    if not state:
-        raise CheckpointError("the file's state dict is empty", hint=_HOW_TO_SAVE)
-    odd = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    odd = [key if isinstance(key, str) else f"a key of type {type(key).__name__}" for key in odd]
-    if odd:
-        raise CheckpointError(f"the file's state dict holds more than tensors: {_names(odd)}", hint=_HOW_TO_SAVE)
-    odd = [key for key, value in state.items() if not _is_ordinary(value)]
-    if odd:
-        raise CheckpointError(
-            f"quantised, sparse and empty tensors can't be read: {_names(odd)}",
-            hint="Save the weights of the float network",
-        )
-    result = dict(state)
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) and key != p for key in result)), None):
-        result = {key.removeprefix(prefix): value for key, value in result.items()}
-    return result
-
-
 def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
-    """The registered network that a clean state dict belongs to, with its options, or None.
+    """The registered network that a state dict belongs to, with its options, or None.
 
-    Only signature keys are looked at; whether everything fits is for `fit` to say.
+    Only signature keys are looked at, not whether everything fits.
     """
     for layout in LAYOUTS:
         named = layout.translate(state)
@@ -204,77 +152,7 @@ def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
     return None
 
 
-def fit(state: Mapping[str, Tensor], module: nn.Module, name: str) -> dict[str, Tensor]:
-    """The state dict in the order and in the types of a network, which it must fit entirely.
-
-    Names that another toolkit gives the tensors of a registered network are translated (`Layout.rename`). Only a
-    missing ``num_batches_tracked``, which old files lack, is made up (as 0): nothing but training with cumulative
-    averages reads it.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        A clean state dict.
-    module : Module
-        The network; only names, shapes and types of its tensors are looked at, so it may be on the meta device.
-    name : str
-        Its name, for the error.
-
-    Raises
-    ------
-    CheckpointError
-        If tensors are missing, unexpected, or of another shape or kind (with the names of all of them up to
-        `LISTED`), or hold NaN or infinity.
-    """
+def translated(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """A state dict with the names that the registered network of that name has, where toolkits use others."""
     layout = next((layout for layout in LAYOUTS if layout.name == name), None)
-    state = state if layout is None else layout.translate(state)
-    expected: dict[str, Tensor] = module.state_dict()
-    fitted: dict[str, Tensor] = {}
-    missing: list[str] = []
-    misshapen: list[str] = []
-    for key, model in expected.items():
-        if key in state:
-            given = state[key]
-            if given.shape != model.shape:
-                misshapen.append(f"{key} {tuple(given.shape)} instead of {tuple(model.shape)}")
-            elif given.is_floating_point() != model.is_floating_point() or given.is_complex() != model.is_complex():
-                misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
-            else:
-                try:
-                    fitted[key] = given.detach().to(dtype=model.dtype)
-                except RuntimeError:  # packed formats of less than a byte have no conversion
-                    misshapen.append(f"{key} {_kind(given)} instead of {_kind(model)}")
-        elif key.endswith("num_batches_tracked"):
-            fitted[key] = torch.zeros(model.shape, dtype=model.dtype)
-        else:
-            missing.append(key)
-    unexpected = [key for key in state if key not in expected]
-    faults = (("missing", missing), ("unexpected", unexpected), ("of another shape or kind", misshapen))
-    if any(keys for _, keys in faults):
-        listed = "; ".join(f"{len(keys)} {fault}: {_names(keys)}" for fault, keys in faults if keys)
-        raise CheckpointError(
-            f"the weights do not fit the network {name}: {listed}",
-            hint="Name the network that they are of by --network",
-        )
-    broken = [key for key, value in fitted.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"weights are not finite (NaN or infinity): {_names(broken)}",
-            hint="Take a checkpoint from before the training diverged",
-        )
-    return fitted
-
-
-def _is_ordinary(value: Tensor) -> bool:
-    return value.layout == torch.strided and not value.is_quantized and not value.is_meta and not value.is_nested
-
-
-def _kind(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _names(names: Iterable[str]) -> str:
-    """Names for an error: so many of them as a person reads, none of a length that only an attack has."""
-    listed = [name if len(name) <= 120 else f"{name[:117]}..." for name in names]
-    more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+    return state if layout is None else layout.translate(state)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
-from compress.errors import NetworkError
+from compress.errors import NetworkError, similar
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 
@@ -60,8 +57,6 @@ class NetworkEntry:
 
 _ENTRIES: dict[str, NetworkEntry] = {}
 
-_CUSTOM_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-
 
 def register(entry: NetworkEntry) -> None:
     """Add a network; a name can be taken once."""
@@ -89,9 +84,9 @@ def get_entry(name: str) -> NetworkEntry:
         return _ENTRIES[name]
     except KeyError:
         raise NetworkError(
-            "unknown network",
+            f"unknown network{similar(name, _ENTRIES)}",
             found=name,
-            hint=f"Known: {', '.join(_ENTRIES)}; your own: --network package.module:factory",
+            hint=f"Known: {', '.join(_ENTRIES)}; your own: --network package.module:factory or file.py:factory",
         ) from None
 
 
@@ -101,82 +96,62 @@ def resolve(spec: NetworkSpec) -> NetworkSpec:
 
 
 def pose_spec(name: str) -> PoseSpec:
-    """What the network of that name expects and gives.
-
-    A custom factory says so by an attribute ``pose``; without one, the conventions of `PoseSpec`'s defaults apply.
+    """What the registered network of that name expects and gives.
 
     Raises
     ------
     NetworkError
-        If the network is unknown, or a custom factory can't be imported.
+        If there is none.
     """
-    if not NetworkSpec(name).is_custom:
-        return get_entry(name).pose
-    pose = getattr(_import_factory(name), "pose", None)
-    return pose if isinstance(pose, PoseSpec) else PoseSpec()
+    return get_entry(name).pose
 
 
 def build(spec: NetworkSpec) -> nn.Module:
-    """Build the network of a specification with fresh weights.
+    """Build a registered network with fresh weights.
 
     Raises
     ------
     NetworkError
-        If the name or an option is unknown, an option is missing, or a custom factory can't be imported.
+        If the name or an option is unknown, or an option is missing.
     """
-    factory = _import_factory(spec.name) if spec.is_custom else get_entry(spec.name).build
-    known = inspect.signature(factory).parameters
-    unknown = sorted(set(spec.options) - set(known))
+    return construct(get_entry(spec.name).build, spec.name, spec.options)
+
+
+def construct(factory: Callable[..., object], name: str, options: Mapping[str, Any]) -> nn.Module:
+    """Call a factory, its options checked first.
+
+    Raises
+    ------
+    NetworkError
+        If an option is unknown or missing, or the factory returns no module.
+    """
+    try:
+        known = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some callables written in C have no signature
+        known = MappingProxyType({"options": inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)})
+    unknown = sorted(set(options) - set(known))
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         raise NetworkError(
-            f"unknown option of the network {spec.name}",
+            f"unknown option of the network {name}",
             found=", ".join(unknown),
             hint=f"Known: {', '.join(known) or 'none'}",
         )
     named = (p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    missing = [p.name for p in named if p.default is p.empty and p.name not in spec.options]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
     if missing:
         raise NetworkError(
-            f"the network {spec.name} needs options that are not given",
+            f"the network {name} needs options that are not given",
             found=", ".join(missing),
-            hint="Give them, or name a factory that needs none",
+            hint="Give them, or name a factory without arguments: def make(): return Net(...)",
         )
-    module = factory(**spec.options)
+    module = factory(**options)
     if not isinstance(module, nn.Module):
-        raise NetworkError(f"{spec.name} did not return a torch.nn.Module", found=type(module).__name__)
+        raise NetworkError(f"{name} did not return a torch.nn.Module", found=type(module).__name__)
     return module
 
 
-def _import_factory(name: str) -> Callable[..., nn.Module]:
-    hint = "Give it as package.module:factory, importable from the current folder or the environment"
-    if not _CUSTOM_NAME.fullmatch(name):
-        raise NetworkError("this does not name a factory", found=name, hint=hint)
-    module_name, _, path = name.partition(":")
-    try:
-        with _current_folder_importable():
-            found: Any = importlib.import_module(module_name)
-        for attribute in path.split("."):
-            found = getattr(found, attribute)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise NetworkError(f"the network's factory can't be imported: {error}", found=name, hint=hint) from error
-    if not callable(found):
-        raise NetworkError("the network's factory can't be called", found=name, hint=hint)
-    return found
-
-
-@contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """An installed command has its own folder on the path, not the user's."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
 def _load() -> None:
-    """Import the files that register networks; late, so that importing the registry alone stays cheap."""
+    """Import the files that register networks; late, so that importing the registry alone is cheap."""
     for module in (
         "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
         "simple_baseline", "hrnet", "lite_hrnet", "repose",
