@@ -1,7 +1,7 @@
-"""Measured latencies on disk: what was timed once on a machine is not timed again.
+"""A cache of measured latencies on disk: what was timed once on a machine is not timed again.
 
-One file holds what was measured of one network on one runtime in one setting. A file that can't be read counts as
-absent and is written anew.
+One file holds the measurements of one network on one target with one number of threads. A file that can't be read
+counts as absent and is rewritten.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from compress.measure.timing_graph import Settings, Step
 from compress.network.layers import LayerInfo
 from compress.target import Target
 
-#: Names the folder, where it shall not be the user's cache folder.
+#: Environment variable that names the folder.
 VARIABLE = "COMPRESS_CACHE"
 
-#: Changes when files of old can't be used any more.
+#: Changes when old files can no longer be used.
 VERSION = 1
 
 
@@ -51,13 +51,13 @@ class Measured:
     rest_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, fit for JSON."""
+        """Plain containers for JSON."""
         steps = [[name, index, ms] for (name, index), ms in self.steps.items()]
         return {"whole_ms": self.whole_ms, "original_ms": self.original_ms, "rest_ms": self.rest_ms, "steps": steps}
 
     @classmethod
     def from_dict(cls, record: Any) -> Measured:
-        """What `to_dict` gave; any of KeyError, TypeError and ValueError if it is something else."""
+        """Read a result of `to_dict`; raises KeyError, TypeError or ValueError if it is something else."""
         numbers = [float(record[key]) for key in ("whole_ms", "original_ms", "rest_ms")]
         steps = {(str(name), int(index)): float(ms) for name, index, ms in record["steps"]}
         if not all(math.isfinite(ms) and ms >= 0 for ms in (*numbers, *steps.values())) or min(numbers[:2]) <= 0:
@@ -77,8 +77,8 @@ def cache_folder() -> Path:
 def cache_file(
     folder: Path, layers: Sequence[LayerInfo], input_size: tuple[int, int], target: Target, threads: int | None
 ) -> Path:
-    """The file of a network in a setting: another machine, runtime, version or shape has another file."""
-    # The process's thread setting of torch is not the machine's; a runner's own is asked for.
+    """The file of a network on a target: another machine, runtime, version or shape has another file."""
+    # torch's thread setting belongs to the process, not to the machine; the runner's own is part of the key.
     machine = {key: value for key, value in describe().to_dict().items() if key not in ("threads", "memory_gb")}
     shapes = [{key: value for key, value in asdict(layer).items() if key != "aliases"} for layer in layers]
     key = json.dumps([VERSION, machine, str(target), threads, list(input_size), shapes], sort_keys=True)
@@ -86,13 +86,13 @@ def cache_file(
 
 
 def settings_key(settings: Settings) -> str:
-    """A short name of what layers become, the same for the same settings."""
+    """A hash of what layers become, the same for the same settings."""
     listed = sorted((name, method, *ranks) for name, (method, ranks) in settings.items())
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:20]
 
 
 def load_measured(path: Path) -> dict[str, Measured]:
-    """What a file holds, by `settings_key`; nothing if it is absent or damaged."""
+    """Measurements in a file, by `settings_key`; none if it is absent or damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return {str(key): Measured.from_dict(entry) for key, entry in record["variants"].items()}
@@ -101,7 +101,7 @@ def load_measured(path: Path) -> dict[str, Measured]:
 
 
 def save_measured(path: Path, measured: Mapping[str, Measured]) -> None:
-    """Keep measurements; a disk that refuses only costs the next use its time."""
+    """Write measurements; if that fails, they are only made again the next time."""
     text = json.dumps({"variants": {key: entry.to_dict() for key, entry in measured.items()}})
     try:
         write_text(path, text)

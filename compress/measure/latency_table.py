@@ -1,8 +1,8 @@
-"""Latency of a network's layers in any form and ranks, from what was measured at some.
+"""Latency of a network's layers in any form and ranks, interpolated between measured ranks.
 
-A form with ranks ``r1, r2, ...`` is a chain of steps; the work of each is proportional to the product of the ranks
-beside it, which the runtime rounds up to the width of its vectors. Between measured ranks a step's time is linear in
-that product. Layers of one shape share their measurements.
+A form with ranks ``r1, r2, ...`` is a chain of steps; the work of each is proportional to the product of the ranks on
+both sides of it, which the runtime rounds up to the width of its vectors. Between measured ranks a step's time is
+linear in that product. Layers of one shape share their measurements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from compress.measure.timing_graph import Settings
 from compress.network.layers import LayerInfo
 from compress.target import Target
 
-#: Label of the network as it is.
+#: Label of the original network.
 ORIGINAL = "original"
 
 #: Work and milliseconds of each step of a form.
@@ -37,14 +37,14 @@ class Curve:
     work : array, shape (n,)
         Products of the ranks on both sides of the step, rounded up; rising.
     latency_ms : array, shape (n,)
-        Never falling.
+        Non-decreasing.
     """
 
     work: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
 
     def at(self, work: float) -> float:
-        """Milliseconds, linear between measured points and beyond them; never below half of proportional."""
+        """Milliseconds, linear between measured points and beyond them; at least half of proportional."""
         x, y = self.work, self.latency_ms
         if x[0] <= work <= x[-1]:
             return float(np.interp(work, x, y))
@@ -55,7 +55,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Measured latencies of a network's layers, and those in between.
+    """Measured latencies of a network's layers, and interpolated ones.
 
     Attributes
     ----------
@@ -64,11 +64,11 @@ class LatencyTable:
     align : int
         Ranks are rounded up to multiples of it before times are looked up.
     original_ms : float
-        Of the whole network as it is.
+        Of the original network.
     rest_ms : float
-        Of everything in it that belongs to no layer.
+        Of everything in it outside all layers.
     layers_ms : mapping of str to float
-        Of each layer as it is; with ``rest_ms`` they add up to ``original_ms``.
+        Of each layer in the original; with ``rest_ms`` they add up to ``original_ms``.
     curves : mapping of (str, str) to tuple of Curve
         By layer and method: the form's steps.
     whole_ms : mapping of str to float
@@ -91,7 +91,7 @@ class LatencyTable:
         name : str
             The layer.
         method : str
-            A key of `compress.planning.plan.METHODS`.
+            ``"keep"``, or the name of a form.
         ranks : tuple of int
             As in a plan.
 
@@ -140,18 +140,18 @@ def make_table(
     whole: dict[object, list[float]] = defaultdict(list)
     points: dict[tuple[object, str], list[_Point]] = defaultdict(list)
     for label, entry in measured.items():
-        # Measured at another time, the machine may have been faster or slower: the original tells by how much.
+        # At another time the machine may have been faster or slower: the original shows by how much.
         scale = original.whole_ms / entry.original_ms
         steps: dict[str, dict[int, float]] = defaultdict(dict)
         for (name, index), ms in entry.steps.items():
             steps[name][index] = ms * scale
-        for name, found in steps.items():
+        for name, times_by_step in steps.items():
             if name in variants[label]:
                 method, ranks = variants[label][name]
-                times = tuple(found.get(index, 0.0) for index in range(len(ranks) + 1))
+                times = tuple(times_by_step.get(index, 0.0) for index in range(len(ranks) + 1))
                 points[shapes[name], method].append((_works(ranks, align), times))
             elif label == ORIGINAL:
-                whole[shapes[name]].append(sum(found.values()))
+                whole[shapes[name]].append(sum(times_by_step.values()))
     timed = {name for name, _ in original.steps}
     layers_ms = {name: float(np.mean(whole[shape])) for name, shape in shapes.items() if name in timed}
     curves = {
@@ -165,7 +165,7 @@ def make_table(
 
 
 def _shape(layer: LayerInfo) -> tuple[object, ...]:
-    """What decides how long a layer takes."""
+    """What determines the latency of a layer."""
     return (
         layer.kind, layer.weight_shape, layer.stride, layer.padding, layer.dilation, layer.groups, layer.bias,
         layer.input_size, layer.input_positions, layer.output_positions, layer.calls,
@@ -179,10 +179,10 @@ def _works(ranks: Sequence[int], align: int) -> tuple[float, ...]:
 
 
 def _curve(listed: Sequence[_Point], index: int) -> Curve:
-    """Times of a step by work: means at equal work, then made never falling by pooling neighbours."""
+    """Times of a step by work: means at equal work, then made non-decreasing by pooling adjacent violators."""
     times: dict[float, list[float]] = defaultdict(list)
-    for works, found in listed:
-        times[works[index]].append(found[index])
+    for works, latencies in listed:
+        times[works[index]].append(latencies[index])
     work = sorted(times)
     blocks: list[list[float]] = []  # mean, weight, points
     for value in work:

@@ -19,9 +19,9 @@ from torch import nn
 
 from compress.errors import NetworkError
 from compress.exporters.to_onnx import export_onnx
+from compress.model import Model
 from compress.network.duplicate import duplicate
 from compress.network.layers import LayerInfo
-from compress.pose.spec import PoseSpec
 from compress.surgery.substitute import factorize_in_place
 
 if TYPE_CHECKING:
@@ -60,12 +60,8 @@ class TimingGraph:
 
     Parameters
     ----------
-    module : nn.Module
+    model : Model
         The network; it is only read.
-    pose : PoseSpec
-        Names its outputs.
-    layers : sequence of LayerInfo
-        Its layers.
 
     Attributes
     ----------
@@ -74,14 +70,14 @@ class TimingGraph:
         into others are missing.
     """
 
-    def __init__(self, module: nn.Module, pose: PoseSpec, layers: Sequence[LayerInfo]) -> None:
+    def __init__(self, model: Model) -> None:
         import onnx
 
         with tempfile.TemporaryDirectory() as folder:
-            path = export_onnx(module, pose, Path(folder) / "network.onnx")
+            path = export_onnx(model, Path(folder) / "network.onnx")
             self._model = onnx.load(str(path))
-        self._skeleton = duplicate(module, "meta")
-        self.placed: Mapping[str, tuple[int, ...]] = _place(self._model, module, layers)
+        self._skeleton = duplicate(model.module, "meta")
+        self.placed: Mapping[str, tuple[int, ...]] = _place(self._model, model.module, model.layers)
 
     def write(self, path: Path) -> None:
         """Write the network as it is, as ONNX."""

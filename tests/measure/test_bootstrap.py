@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import UsageError
-from compress.measure.bootstrap import Ratio, bootstrap_interval, ratio
+from compress.measure.bootstrap import MIN_ROUNDS, UNDECIDED, Speedup, bootstrap_interval, paired_speedup, sign_test
 
 times = st.lists(st.floats(0.01, 1e4), min_size=1, max_size=40)
 
@@ -68,12 +70,12 @@ def test_more_rounds_give_a_narrower_interval() -> None:
     assert widths[0] > widths[1] > widths[2]
 
 
-def test_ratio_cancels_what_slows_both() -> None:
+def test_speedup_cancels_what_slows_both() -> None:
     random = np.random.default_rng(2)
     drift = random.lognormal(0, 0.5, 40)  # the machine is up to several times slower in some rounds
     first = drift * random.normal(20, 0.2, 40)
     second = drift * random.normal(19, 0.2, 40)
-    measured = ratio(first, second)
+    measured = paired_speedup(first, second)
     assert measured.verdict == "faster"
     assert measured.low < 20 / 19 < measured.high
     assert measured.high - measured.low < 0.02
@@ -81,35 +83,74 @@ def test_ratio_cancels_what_slows_both() -> None:
     assert alone[0][0] < alone[1][1], "medians alone could not have told them apart"
 
 
-def test_ratio_of_exchanged_candidates_is_the_inverse() -> None:
+def test_speedup_of_exchanged_candidates_is_the_inverse() -> None:
     random = np.random.default_rng(4)
     first, second = random.normal(10, 0.1, 31), random.normal(12, 0.1, 31)
-    there, back = ratio(first, second), ratio(second, first)
+    there, back = paired_speedup(first, second), paired_speedup(second, first)
     assert there.median == pytest.approx(1 / back.median)
     assert (there.verdict, back.verdict) == ("slower", "faster")
     assert there.low == pytest.approx(1 / back.high, rel=1e-3)
 
 
-def test_equal_candidates_are_rarely_called_different() -> None:
+def normal(random: np.random.Generator, n: int) -> np.ndarray:
+    return random.normal(10, 1, n)
+
+
+def lognormal(random: np.random.Generator, n: int) -> np.ndarray:
+    return random.lognormal(0, 0.3, n)
+
+
+def slow_mode(random: np.random.Generator, n: int) -> np.ndarray:
+    return np.where(random.random(n) < 0.3, 13, 10) + random.normal(0, 0.2, n)
+
+
+@pytest.mark.parametrize("rounds", [10, 16, 30])
+@pytest.mark.parametrize("draw", [normal, lognormal, slow_mode])
+def test_under_one_in_twenty_comparisons_of_identical_candidates_gets_a_verdict(
+    draw: Callable[[np.random.Generator, int], np.ndarray], rounds: int
+) -> None:
     random = np.random.default_rng(5)
     wrong = sum(
-        ratio(random.normal(10, 1, 30), random.normal(10, 1, 30), draws=400).verdict != "no difference"
-        for _ in range(300)
+        paired_speedup(draw(random, rounds), draw(random, rounds), draws=300).verdict != "no difference"
+        for _ in range(800)
     )
-    assert wrong / 300 < 0.09
+    # 4.3 % at most by the exact test; two standard errors of 800 trials are 1.4 %.
+    assert wrong / 800 < 0.05
+
+
+def test_a_clear_difference_gets_its_verdict_from_ten_rounds_on() -> None:
+    random = np.random.default_rng(6)
+    slow, fast = random.normal(20, 0.5, 40), random.normal(18, 0.5, 40)
+    for rounds in range(1, 40):
+        found = paired_speedup(slow[:rounds], fast[:rounds])
+        assert found.rounds == rounds
+        assert found.verdict == (UNDECIDED if rounds < MIN_ROUNDS else "faster")
+
+
+def test_the_sign_test_is_that_of_scipy() -> None:
+    for wins, losses in ((0, 0), (5, 5), (9, 1), (1, 9), (12, 3), (0, 10)):
+        above = [True] * wins + [False] * losses
+        expected = scipy.stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        assert sign_test(above, [not x for x in above]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(1.01, 1.2, "faster"), (0.8, 0.99, "slower"), (0.9, 1.1, "no difference"), (1.0, 1.1, "no difference")],
-)
-def test_verdict_needs_an_interval_without_one(low: float, high: float, verdict: str) -> None:
-    assert Ratio((low + high) / 2, low, high).verdict == verdict
+    ("low", "high", "p_value", "verdict"),
+    [
+        (1.01, 1.2, 0.01, "faster"), (0.8, 0.99, 0.01, "slower"), (0.9, 1.1, 0.01, "no difference"),
+        (1.0, 1.1, 0.01, "no difference"), (1.01, 1.2, 0.06, "no difference"),
+    ],
+)  # fmt: skip
+def test_verdict_needs_an_interval_without_one_and_a_significant_test(
+    low: float, high: float, p_value: float, verdict: str
+) -> None:
+    assert Speedup((low + high) / 2, low, high, MIN_ROUNDS, p_value).verdict == verdict
+    assert Speedup((low + high) / 2, low, high, MIN_ROUNDS - 1, p_value).verdict == UNDECIDED
 
 
 @pytest.mark.parametrize(
     ("first", "second"), [([], []), ([1.0], [1.0, 2.0]), ([1.0, np.nan], [1.0, 1.0]), ([1.0], [0.0])]
 )
-def test_ratio_refuses_what_has_no_ratio(first: list[float], second: list[float]) -> None:
+def test_speedup_refuses_unpaired_and_impossible_times(first: list[float], second: list[float]) -> None:
     with pytest.raises(UsageError):
-        ratio(first, second)
+        paired_speedup(first, second)

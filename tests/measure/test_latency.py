@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from compress.errors import UsageError
-from compress.measure.bootstrap import ratio
+from compress.measure.bootstrap import paired_speedup
 from compress.measure.latency import Timing, measure_interleaved
+from compress.network.inputs import InputSpec, image_input
 from compress.pose.spec import PoseSpec
 from compress.runtime.torch_runner import TorchRunner
 
 SHAPE = (2, 3, 16, 24)
+INPUTS = (InputSpec(SHAPE),)
 
 
 class Clock:
@@ -43,7 +45,7 @@ class Drifting(Clock):
 class FakeRunner:
     """Takes a known time; a run after another candidate's takes longer, as with spinning threads."""
 
-    name, device, precision, threads, pose = "torch", "cpu", "fp32", 3, PoseSpec()
+    name, device, precision, threads, pose = "torch", "cpu", "fp32", 3, None
 
     def __init__(self, label: str, clock: Clock, times_ms: Iterator[float], switch_ms: float = 0.0) -> None:
         self.label, self.clock, self.times_ms, self.switch_ms = label, clock, times_ms, switch_ms
@@ -77,7 +79,7 @@ def pair(clock: Clock, spread: float = 0.05, switch_ms: float = 0.0) -> dict[str
 
 def test_known_times_are_found() -> None:
     clock = Clock()
-    slow, fast = measure_interleaved(pair(clock), SHAPE, clock=clock)
+    slow, fast = measure_interleaved(pair(clock), INPUTS, clock=clock)
     assert (slow.model, fast.model) == ("slow", "fast")
     assert slow.interval_ms[0] < 20 < slow.interval_ms[1]
     assert fast.latency_ms == pytest.approx(10, rel=0.03)
@@ -92,7 +94,7 @@ def test_known_times_are_found() -> None:
 def test_each_round_times_each_candidate_once_and_orders_vary() -> None:
     clock = Clock()
     candidates = pair(clock) | {"third": FakeRunner("third", clock, noisy(5, 0.1, 3))}
-    found = measure_interleaved(candidates, SHAPE, rounds=30, min_rounds=30, warmup=0, clock=clock)
+    found = measure_interleaved(candidates, INPUTS, rounds=30, min_rounds=30, warmup=0, clock=clock)
     turns = clock.log[::2]
     assert turns == clock.log[1::2], "every timed run must follow one of the same candidate"
     rounds = [tuple(turns[i : i + 3]) for i in range(0, len(turns), 3)]
@@ -103,7 +105,7 @@ def test_each_round_times_each_candidate_once_and_orders_vary() -> None:
 
 def test_a_slower_first_run_after_a_switch_is_not_counted() -> None:
     clock = Clock()
-    slow, fast = measure_interleaved(pair(clock, switch_ms=15.0), SHAPE, clock=clock)
+    slow, fast = measure_interleaved(pair(clock, switch_ms=15.0), INPUTS, clock=clock)
     assert slow.latency_ms == pytest.approx(20, rel=0.03)
     assert fast.latency_ms == pytest.approx(10, rel=0.03)
 
@@ -111,15 +113,15 @@ def test_a_slower_first_run_after_a_switch_is_not_counted() -> None:
 def test_drift_does_not_make_a_difference() -> None:
     clock = Drifting()
     candidates = {label: FakeRunner(label, clock, noisy(20, 0.02, seed)) for seed, label in enumerate("ab")}
-    first, second = measure_interleaved(candidates, SHAPE, rounds=120, half_width=0, clock=clock)
-    assert ratio(first.samples_ms, second.samples_ms).verdict == "no difference"
+    first, second = measure_interleaved(candidates, INPUTS, rounds=120, half_width=0, clock=clock)
+    assert paired_speedup(first.samples_ms, second.samples_ms).verdict == "no difference"
     assert first.samples_ms[-1] > 2 * first.samples_ms[0], "the machine did not drift"
 
 
 def test_stops_when_the_intervals_are_narrow_and_not_before() -> None:
     clocks = Clock(), Clock()
-    steady = measure_interleaved(pair(clocks[0], spread=0.001), SHAPE, rounds=500, clock=clocks[0])
-    restless = measure_interleaved(pair(clocks[1], spread=0.1), SHAPE, rounds=500, clock=clocks[1])
+    steady = measure_interleaved(pair(clocks[0], spread=0.001), INPUTS, rounds=500, clock=clocks[0])
+    restless = measure_interleaved(pair(clocks[1], spread=0.1), INPUTS, rounds=500, clock=clocks[1])
     assert steady[0].rounds == 10
     assert 10 < restless[0].rounds < 500
     for timing in restless:
@@ -130,7 +132,7 @@ def test_stops_when_the_intervals_are_narrow_and_not_before() -> None:
 def test_budget_ends_the_rounds_but_not_before_the_fewest() -> None:
     for budget_s, expected in ((0.0, 10), (3.0, 50)):
         clock = Clock()
-        found = measure_interleaved(pair(clock, spread=0), SHAPE, half_width=0, budget_s=budget_s, clock=clock)
+        found = measure_interleaved(pair(clock, spread=0), INPUTS, half_width=0, budget_s=budget_s, clock=clock)
         assert found[0].rounds == pytest.approx(expected, abs=1)  # a round takes 2 x (20 + 10) ms
 
 
@@ -139,7 +141,7 @@ def test_same_seed_same_order_and_input() -> None:
     for seed in (1, 1, 2):
         clock = Clock()
         candidates = pair(clock)
-        measure_interleaved(candidates, SHAPE, rounds=20, min_rounds=20, seed=seed, clock=clock)
+        measure_interleaved(candidates, INPUTS, rounds=20, min_rounds=20, seed=seed, clock=clock)
         logs.append(clock.log)
         inputs.append(candidates["fast"].seen[0])
     assert logs[0] == logs[1] != logs[2]
@@ -158,16 +160,28 @@ def test_a_runner_that_knows_its_gpu_time_is_asked_after_each_timed_run() -> Non
 
     clock = Clock()
     candidates = {"gpu": OnGpu("gpu", clock, noisy(20, 0, 1)), "cpu": FakeRunner("cpu", clock, noisy(20, 0, 2))}
-    on_gpu, on_cpu = measure_interleaved(candidates, SHAPE, rounds=10, clock=clock)
+    on_gpu, on_cpu = measure_interleaved(candidates, INPUTS, rounds=10, clock=clock)
     assert on_gpu.device_ms == pytest.approx(10)
     assert on_gpu.latency_ms == pytest.approx(20)
     assert on_cpu.device_ms is None
 
 
+def test_a_network_with_several_inputs_is_given_a_tuple_and_has_a_size_only_for_images() -> None:
+    clock = Clock()
+    runner = FakeRunner("two", clock, noisy(20, 0, 1))
+    inputs = (InputSpec((4, 7)), InputSpec((4, 2), "int64"))
+    (timing,) = measure_interleaved({"two": runner}, inputs, rounds=10, clock=clock)
+    first, second = runner.seen[0]
+    assert (first.shape, first.dtype, second.shape, second.dtype) == ((4, 7), np.float32, (4, 2), np.int64)
+    assert not second.any()
+    assert (timing.batch, timing.height, timing.width, timing.size) == (4, None, None, "-")
+    assert timing.fps == pytest.approx(4 / 20e-3)
+
+
 def test_progress_counts_rounds_and_the_collector_comes_back() -> None:
     clock, seen = Clock(), []
     measure_interleaved(
-        pair(clock), SHAPE, rounds=12, half_width=0, clock=clock, progress=lambda *step: seen.append(step)
+        pair(clock), INPUTS, rounds=12, half_width=0, clock=clock, progress=lambda *step: seen.append(step)
     )
     assert seen == [(n, 12) for n in range(1, 13)]
     assert gc.isenabled()
@@ -176,7 +190,7 @@ def test_progress_counts_rounds_and_the_collector_comes_back() -> None:
 def test_collector_comes_back_after_an_error() -> None:
     clock = Clock()
     with pytest.raises(StopIteration):
-        measure_interleaved({"ends": FakeRunner("ends", clock, iter([1.0] * 9))}, SHAPE, clock=clock)
+        measure_interleaved({"ends": FakeRunner("ends", clock, iter([1.0] * 9))}, INPUTS, clock=clock)
     assert gc.isenabled()
 
 
@@ -186,7 +200,7 @@ def test_a_real_runner_is_timed() -> None:
             return [{"heatmaps": x[:, :, ::8, ::8], "pafs": x[:, :, ::8, ::8]}]
 
     runner = TorchRunner(Maps(), PoseSpec(), threads=1)
-    (timing,) = measure_interleaved({"maps": runner}, (1, 3, 16, 24), rounds=4, min_rounds=3)
+    (timing,) = measure_interleaved({"maps": runner}, image_input((16, 24)), rounds=4, min_rounds=3)
     assert 0 < timing.interval_ms[0] <= timing.latency_ms <= timing.interval_ms[1]
     assert timing.latency_ms <= timing.p90_ms
     assert (timing.runtime, timing.device, timing.precision, timing.threads) == ("torch", "cpu", "fp32", 1)
@@ -207,13 +221,13 @@ def test_record_is_plain_and_without_samples() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"shape": (1, 1, 8, 8)}, {"shape": (0, 3, 8, 8)}, {"shape": (3, 8, 8)}, {"rounds": 5}, {"min_rounds": 0},
+        {"inputs": ()}, {"rounds": 5}, {"min_rounds": 0},
         {"warmup": -1}, {"half_width": -0.1}, {"budget_s": -1.0}, {"candidates": {}},
     ],
 )  # fmt: skip
-def test_refuses_what_can_not_be_timed(wrong: dict[str, object]) -> None:
+def test_refuses_what_cannot_be_timed(wrong: dict[str, object]) -> None:
     clock = Clock()
-    arguments: dict[str, object] = {"candidates": pair(clock), "shape": SHAPE, "clock": clock} | wrong
+    arguments: dict[str, object] = {"candidates": pair(clock), "inputs": INPUTS, "clock": clock} | wrong
     with pytest.raises(UsageError):
         measure_interleaved(**arguments)  # type: ignore[arg-type]
     assert not clock.log

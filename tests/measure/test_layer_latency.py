@@ -14,12 +14,15 @@ from compress.exporters.to_onnx import export_onnx
 from compress.measure import layer_latency
 from compress.measure.latency_cache import cache_file, cache_folder, load_measured, settings_key
 from compress.measure.latency_table import ORIGINAL, Curve, LatencyTable
-from compress.measure.layer_latency import measure_variants, spread_variants
+from compress.measure.layer_latency import VariantTimingOptions, measure_variants, spread_variants
 from compress.measure.on_target import open_on_target
-from compress.measure.profiled import ProfiledOpenVino, Stopwatch
+from compress.measure.recording_runners import OpenVinoRecorder, Stopwatch
 from compress.measure.timing_graph import Settings, TimingGraph
+from compress.model import Model
 from compress.network.duplicate import duplicate
+from compress.network.inputs import image_input
 from compress.network.layers import list_layers
+from compress.network.source import NetworkSpec
 from compress.planning.plan import METHODS
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import OnnxRunner
@@ -56,6 +59,10 @@ class Tiny(nn.Module):
         return [{"heatmaps": self.heat(x), "pafs": self.pafs(x)}]
 
 
+def model_of(network: nn.Module) -> Model:
+    return Model(network, NetworkSpec("tests:Tiny"), image_input(SIZE), pose=POSE)
+
+
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -69,8 +76,11 @@ def table(request: pytest.FixtureRequest, network: nn.Module, tmp_path_factory: 
 
 
 def measure(network: nn.Module, variants: dict[str, Settings], **options: Any) -> LatencyTable:
-    values: dict[str, Any] = {"target": TARGETS[0], "threads": 1, "rounds": 4, "align": 4, **options}
-    return measure_variants(network, POSE, SIZE, values.pop("target"), variants, **values)
+    values: dict[str, Any] = {"threads": 1, "rounds": 4, "align": 4, **options}
+    target, progress = values.pop("target", TARGETS[0]), values.pop("progress", None)
+    return measure_variants(
+        model_of(network), target, variants, options=VariantTimingOptions(**values), progress=progress
+    )
 
 
 def test_times_of_all_layers_and_the_rest_add_up_to_the_whole(table: LatencyTable, network: nn.Module) -> None:
@@ -90,7 +100,7 @@ def test_each_form_has_a_time_for_each_step(table: LatencyTable) -> None:
     assert table.total_ms({"point": ("svd", (8,))}) == pytest.approx(expected)
 
 
-def test_more_ranks_never_take_less_time_and_a_step_is_one_price(table: LatencyTable) -> None:
+def test_more_ranks_never_take_less_time_and_ranks_within_a_vector_cost_the_same(table: LatencyTable) -> None:
     times = [table.latency_ms("body.0", "tucker2", (rank, rank)) for rank in range(1, 25)]
     assert times == sorted(times)
     assert times[4] == times[5] == times[7]
@@ -101,7 +111,7 @@ def test_a_form_that_was_not_timed_is_refused(table: LatencyTable) -> None:
         table.latency_ms("body.0", "tucker1_out", (4,))
 
 
-def test_measurements_are_made_once(network: nn.Module, tmp_path: Path) -> None:
+def test_nothing_is_measured_twice(network: nn.Module, tmp_path: Path) -> None:
     rounds: list[int] = []
 
     def count(done: int, most: int) -> None:
@@ -119,7 +129,7 @@ def test_measurements_are_made_once(network: nn.Module, tmp_path: Path) -> None:
     assert len(rounds) == 12
 
 
-def test_measuring_afresh_keeps_what_else_is_known(network: nn.Module, tmp_path: Path) -> None:
+def test_measuring_again_keeps_all_other_measurements(network: nn.Module, tmp_path: Path) -> None:
     measure(network, SETTINGS, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     before = load_measured(path)
@@ -141,13 +151,13 @@ def test_a_damaged_cache_counts_as_none_and_is_replaced(network: nn.Module, tmp_
     assert settings_key(SETTINGS["wide"]) in load_measured(path)
 
 
-def test_a_cache_that_cannot_be_written_does_no_harm(network: nn.Module, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(network: nn.Module, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
-    blocked.write_text("in the way")
+    blocked.write_text("a file where a folder should be")
     assert measure(network, {}, cache=blocked, rounds=1).original_ms > 0
 
 
-def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("COMPRESS_CACHE", raising=False)
     assert cache_folder() == tmp_path / "compress"
@@ -178,7 +188,7 @@ def test_large_networks_are_measured_in_groups(
     assert table.whole_ms.keys() == {ORIGINAL, *SETTINGS}
 
 
-def test_spread_variants_show_every_form_of_every_layer_and_can_be_built(network: nn.Module) -> None:
+def test_spread_variants_contain_every_form_of_every_layer_and_can_be_built(network: nn.Module) -> None:
     layers = list_layers(network, SIZE)
     names = ("body.0", "body.3", "point")
     variants = spread_variants(layers, names, align=4)
@@ -204,14 +214,14 @@ def test_layers_narrower_than_a_step_are_measured_too(network: nn.Module) -> Non
 
 
 def test_timed_graphs_have_the_operations_of_exported_networks(network: nn.Module, tmp_path: Path) -> None:
-    graph = TimingGraph(network, POSE, list_layers(network, SIZE))
+    graph = TimingGraph(model_of(network))
     assert {name: len(places) for name, places in graph.placed.items()}["point"] == 2
     for settings in SETTINGS.values():
         made = graph.make(settings)
         path = tmp_path / "made.onnx"
         path.write_bytes(made.data)
         factorized = factorize_in_place(duplicate(network), settings)
-        exported = onnx.load(str(export_onnx(factorized, POSE, tmp_path / "exported.onnx", force=True)))
+        exported = onnx.load(str(export_onnx(model_of(factorized), tmp_path / "exported.onnx", force=True)))
         assert sorted(convolutions(onnx.load(str(path)))) == sorted(convolutions(exported))
         maps = OnnxRunner(path).run(np.zeros((1, 3, *SIZE), np.float32))
         assert [maps[name].shape for name in POSE.outputs] == [(1, 19, 4, 5), (1, 38, 4, 5)]
@@ -239,21 +249,20 @@ def test_curves_are_linear_between_points_and_rise_beyond_them() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS[2:], ids=str)
-def test_each_layer_of_a_timed_graph_runs_in_the_target_s_arithmetic(target: Target, network: nn.Module) -> None:
-    made = TimingGraph(network, POSE, list_layers(network, SIZE)).make(SETTINGS["narrow"])
-    runner = ProfiledOpenVino(made, (1, 3, *SIZE), target, 1, POSE, Stopwatch())
+def test_each_layer_of_a_timed_graph_runs_in_the_arithmetic_of_its_target(target: Target, network: nn.Module) -> None:
+    made = TimingGraph(model_of(network)).make(SETTINGS["narrow"])
+    runner = OpenVinoRecorder(made, image_input(SIZE), target, 1, Stopwatch())
     runner.run(np.zeros((1, 3, *SIZE), np.float32))
-    nodes = {x.node_name: x.exec_type for x in runner._request.profiling_info if "Convolution" in x.node_type}
-    kinds = {next(step for name, step in made.nodes.items() if name in node): kind for node, kind in nodes.items()}
+    kinds = runner.executed_types()
     assert set(kinds) == set(made.nodes.values())
-    found = {kind.rpartition("_")[2].lower() for kind in kinds.values()}
-    assert found <= ({"i8", "u8"} if target.int8 else {"f32"}), kinds
+    arithmetic = {kind.rpartition("_")[2].lower() for kind in kinds.values()}
+    assert arithmetic <= ({"i8", "u8"} if target.int8 else {"f32"}), kinds
     runner.close()
 
 
 @pytest.mark.parametrize("target", TARGETS[1:], ids=str)
 def test_an_exported_network_opens_on_its_target(target: Target, network: nn.Module, tmp_path: Path) -> None:
-    path = export_onnx(network, POSE, tmp_path / "network.onnx")
+    path = export_onnx(model_of(network), tmp_path / "network.onnx")
     runner = open_on_target(path, target, SIZE, threads=1)
     assert (runner.name, runner.threads) == (target.runtime, 1)
     assert runner.precision == ("int8" if target.int8 else "fp32")
@@ -262,10 +271,10 @@ def test_an_exported_network_opens_on_its_target(target: Target, network: nn.Mod
     runner.close()
 
 
-def test_nonsense_is_refused(network: nn.Module, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         measure(network, {}, cache=tmp_path, rounds=0)
-    with pytest.raises(UsageError, match="names of their own"):
+    with pytest.raises(UsageError, match="can't have this label"):
         measure(network, {ORIGINAL: {}}, cache=tmp_path)
     with pytest.raises(CheckpointError, match="does not have"):
         measure(network, {"one": {"nowhere": ("svd", (1,))}}, cache=tmp_path)
@@ -276,7 +285,7 @@ def test_nonsense_is_refused(network: nn.Module, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_machine_lacks_is_told(network: nn.Module, tmp_path: Path) -> None:
+def test_a_precision_that_the_machine_lacks_is_refused(network: nn.Module, tmp_path: Path) -> None:
     for target in (Target("onnxruntime", "cpu", "bf16"), Target("torch", "cpu", "fp16")):
         with pytest.raises(RuntimeAbsent):
             measure(network, {}, cache=tmp_path, target=target)
@@ -285,7 +294,7 @@ def test_what_a_machine_lacks_is_told(network: nn.Module, tmp_path: Path) -> Non
 @pytest.mark.parametrize("target", TARGETS[1:], ids=str)
 def test_layers_that_are_not_in_the_exported_graph_are_left_out(target: Target, tmp_path: Path) -> None:
     class Supervised(Tiny):
-        """With an early stage that the final maps do not need."""
+        """With an early stage that the final outputs do not need."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from compress.measure import ceilings as ceilings_module
 from compress.measure.ceilings import BLOCKS, Ceilings
-from compress.measure.roofline import Work, bound, file_work, module_work
+from compress.measure.roofline import LayerLoad, file_loads, module_loads, roofline_bound
+from compress.network.inputs import image_input
+from compress.network.layers import list_layers
 
 PEAKS = {"fp32": 1e9, "bf16": 2e9, "int8": 4e9}
 
@@ -25,12 +27,12 @@ class Known(Ceilings):
         return 1e9
 
 
-COMPUTE = Work(macs=8_000_000, inputs=1000, weights=500, outputs=500)
-MEMORY = Work(macs=1000, inputs=1_000_000, weights=500_000, outputs=500_000)
+COMPUTE = LayerLoad(macs=8_000_000, inputs=1000, weights=500, outputs=500)
+MEMORY = LayerLoad(macs=1000, inputs=1_000_000, weights=500_000, outputs=500_000)
 
 
 def test_each_layer_takes_the_longer_of_arithmetic_and_memory() -> None:
-    found = bound([COMPUTE, MEMORY], Known(), "fp32", 1)
+    found = roofline_bound([COMPUTE, MEMORY], Known(), "fp32", 1)
     assert found is not None
     assert found.least_ms == pytest.approx(8.0 + 8.0)
     assert found.overlapped_ms == pytest.approx(8.0 + 0.008, abs=1e-3)
@@ -40,15 +42,15 @@ def test_each_layer_takes_the_longer_of_arithmetic_and_memory() -> None:
 
 
 def test_a_batch_reads_its_weights_once() -> None:
-    found = bound([MEMORY], Known(), "fp32", 1, batch=3)
+    found = roofline_bound([MEMORY], Known(), "fp32", 1, batch=3)
     assert found is not None
     assert found.bytes_moved == 4 * (500_000 + 3 * 1_500_000)
     assert found.macs == 3 * MEMORY.macs
 
 
 def test_shorter_numbers_and_more_threads_allow_less_time() -> None:
-    times = [bound([COMPUTE, MEMORY], Known(), precision, 1) for precision in ("fp32", "bf16")]
-    faster = bound([COMPUTE], Known(), "fp32", 4)
+    times = [roofline_bound([COMPUTE, MEMORY], Known(), precision, 1) for precision in ("fp32", "bf16")]
+    faster = roofline_bound([COMPUTE], Known(), "fp32", 4)
     assert times[0] is not None
     assert times[1] is not None
     assert times[1].least_ms == pytest.approx(times[0].least_ms / 2)
@@ -56,17 +58,17 @@ def test_shorter_numbers_and_more_threads_allow_less_time() -> None:
     assert faster.least_ms == pytest.approx(2.0)
 
 
-def test_only_quantised_layers_of_a_quantised_file_run_in_eight_bits() -> None:
-    eight = Work(COMPUTE.macs, 0, 0, 0, quantised=True)
+def test_only_quantised_layers_of_a_quantised_file_run_in_int8() -> None:
+    int8 = LayerLoad(COMPUTE.macs, 0, 0, 0, quantised=True)
     for precision, wide in (("int8", 1e9), ("int8+bf16", 2e9)):
-        found = bound([eight, Work(COMPUTE.macs, 0, 0, 0)], Known(), precision, 1)
+        found = roofline_bound([int8, LayerLoad(COMPUTE.macs, 0, 0, 0)], Known(), precision, 1)
         assert found is not None
         assert found.least_ms == pytest.approx(1e3 * (COMPUTE.macs / 4e9 + COMPUTE.macs / wide))
 
 
-def test_no_bound_where_a_precision_can_not_be_measured() -> None:
-    assert bound([COMPUTE], Known(), "fp16", 1) is None
-    assert bound([COMPUTE], Ceilings(), "fp64", 1) is None
+def test_no_bound_where_a_precision_cannot_be_measured() -> None:
+    assert roofline_bound([COMPUTE], Known(), "fp16", 1) is None
+    assert roofline_bound([COMPUTE], Ceilings(), "fp64", 1) is None
 
 
 class Network(nn.Module):
@@ -85,23 +87,25 @@ class Network(nn.Module):
         return self.linear(y.permute(0, 2, 3, 1).relu())
 
 
-def test_work_of_a_network_is_counted_by_hand() -> None:
-    conv, grouped, up, up_grouped, linear = module_work(Network(), (16, 24))
-    assert conv == Work(8 * 12 * 8 * 27, 3 * 16 * 24, 8 * 27, 8 * 12 * 8)
-    assert grouped == Work(8 * 12 * 12 * 6, 8 * 8 * 12, 12 * 6, 12 * 8 * 12)
-    assert up == Work(8 * 12 * 12 * 6 * 16, 12 * 8 * 12, 12 * 6 * 16, 6 * 16 * 24)
-    assert up_grouped == Work(16 * 24 * 6 * 2 * 4, 6 * 16 * 24, 6 * 2 * 4, 4 * 32 * 48)
-    assert linear == Work(32 * 48 * 20, 4 * 32 * 48, 20, 5 * 32 * 48)
+def test_loads_of_a_network_are_those_counted_by_hand() -> None:
+    conv, grouped, up, up_grouped, linear = module_loads(list_layers(Network(), (16, 24)))
+    assert conv == LayerLoad(8 * 12 * 8 * 27, 3 * 16 * 24, 8 * 27, 8 * 12 * 8)
+    assert grouped == LayerLoad(8 * 12 * 12 * 6, 8 * 8 * 12, 12 * 6, 12 * 8 * 12)
+    assert up == LayerLoad(8 * 12 * 12 * 6 * 16, 12 * 8 * 12, 12 * 6 * 16, 6 * 16 * 24)
+    assert up_grouped == LayerLoad(16 * 24 * 6 * 2 * 4, 6 * 16 * 24, 6 * 2 * 4, 4 * 32 * 48)
+    assert linear == LayerLoad(32 * 48 * 20, 4 * 32 * 48, 20, 5 * 32 * 48)
 
 
-def test_a_file_has_the_work_of_its_network(tmp_path: Path) -> None:
+def test_a_file_has_the_loads_of_its_network(tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
     module = Network().eval()
     torch.onnx.export(module, (torch.zeros(1, 3, 16, 24),), str(path), dynamo=False)
-    assert sorted(map(repr, file_work(path, (16, 24)))) == sorted(map(repr, module_work(module, (16, 24))))
+    assert sorted(map(repr, file_loads(path, image_input((16, 24))))) == sorted(
+        map(repr, module_loads(list_layers(module, (16, 24))))
+    )
 
 
-def test_eight_bit_weights_of_a_file_are_seen(tmp_path: Path) -> None:
+def test_int8_weights_of_a_file_are_recognised(tmp_path: Path) -> None:
     import openvino
     from openvino import opset13 as ops
 
@@ -117,7 +121,7 @@ def test_eight_bit_weights_of_a_file_are_seen(tmp_path: Path) -> None:
     value = ops.convolution(value, scaled, [1, 1], [1, 1], [1, 1], [1, 1])
     value = ops.convolution(value, faked, [1, 1], [0, 0], [0, 0], [1, 1])
     openvino.save_model(openvino.Model([ops.result(value)], [image], "m"), tmp_path / "m.xml", compress_to_fp16=False)
-    found = file_work(tmp_path / "m.xml", (8, 8))
+    found = file_loads(tmp_path / "m.xml", image_input((8, 8)))
     assert [layer.quantised for layer in found] == [False, True, True]
     assert [layer.macs for layer in found] == [64 * 4 * 27, 64 * 4 * 36, 64 * 4 * 4]
 
