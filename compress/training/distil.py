@@ -1,14 +1,14 @@
-"""Distillation: a network learns the maps and features of a teacher; no labels are needed.
+"""Distillation: a network learns the outputs and features of a teacher; no labels are needed.
 
-Follows Hinton et al. ("Distilling the Knowledge in a Neural Network", 2015) in spirit and Romero et al. ("FitNets",
-2015) for the features, without an adapter: student and teacher share the width of the compared features, as a
-factorized network and its original do. What is compared is the output of a whole block by its name, whatever is inside
-it: factors in place of a layer, other ranks, other attention or attention where there was none.
+After Hinton et al. ("Distilling the Knowledge in a Neural Network", 2015) for the outputs and Romero et al. ("FitNets:
+Hints for Thin Deep Nets", 2015, equation 3) for the features, without a regressor: student and teacher have compared
+features of the same width, as a factorized network and its original do. The output of a whole block is compared by the
+block's name, whatever is inside: factors in place of a layer, other ranks, other attention or none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -16,26 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import NetworkError
+from compress.model import Model
 from compress.network.duplicate import duplicate
-from compress.training.losses import Loss, Maps, add_losses, masked_squares
+from compress.network.inputs import Inputs, InputSpec, call, zero_inputs
+from compress.network.output_error import floating
+from compress.network.outputs import Tensors, describe
+from compress.training.losses import Loss, add_losses, masked_squares
 
 #: Guards the relative feature error against a teacher whose features are all zero.
 _TINY = 1e-12
 
-#: Side in pixels of the image that shapes are compared on.
-_PROBE = 64
-
 
 @dataclass(frozen=True)
 class DistilWeights:
-    """How much each part of the distillation counts.
+    """Weights of the terms of the distillation loss.
 
     Attributes
     ----------
     maps : float
-        Of the squared error to the teacher's maps (the scale of the loss against labels).
+        Of the squared error to the teacher's outputs (on the scale of the loss against labels).
     features : float
-        Of each stage's feature error, relative to the energy of the teacher's features: 1 is as bad as no features.
+        Of each block's feature error, relative to the energy of the teacher's features: all-zero features have an
+        error of 1.
     """
 
     maps: float = 1.0
@@ -43,7 +45,7 @@ class DistilWeights:
 
 
 def feature_loss(student: Tensor, teacher: Tensor, mean: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Squared error of features over the energy of the teacher's: ``|s - t|^2 / |t|^2``, whatever their scale.
+    """Squared error of features over the energy of the teacher's, ``|s - t|^2 / |t|^2``: independent of their scale.
 
     Where processes share a batch, ``mean`` gives the mean energy over them, so that the mean of their losses is the
     loss of the batch.
@@ -53,8 +55,8 @@ def feature_loss(student: Tensor, teacher: Tensor, mean: Callable[[Tensor], Tens
     return (student.float() - goal).square().sum() / ((energy if mean is None else mean(energy)) + _TINY)
 
 
-class Taps:
-    """Reads the outputs of named submodules while a network runs.
+class FeatureRecorder:
+    """Records the outputs of named submodules while a network runs.
 
     A context manager: hooks live as long as the ``with`` block. ``features`` holds the outputs of the last forward.
     """
@@ -68,7 +70,7 @@ class Taps:
             for point in points
         ]
 
-    def __enter__(self) -> Taps:
+    def __enter__(self) -> FeatureRecorder:
         return self
 
     def __exit__(
@@ -79,8 +81,8 @@ class Taps:
         self.features.clear()
 
 
-def pair_stages(student: Sequence[Maps], teacher: Sequence[Maps]) -> list[tuple[Maps, Maps]]:
-    """Which stages are compared: all in order where both have as many, otherwise the last of each."""
+def pair_stages(student: Sequence[Tensors], teacher: Sequence[Tensors]) -> list[tuple[Tensors, Tensors]]:
+    """The stages to compare: all in order where both have the same number, otherwise the last of each."""
     if len(student) == len(teacher):
         return list(zip(student, teacher, strict=True))
     return [(student[-1], teacher[-1])]
@@ -91,44 +93,49 @@ class Distiller:
 
     Parameters
     ----------
-    student : Module
+    student : Model
         The network that is trained.
-    teacher : Module
-        The network it learns from; stays as it is, a frozen copy runs.
+    teacher : Model
+        The network it learns from; it is not changed, a frozen copy runs.
     weights : DistilWeights
-        Weights of the parts.
+        Weights of the terms.
+    inputs : sequence of InputSpec
+        What both networks read in training; their outputs are compared at these shapes first.
     mean : callable, optional
-        Of `feature_loss`.
+        As of `feature_loss`.
 
     Attributes
     ----------
     points : tuple of str
-        Names of the submodules whose outputs are compared: those that both networks name in ``distill_points`` and
-        that give features of the same shape.
+        Names of the submodules whose outputs are compared: those that both networks list in ``distill_points`` and
+        that have features of the same shape.
 
     Raises
     ------
     NetworkError
-        If the networks' final maps differ in name, channels or size.
+        If the final outputs of the networks differ in name or shape, or one can't be run on such inputs.
     """
 
     def __init__(
         self,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: Model,
+        teacher: Model,
         weights: DistilWeights,
+        inputs: Sequence[InputSpec],
         mean: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.weights, self._mean = weights, mean
-        self.teacher = duplicate(teacher).eval().requires_grad_(False)
-        known = getattr(student, "distill_points", ())
-        shared = tuple(point for point in known if point in getattr(teacher, "distill_points", ()))
-        (ours, our_features), (theirs, their_features) = _shapes(student, shared), _shapes(teacher, shared)
-        if ours != theirs:
+        self._outputs = teacher.outputs
+        self.teacher = duplicate(teacher.module).eval().requires_grad_(False)
+        points = getattr(student.module, "distill_points", ())
+        shared = tuple(point for point in points if point in getattr(teacher.module, "distill_points", ()))
+        ours, our_features = _probe(student, shared, inputs)
+        theirs, their_features = _probe(teacher, shared, inputs)
+        if _shapes(ours) != _shapes(theirs):
             raise NetworkError(
-                f"the teacher's maps are not the student's, {_describe(ours)}",
-                found=_describe(theirs),
-                hint="Choose a teacher with the same skeleton and stride",
+                f"the teacher's outputs differ from the student's, which are {describe(ours)}",
+                found=describe(theirs),
+                hint="Choose a teacher with the same skeleton and stride, or the same outputs",
             )
         self.points = tuple(point for point in shared if our_features[point] == their_features[point])
 
@@ -137,30 +144,31 @@ class Distiller:
         self.teacher.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         return self
 
-    def __call__(self, images: Tensor, stages: Sequence[Maps], features: dict[str, Tensor]) -> Loss:
+    def __call__(self, inputs: Inputs, stages: Sequence[Tensors], features: Mapping[str, Tensor]) -> Loss:
         """Compare a student's forward pass with the teacher's.
 
         Parameters
         ----------
-        images : Tensor, shape (N, 3, H, W)
-            What the student saw.
-        stages : sequence of mappings
-            What it gave.
-        features : dict
-            Its outputs at ``points``.
+        inputs : Inputs
+            The student's input; for one image a Tensor of shape (N, C, H, W).
+        stages : sequence of dict
+            The student's outputs, stage by stage.
+        features : mapping
+            Its features at ``points``.
 
         Returns
         -------
         Loss
-            Parts ``maps.heatmaps``, ``maps.pafs``, ... and ``features.<point>``, each times its weight.
+            Terms ``maps.heatmaps``, ``maps.pafs``, ... and ``features.<point>``, each times its weight. Outputs that
+            are not floating have none.
         """
-        with torch.inference_mode(), Taps(self.teacher, self.points) as taps:
-            taught = self.teacher(images)
-            goals = dict(taps.features)
+        with torch.inference_mode(), FeatureRecorder(self.teacher, self.points) as recorder:
+            taught = self._outputs.read(call(self.teacher, inputs))
+            goals = dict(recorder.features)
         pairs = pair_stages(stages, taught)
         maps = {
             name: torch.stack([masked_squares(ours[name], theirs[name], None) for ours, theirs in pairs]).sum()
-            for name in pairs[0][0]
+            for name in floating(pairs[-1][0])
         }
         losses = {"maps": (self.weights.maps, _sum(maps))}
         if self.points:
@@ -173,14 +181,31 @@ def _sum(parts: dict[str, Tensor]) -> Loss:
     return Loss(torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()})
 
 
-def _shapes(module: nn.Module, points: Sequence[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes of the final maps and of the features at ``points``, from a run without arithmetic."""
-    ghost = duplicate(module, "meta").eval()
-    with torch.no_grad(), Taps(ghost, points) as taps:
-        stages = ghost(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
-        features = {point: tuple(feature.shape) for point, feature in taps.features.items()}
-    return {name: tuple(value.shape) for name, value in stages[-1].items()}, features
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in floating(tensors).items()}
 
 
-def _describe(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {shape[1]}x1/{_PROBE // shape[-1]}" for name, shape in sorted(shapes.items()))
+def _probe(model: Model, points: Sequence[str], inputs: Sequence[InputSpec]) -> tuple[Tensors, dict[str, torch.Size]]:
+    """Final outputs and the shapes of the features at ``points``; without arithmetic where the network allows that."""
+    try:
+        return _run(model, points, inputs, "meta")
+    except Exception:  # whatever the network's code raises; the second attempt reports it
+        try:
+            return _run(model, points, inputs, None)
+        except Exception as error:
+            shapes = ", ".join(str(spec.shape) for spec in inputs)
+            raise NetworkError(
+                f"the network {model.label or model.name} can't be run on inputs of shape {shapes}: "
+                f"{type(error).__name__}: {error}",
+                hint="Train at a size that both student and teacher read",
+            ) from error
+
+
+def _run(
+    model: Model, points: Sequence[str], inputs: Sequence[InputSpec], target: str | None
+) -> tuple[Tensors, dict[str, torch.Size]]:
+    network = duplicate(model.module, target).eval()
+    weight = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    with torch.no_grad(), FeatureRecorder(network, points) as recorder, weight.device:
+        final = model.outputs.final(call(network, zero_inputs(inputs, weight.device, weight.dtype)))
+        return final, {point: feature.shape for point, feature in recorder.features.items()}

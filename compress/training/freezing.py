@@ -1,4 +1,4 @@
-"""Which parameters are trained, how fast, and how strongly their size is punished."""
+"""Which parameters are trained, at which learning rate and with which weight decay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from compress.errors import NetworkError
-from compress.surgery.factorized import FACTORIZED
+from compress.forms.registry import is_factorized
 from compress.training.options import FineTuneOptions
 
 
 def find_frozen(module: nn.Module, patterns: tuple[str, ...]) -> tuple[nn.Module, ...]:
-    """The submodules that the patterns name, with everything inside them.
+    """The submodules that match the patterns, with everything inside them.
 
     Parameters
     ----------
@@ -28,24 +28,24 @@ def find_frozen(module: nn.Module, patterns: tuple[str, ...]) -> tuple[nn.Module
         If a pattern matches no submodule.
     """
     names = [name for name, _ in module.named_modules() if name]
-    found: list[str] = []
+    matched: list[str] = []
     for pattern in patterns:
         matches = [name for name in names if fnmatchcase(name, pattern)]
         if not matches:
             tops = ", ".join(name for name, _ in module.named_children())
-            raise NetworkError("no module to freeze has this name", found=pattern, hint=f"Modules: {tops}")
-        found += matches
-    inside = [part for name in found for part in module.get_submodule(name).modules()]
+            raise NetworkError("no module matches this pattern to freeze", found=pattern, hint=f"Modules: {tops}")
+        matched += matches
+    inside = [part for name in matched for part in module.get_submodule(name).modules()]
     return tuple(dict.fromkeys(inside))
 
 
 def trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list[nn.Parameter]:
-    """What the optimizer may change; the parameters of the frozen submodules lose their gradient.
+    """The parameters to optimize; gradients of those in frozen submodules are switched off.
 
     Raises
     ------
     NetworkError
-        If nothing is left.
+        If none is left.
     """
     for part in frozen:
         part.requires_grad_(False)
@@ -56,28 +56,28 @@ def trained_parameters(module: nn.Module, frozen: tuple[nn.Module, ...]) -> list
 
 
 def parameter_groups(module: nn.Module, trained: list[nn.Parameter], options: FineTuneOptions) -> list[dict[str, Any]]:
-    """Groups of `torch.optim`, by decay and learning rate.
+    """Parameter groups of `torch.optim`, by weight decay and learning rate.
 
-    Matrices and kernels have weight decay; biases and normalisation, which are vectors, none. ``rate_factor`` of a
-    group is what the learning rate of the step is multiplied by.
+    Matrices and kernels have weight decay; biases and normalisation, which are vectors, have none. ``rate_factor`` of
+    a group multiplies the learning rate of the step.
 
     Raises
     ------
     NetworkError
-        If factors are to have another learning rate and none is trained.
+        If factors have their own learning rate and none is trained.
     """
-    factors = {p for part in module.modules() if isinstance(part, FACTORIZED) for p in part.parameters()}
+    factors = {p for part in module.modules() if is_factorized(part) for p in part.parameters()}
     if options.factor_rate == 1:
         factors = set()
     elif factors.isdisjoint(trained):
         raise NetworkError(
-            "factor_rate is for the layers of a factorized network, and none of them is trained",
+            "factor_rate applies to factorized layers, and none is trained",
             found=options.factor_rate,
-            hint="Leave it out",
+            hint="Leave out factor_rate",
         )
     return [
-        {"params": some, "weight_decay": decay, "lr": factor * options.learning_rate, "rate_factor": factor}
+        {"params": chosen, "weight_decay": decay, "lr": factor * options.learning_rate, "rate_factor": factor}
         for inside, factor in ((False, 1.0), (True, options.factor_rate))
         for kernels, decay in ((True, options.weight_decay), (False, 0.0))
-        if (some := [p for p in trained if (p in factors) == inside and (p.ndim > 1) == kernels])
+        if (chosen := [p for p in trained if (p in factors) == inside and (p.ndim > 1) == kernels])
     ]

@@ -1,10 +1,10 @@
-"""The log of a training run: JSON lines in a file, and TensorBoard for those who have it."""
+"""The log of a training run: JSON lines in a file, and TensorBoard event files if requested."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -12,22 +12,29 @@ from typing import Any
 
 from compress.errors import FileError, RuntimeAbsent
 from compress.files import write_text
+from compress.progress import Progress
 from compress.training.results import Event, StepLog
 
 
-class RunLog:
-    """Writes a run down while it happens; a context manager, which opens the file.
+def log_path(model: Path) -> Path:
+    """Where the log of the run is written that writes this model file."""
+    return model.with_name(f"{model.stem}.log.jsonl")
 
-    A line is a step (``step``, ``loss``, ``parts``, ``learning_rate``, ``images_per_second``, where there was an
-    evaluation ``score`` and ``best``) or an event (``event``, ``step``, ``text`` and what else belongs to it). After a
-    ``rollback`` the lines of the steps that were taken back still stand above it. What is not finite is null.
+
+class RunLog:
+    """Writes the log of a run line by line; a context manager, which opens the file.
+
+    A line is a step (``step``, ``loss``, ``parts``, ``learning_rate``, ``images_per_second``, after an evaluation also
+    ``score`` and ``best``) or an event (``event``, ``step``, ``text`` and its values). The steps undone by a
+    ``rollback`` remain above it. Values that are not finite are null.
 
     Parameters
     ----------
     path : Path
         File to write.
     resume : bool
-        Whether to go on in it, from where an event of the kind ``resume`` will say; otherwise it is replaced.
+        Whether to append to an existing log, from the step that an event of the kind ``resume`` names; otherwise it
+        is replaced.
     tensorboard : Path, optional
         Folder for TensorBoard's event files.
 
@@ -36,7 +43,7 @@ class RunLog:
     FileError
         If the file can't be written.
     RuntimeAbsent
-        If TensorBoard is asked for and not installed.
+        If TensorBoard is requested and not installed.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, tensorboard: Path | None = None) -> None:
@@ -85,7 +92,7 @@ class RunLog:
             self._writer.add_text("events", f"{event.kind}: {event.text}", event.step)
 
     def _rewind(self, step: int) -> None:
-        """Take back the lines after a step, and what a kill left half-written."""
+        """Remove the lines after a step, and a last one that an interruption left incomplete."""
         lines = read_log(self.path)
         marks = [number for number, line in enumerate(lines, 1) if "event" not in line and line["step"] == step]
         kept = lines[: marks[-1]] if marks else [line for line in lines if line["step"] <= step]
@@ -109,39 +116,39 @@ def _open_tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise RuntimeAbsent(
-            "TensorBoard is not installed", found=str(folder), hint="pip install 'compress[tensorboard]'"
+            "TensorBoard is not installed", found=str(folder), hint="pip install 'pose-compress[tensorboard]'"
         ) from error
     return SummaryWriter(str(folder))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; a last one that was cut off, as a kill leaves it, is left out.
+    """The lines of a log, without a last one that an interruption left incomplete.
 
     Raises
     ------
     FileError
-        If it can't be read, or another line is none of a log.
+        If the file can't be read, or any other line is not that of a log.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"the log can't be read: {error}", found=str(path)) from error
-    found = []
+    entries = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             if not isinstance(entry["step"], int):
-                raise TypeError("its step is no number")
+                raise TypeError("its step is not an integer")
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
-            raise FileError(f"line {number} is none of a training log: {error}", found=str(path)) from error
-        found.append(entry)
-    return found
+            raise FileError(f"line {number} is not that of a training log: {error}", found=str(path)) from error
+        entries.append(entry)
+    return entries
 
 
 def steps_of(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The steps that a run consists of, in order: without those that were taken back."""
+    """The steps of a run in order, without those that a rollback undid."""
     kept: list[dict[str, Any]] = []
     for line in lines:
         if line.get("event") == "rollback":
@@ -149,3 +156,38 @@ def steps_of(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         elif "event" not in line:
             kept.append(line)
     return kept
+
+
+class RunMonitor:
+    """Reports the steps and events of a run to the user and the log.
+
+    Parameters
+    ----------
+    progress : Progress
+        Where lines that stay are printed.
+    advance : callable
+        Advances the progress bar.
+    log : RunLog or None
+        None in processes that write no files.
+    """
+
+    def __init__(self, progress: Progress, advance: Callable[..., None], log: RunLog | None) -> None:
+        self._progress, self._advance, self._log = progress, advance, log
+
+    def step(self, entry: StepLog) -> None:
+        """Report a step."""
+        if self._log is not None:
+            self._log.step(entry)
+        if entry.score is not None:
+            self._progress.say(f"step {entry.step}: score {entry.score:.3f}" + (" (best)" if entry.best else ""))
+        self._advance(1, f"loss {entry.loss:.4g}  lr {entry.learning_rate:.2g}  {entry.images_per_second:.0f} images/s")
+
+    def event(self, event: Event) -> None:
+        """Report an event."""
+        if self._log is not None:
+            self._log.event(event)
+        self._progress.say(event.text)
+        if event.kind == "resume":
+            self._advance(event.step)
+        if event.kind == "rollback":
+            self._advance(event.step - event.values["failed"] + 1)

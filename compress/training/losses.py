@@ -1,4 +1,4 @@
-"""The loss of supervised stages: squared error of every map, summed."""
+"""The loss of supervised stages: squared error of every output, summed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Maps = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss and what it is made of.
+    """A loss and its terms.
 
     Attributes
     ----------
     total : Tensor, shape ()
-        What is minimised.
+        The quantity to minimise.
     parts : dict of str to Tensor, shape ()
-        Detached summands by name; their sum is ``total``.
+        Detached terms by name; their sum is ``total``.
     """
 
     total: Tensor
@@ -29,17 +29,17 @@ class Loss:
 
 
 def masked_squares(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Half the squared error of one kind of map, summed over channels and cells, per image.
+    """Half the squared error of one output, summed over everything but the batch, per image.
 
     ``sum((prediction - target)^2 * mask) / (2 N)``, the loss of Cao et al. ("Realtime Multi-Person 2D Pose Estimation
     using Part Affinity Fields", 2017, eq. 5) in the scale of the lightweight OpenPose training.
 
     Parameters
     ----------
-    prediction, target : Tensor, shape (N, C, h, w)
-        Maps; compared in float32.
+    prediction, target : Tensor, shape (N, ...)
+        Outputs, such as maps (N, C, h, w); compared in float32.
     mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1), optional
-        1 where the target can be trusted, 0 where an error must cost nothing; or a weight for each map.
+        1 where the target is reliable, 0 where errors are ignored; or a weight for each map.
 
     Returns
     -------
@@ -55,23 +55,23 @@ def masked_squares(prediction: Tensor, target: Tensor, mask: Tensor | None) -> T
 def pose_loss(stages: Sequence[Maps], targets: Maps, mask: Tensor | None) -> Loss:
     """`masked_squares` summed over stages and maps.
 
-    A stage whose maps have another size than the target is compared with the target resized to it, bilinear and
-    smoothed where it gets smaller; its squares are scaled by the numbers of cells, so that they count as much as those
-    of a stage of the target's size (the mean over cells of RePose). The mask has to be one of weights then.
+    A stage whose maps differ in size from the target is compared with the target resized to them (bilinear, with
+    antialiasing); its squares are scaled by the ratio of the numbers of cells, so that the stage has the weight of one
+    of the target's size (the mean over cells in RePose). The mask must then be one weight for each map.
 
     Parameters
     ----------
     stages : sequence of mappings
-        Maps of each stage, as a network's ``forward`` returns them.
+        Outputs of each stage.
     targets : mapping
-        One target for each kind of map, the same for all stages.
+        The target of each output, the same for all stages.
     mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1), optional
         As in `masked_squares`.
 
     Returns
     -------
     Loss
-        One part for each kind of map, summed over the stages.
+        One term for each output, summed over the stages.
     """
     parts = {
         name: torch.stack([_at_size(stage[name], target, mask) for stage in stages]).sum()
@@ -95,12 +95,12 @@ def add_losses(losses: Mapping[str, tuple[float, Loss]]) -> Loss:
     Parameters
     ----------
     losses : mapping of str to (float, Loss)
-        Weight and loss by name; the name becomes a prefix of the parts' names.
+        Weight and loss by name; the name becomes a prefix of the terms' names.
 
     Returns
     -------
     Loss
-        Parts carry their weights, so that they still sum to the total.
+        The terms include their weights, so that they still sum to the total.
     """
     total = torch.stack([weight * loss.total for weight, loss in losses.values()]).sum()
     parts = {

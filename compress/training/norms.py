@@ -1,8 +1,8 @@
-"""Batch normalisation over several processes, and its running statistics computed anew.
+"""Batch normalisation synchronised over processes, and recalibration of its running statistics.
 
-Statistics that were gathered while weights still moved, or of a network before it was factorized, are those of another
-network; a few dozen batches through the final one mend that (Wu and Johnson, "Rethinking Batch in BatchNorm", 2021,
-section 3: PreciseBN).
+Running statistics that were gathered while the weights still changed, or before the network was factorized, do not
+match the final network; a few dozen batches through it correct them (Wu and Johnson, "Rethinking Batch in BatchNorm",
+2021, section 3: PreciseBN).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from compress.network.inputs import Inputs, call
+
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
-class _Sum(Function):
-    """The sum over all processes, whose gradient is the sum of theirs."""
+class _SumOverProcesses(Function):
+    """The sum over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:
@@ -32,15 +34,15 @@ class _Sum(Function):
         return total
 
 
-class _Shared(nn.modules.batchnorm._BatchNorm):
+class _SynchronisedNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation that in training mode normalises with the moments of the batches of all processes.
 
-    Torch has one for CUDA alone (``nn.SyncBatchNorm``); this one runs wherever processes can add up tensors. All of
-    them must hold batches of the same shape.
+    Torch's ``nn.SyncBatchNorm`` needs CUDA; this one needs only an all-reduce. All processes must hold batches of the
+    same shape.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """The plain layer that this one was has checked its input already, in tracing or inference."""
+        """Nothing to check: the number of dimensions was checked when this was still a plain layer."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Features (N, C, ...) to the same shape."""
@@ -50,17 +52,17 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(values.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
         count = values.numel() // values.shape[1] * torch.distributed.get_world_size()
-        mean = _Sum.apply(values.sum(axes)) / count
+        mean = _SumOverProcesses.apply(values.sum(axes)) / count
         centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / count
-        self._follow(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
+        self._update_statistics(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
         output = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             output = output * self.weight.float().view(shape) + self.bias.float().view(shape)
         return output.to(input.dtype)
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics, as the plain layer does."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics as the plain layer does."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -69,32 +71,32 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance, momentum)
 
 
-def share_norms(module: nn.Module) -> None:
-    """Let all batch normalisation of a network normalise over all processes; names and tensors stay as they are."""
+def synchronise_norms(module: nn.Module) -> None:
+    """Make all batch normalisation of a network normalise over all processes; names and tensors do not change."""
     for part in module.modules():
         if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            part.__class__ = _Shared
+            part.__class__ = _SynchronisedNorm
 
 
 @torch.no_grad()
-def recalibrate(module: nn.Module, batches: Iterable[Tensor], frozen: Iterable[nn.Module] = ()) -> int:
-    """Replace the running statistics of batch normalisation by plain means over batches; the network is changed.
+def recalibrate(module: nn.Module, batches: Iterable[Inputs], frozen: Iterable[nn.Module] = ()) -> int:
+    """Replace the running statistics of batch normalisation by plain means over batches, in place.
 
-    Everything else of the network runs as in use (no dropout), and every part is in the mode it was in afterwards.
+    Everything else runs in eval mode (no dropout); afterwards every submodule is back in its earlier mode.
 
     Parameters
     ----------
     module : Module
         The network.
-    batches : iterable of Tensor, shape (N, 3, H, W)
-        What it is shown, normalised.
+    batches : iterable of Inputs
+        Normalised network inputs, such as images of shape (N, C, H, W).
     frozen : iterable of Module
-        Layers whose statistics stay as they are.
+        Layers that keep their statistics.
 
     Returns
     -------
     int
-        Layers that got new statistics; without any no batch is drawn.
+        Number of layers with new statistics; if it is 0, no batch is drawn.
     """
     kept = set(frozen)
     norms = [
@@ -111,8 +113,8 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor], frozen: Iterable[n
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all batches
-    for images in batches:
-        module(images)
+    for batch in batches:
+        call(module, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for part, training in modes:

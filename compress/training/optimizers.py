@@ -1,4 +1,4 @@
-"""The optimizers that networks can be trained with."""
+"""The available optimizers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from compress.training.options import FineTuneOptions
 
 
 def build_optimizer(groups: Sequence[dict[str, Any]], options: FineTuneOptions) -> torch.optim.Optimizer:
-    """The optimizer that the options name.
+    """The optimizer chosen by the options.
 
     Parameters
     ----------
     groups : sequence of dict
-        Parameter groups of `torch.optim`, each with ``params`` and, where it differs, ``lr`` and ``weight_decay``. With
-        Adam, SGD and RMSprop the decay is an L2 penalty in the gradient; AdamW shrinks the weights beside it.
+        Parameter groups of `torch.optim`, each with ``params`` and, where they differ, ``lr`` and ``weight_decay``.
+        With Adam, SGD and RMSprop the decay is an L2 penalty in the gradient; AdamW decouples it from the gradient.
     options : FineTuneOptions
         Optimizer, learning rate and momentum.
 
     Returns
     -------
     Optimizer
-        All parameters are updated in one kernel where torch can.
+        A fused one where torch has it.
     """
     rate, decay, groups = options.learning_rate, options.weight_decay, list(groups)
     if options.optimizer == "adamw":

@@ -1,4 +1,4 @@
-"""Options of training and fine-tuning, and the learning rate they stand for."""
+"""Options of training and fine-tuning, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from compress.training.distil import DistilWeights
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
 Schedule = Literal["cosine", "constant", "step", "poly", "exponential", "plateau"]
 
-#: Options that change how fast a run is or what it keeps on the way, but not the weights it ends with.
-EXECUTION_ONLY = ("workers", "checkpoint_every")
+#: Options that affect how a run is executed, but not the weights that it ends with.
+EXECUTION_ONLY = ("workers", "checkpoint_every", "device")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,13 @@ class FineTuneOptions:
     steps : int
         Optimizer steps.
     batch_size : int
-        Images a step, of all processes together.
+        Images per step, of all processes together.
     accumulate : int
-        Pieces that a process computes its share of a batch in, one after another, where all of it does not fit into
-        memory. Batch normalisation sees a piece at a time.
-    size : (int, int)
-        Height and width of the training crops in pixels, multiples of the network's stride.
+        Gradient accumulation: the number of pieces in which a process computes its share of a batch, to save memory.
+        Batch normalisation sees one piece at a time.
+    size : (int, int) or None
+        Height and width of the training crops in pixels, multiples of the network's stride; None: the network's own
+        input size.
     optimizer : str
         ``"adam"``, ``"adamw"``, ``"sgd"`` or ``"rmsprop"``: see `compress.training.optimizers`.
     momentum : float
@@ -42,69 +43,73 @@ class FineTuneOptions:
     warmup : float
         Share of the steps over which the learning rate rises linearly.
     warmup_steps : int or None
-        The same in steps, in place of ``warmup``.
+        The same in steps, instead of ``warmup``.
     schedule : str
-        What follows the warm-up: ``"cosine"``, ``"poly"`` and ``"exponential"`` fall to ``final_rate``, ``"step"``
-        falls at the ``milestones``, ``"plateau"`` where the score stays, ``"constant"`` stays.
+        Learning rate after the warm-up: ``"cosine"``, ``"poly"`` and ``"exponential"`` decay to ``final_rate``,
+        ``"step"`` drops at the ``milestones``, ``"plateau"`` drops when the score stops improving, ``"constant"`` does
+        not change.
     final_rate : float
-        Last learning rate of those that fall all the way, as a share of the highest.
+        Last learning rate of the decaying schedules, as a share of the highest.
     milestones : tuple of int
-        Steps, ascending, after which the rate of ``"step"`` is lower.
+        Steps, ascending, at which the rate of ``"step"`` drops.
     gamma : tuple of float
-        What it is multiplied by at each of them; a single one stands for all, and for the falls of ``"plateau"``.
+        Factor of the rate at each milestone, or one for all; also the factor of ``"plateau"``.
     power : float
         Exponent of ``"poly"``.
     patience : int
-        Evaluations without a better score after which, at the next such, the rate of ``"plateau"`` falls.
+        Evaluations without improvement that ``"plateau"`` tolerates before the rate drops.
     threshold : float
-        By how much a score has to be better to count for ``"plateau"``.
+        Smallest improvement of the score that counts for ``"plateau"``.
     weight_decay : float
         L2 penalty of convolution and matrix weights; biases and normalisation have none.
     clip : float or None
-        Largest norm of the gradient of all parameters together.
+        Largest norm of the whole gradient.
     freeze : tuple of str
-        Names or patterns of modules whose parameters and statistics stay as they are.
+        Names or patterns of modules whose parameters and running statistics are not changed.
     freeze_statistics : bool
-        Keep the running statistics of all batch normalisation, and normalise with them.
+        Keep the running statistics of all batch normalisation layers, and normalise with them.
     amp : str
         Arithmetic of the forward pass: ``"auto"`` (on CUDA bfloat16, or float16 on older GPUs; float32 on the CPU),
         ``"off"``, ``"bf16"`` or ``"fp16"``.
     label_weight : float
-        Weight of the loss against annotations; 0 leaves them unused.
+        Weight of the loss against annotations; 0 ignores them.
     distil : DistilWeights
         Weights of the loss against a teacher.
     augmentation : Augmentation
-        How samples are varied.
+        Random variation of the samples.
     sigma : float or None
-        Standard deviation of the heatmaps' peaks in input pixels; None: `compress.training.batches.default_sigma`.
+        Standard deviation of the heatmaps' peaks in input pixels; None: the decoder's ``default_sigma``.
     ema : float or None
-        Decay of an exponential moving average of the weights, which then is what is scored and returned.
+        Decay of an exponential moving average of the weights, which is then scored and returned.
     factor_rate : float
-        What the learning rate is multiplied by for the factors of factorized layers.
+        Factor of the learning rate of the factors of factorized layers.
     stop_after : int or None
-        Evaluations without a score as good as the best after which training ends.
+        Early stopping: evaluations since the best score after which training ends.
     recalibrate_norms : int
-        Batches on which the running statistics of batch normalisation are computed anew before each evaluation and at
-        the end; 0 leaves those that training gathered.
+        Batches on which the running statistics of batch normalisation are recomputed before each evaluation and at
+        the end; 0 keeps those gathered in training.
     rollbacks : int
-        Returns to the last good state, each with half the learning rate, before a run whose numbers are none gives up.
+        On a NaN or infinite loss, training rolls back to the last good state and halves the learning rate, this many
+        times at most.
+    device : str
+        ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     workers : int
         Processes that load data.
     seed : int
-        Seed of order, augmentation and whatever is random in the network.
+        Seed of the order, the augmentation and all randomness in the network.
     evaluate_every, checkpoint_every : int or None
-        Steps between evaluations and between writings of the training state; None: at the end only.
+        Steps between evaluations and between writes of the training state; None: at the end only.
 
     Raises
     ------
     UsageError
-        If a number has no meaning.
+        If a value is out of range.
     """
 
     steps: int
     batch_size: int = 16
     accumulate: int = 1
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] | None = None
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
     learning_rate: float = 1e-3
@@ -131,6 +136,7 @@ class FineTuneOptions:
     stop_after: int | None = None
     recalibrate_norms: int = 0
     rollbacks: int = 3
+    device: str = "cpu"
     workers: int = 2
     seed: int = 0
     evaluate_every: int | None = None
@@ -140,10 +146,10 @@ class FineTuneOptions:
         checks = (
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("size", len(self.size) == 2 and min(self.size) >= 8, "a height and a width of at least 8 pixels"),
+            ("size", self._fits(), "a height and a width of at least 8 pixels"),
             ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0"),
             ("warmup", 0 <= self.warmup <= 1, "a share of the steps from 0 to 1"),
-            ("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or nothing"),
+            ("warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more, or None"),
             ("optimizer", self.optimizer in get_args(Optimizer), f"one of {', '.join(get_args(Optimizer))}"),
             ("momentum", 0 <= self.momentum < 1, "0 or more and below 1"),
             ("schedule", self.schedule in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"),
@@ -155,24 +161,27 @@ class FineTuneOptions:
             ("patience", self.patience >= 0, "0 or more"),
             ("threshold", 0 <= self.threshold < math.inf, "0 or more"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
-            ("clip", self.clip is None or self.clip > 0, "a number above 0, or nothing"),
+            ("clip", self.clip is None or self.clip > 0, "a number above 0, or None"),
             ("amp", self.amp in ("auto", "off", "bf16", "fp16"), "auto, off, bf16 or fp16"),
             ("label_weight", 0 <= self.label_weight < math.inf, "0 or more"),
-            ("sigma", self.sigma is None or 0 < self.sigma < math.inf, "a number of pixels above 0, or nothing"),
-            ("ema", self.ema is None or 0 < self.ema < 1, "a decay between 0 and 1, or nothing"),
+            ("sigma", self.sigma is None or 0 < self.sigma < math.inf, "a number of pixels above 0, or None"),
+            ("ema", self.ema is None or 0 < self.ema < 1, "a decay between 0 and 1, or None"),
             ("accumulate", self.accumulate >= 1, "at least 1"),
             ("factor_rate", 0 < self.factor_rate < math.inf, "a number above 0"),
-            ("stop_after", self.stop_after is None or self.stop_after >= 1, "at least 1, or nothing"),
+            ("stop_after", self.stop_after is None or self.stop_after >= 1, "at least 1, or None"),
             ("recalibrate_norms", self.recalibrate_norms >= 0, "0 or more"),
             ("rollbacks", self.rollbacks >= 0, "0 or more"),
             ("workers", self.workers >= 0, "0 or more"),
             ("seed", self.seed >= 0, "0 or more"),
-            ("evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "at least 1, or nothing"),
-            ("checkpoint_every", self.checkpoint_every is None or self.checkpoint_every >= 1, "at least 1, or nothing"),
+            ("evaluate_every", self.evaluate_every is None or self.evaluate_every >= 1, "at least 1, or None"),
+            ("checkpoint_every", self.checkpoint_every is None or self.checkpoint_every >= 1, "at least 1, or None"),
         )
         for name, good, wanted in checks:
             if not good:
                 raise UsageError(f"the training option {name} must be {wanted}", found=getattr(self, name))
+
+    def _fits(self) -> bool:
+        return self.size is None or (len(self.size) == 2 and min(self.size) >= 8)
 
     def _ascend(self) -> bool:
         marks = self.milestones
@@ -183,7 +192,7 @@ class FineTuneOptions:
         return len(self.gamma) in (1, many) and all(0 < factor <= 1 for factor in self.gamma)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers with one flat key an option, such as ``augmentation.scale``."""
+        """Plain containers with a flat key for each option, such as ``augmentation.scale``."""
         flat: dict[str, Any] = {}
         for key, value in asdict(self).items():
             if isinstance(value, dict):
@@ -194,17 +203,17 @@ class FineTuneOptions:
 
 
 def learning_rate(step: int, options: FineTuneOptions, scores: Sequence[tuple[int, float]] = ()) -> float:
-    """The learning rate of a step: a linear rise, then what the schedule says.
+    """The learning rate of a step: a linear warm-up, then the schedule.
 
     Parameters
     ----------
     step : int
         Number of the step, from 0.
     options : FineTuneOptions
-        Rate, warm-up and schedule. The cosine is that of SGDR (Loshchilov and Hutter, 2017) without restarts; ``poly``
-        falls as ``(1 - progress) ** power``.
+        Rate, warm-up and schedule. The cosine is that of SGDR (Loshchilov and Hutter, 2017, equation 5) without
+        restarts; ``poly`` decays as ``(1 - progress) ** power``.
     scores : sequence of (int, float)
-        Evaluations so far, steps done and score: what ``plateau`` depends on, and nothing else does.
+        Evaluations so far, steps completed and score; only ``plateau`` depends on them.
     """
     warm = round(options.warmup * options.steps) if options.warmup_steps is None else options.warmup_steps
     if step < warm:
@@ -213,7 +222,7 @@ def learning_rate(step: int, options: FineTuneOptions, scores: Sequence[tuple[in
 
 
 def _share(step: int, warm: int, options: FineTuneOptions, scores: Sequence[tuple[int, float]]) -> float:
-    """The share of the highest rate after the warm-up."""
+    """The rate after the warm-up, as a share of the highest."""
     if options.schedule == "constant":
         return 1.0
     if options.schedule == "plateau":
@@ -230,13 +239,13 @@ def _share(step: int, warm: int, options: FineTuneOptions, scores: Sequence[tupl
 
 
 def count_plateaus(scores: Sequence[float], options: FineTuneOptions) -> int:
-    """How often the score stayed for more than ``patience`` evaluations in a row; each time counting begins anew."""
-    best, stayed, found = -math.inf, 0, 0
+    """How often more than ``patience`` evaluations in a row brought no improvement; the count restarts each time."""
+    best, waited, plateaus = -math.inf, 0, 0
     for score in scores:
         if score > best + options.threshold or best == -math.inf:
-            best, stayed = score, 0
+            best, waited = score, 0
         else:
-            stayed += 1
-        if stayed > options.patience:
-            found, stayed = found + 1, 0
-    return found
+            waited += 1
+        if waited > options.patience:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus

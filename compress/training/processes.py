@@ -1,7 +1,7 @@
 """The processes that train one network together: started by ``accelerate launch`` or ``torchrun``, or a single one.
 
-What they start, on which devices and how they talk to each other is accelerate's business; the rest of the program
-sees only a number, a count and what is gathered.
+accelerate starts them, places them on devices and connects them; the rest of the program sees only a number, a count
+and what is gathered.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from compress.errors import CompressError, RuntimeAbsent
 T = TypeVar("T")
 
 
-class Processes:
-    """One process; nothing has to be shared.
+class ProcessGroup:
+    """A group of one process, which has nothing to exchange.
 
     Attributes
     ----------
     device : device
         Where this process computes.
     number, count : int
-        Which of how many processes this is, from 0.
+        Rank of this process, from 0, and size of the group.
     """
 
     def __init__(self, device: torch.device, number: int = 0, count: int = 1) -> None:
@@ -39,14 +39,14 @@ class Processes:
         return self.number == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes, element by element; bit by bit the same in each."""
+        """The mean over all processes, element by element; bitwise the same in each."""
         return values
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace the gradients of parameters by their means over all processes."""
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, in the order of their numbers; plain data."""
+        """The value of each process, in the order of their numbers; plain data."""
         return [value]
 
     def from_main(self, compute: Callable[[], T]) -> T:
@@ -54,11 +54,11 @@ class Processes:
         return compute()
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Block until all processes have arrived here."""
 
 
-class _Several(Processes):
-    """One of several processes."""
+class _DistributedGroup(ProcessGroup):
+    """A group of several processes, connected by ``torch.distributed``."""
 
     def mean(self, values: Tensor) -> Tensor:
         total = values.detach().clone()
@@ -67,11 +67,11 @@ class _Several(Processes):
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # One message instead of hundreds: their number costs more than their size.
-        for like in {(g.dtype, g.device): None for g in gradients}:
-            some = [g for g in gradients if (g.dtype, g.device) == like]
-            means = self.mean(torch.cat([g.reshape(-1) for g in some]))
-            for gradient, mean in zip(some, means.split([g.numel() for g in some]), strict=True):
+        # One message in place of hundreds: their number costs more than their size.
+        for kind in {(g.dtype, g.device): None for g in gradients}:
+            same_kind = [g for g in gradients if (g.dtype, g.device) == kind]
+            means = self.mean(torch.cat([g.reshape(-1) for g in same_kind]))
+            for gradient, mean in zip(same_kind, means.split([g.numel() for g in same_kind]), strict=True):
                 gradient.copy_(mean.view(gradient.shape))
 
     def gather(self, value: T) -> list[T]:
@@ -86,9 +86,9 @@ class _Several(Processes):
         if self.is_main:
             try:
                 outcome[0] = compute()
-            except CompressError as trouble:
-                # Without it the others would wait for a value that never comes.
-                outcome[1] = trouble
+            except CompressError as error:
+                # Sent on, because the others would wait for ever for a value that never comes.
+                outcome[1] = error
         value, error = broadcast_object_list(outcome)
         if error is not None:
             raise error
@@ -100,22 +100,22 @@ class _Several(Processes):
 
 
 def launched() -> int:
-    """How many processes were launched together, as ``accelerate launch`` and ``torchrun`` tell by the environment."""
+    """How many processes were launched together, which ``accelerate launch`` and ``torchrun`` put in the environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this is the main one of the processes that were launched together, before they have met."""
+    """Whether this is the main process of those launched together; works before they are connected."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def join(device: str | torch.device) -> Processes:
-    """Meet the other processes, if several were launched.
+def join(device: str | torch.device) -> ProcessGroup:
+    """Connect to the other processes, if several were launched.
 
     Parameters
     ----------
     device : str or device
-        ``"cpu"`` or ``"cuda"``; of several processes on CUDA each gets the GPU of its number on its machine.
+        ``"cpu"`` or ``"cuda"``; with several processes on CUDA each gets the GPU of its local rank.
 
     Raises
     ------
@@ -128,15 +128,15 @@ def join(device: str | torch.device) -> Processes:
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeAbsent("there is no CUDA device", found=str(device), hint="Use --device cpu")
     if launched() == 1:
-        return Processes(wanted)
+        return ProcessGroup(wanted)
     try:
         from accelerate import PartialState
     except ImportError as error:
         raise RuntimeAbsent(
             "several processes were launched, and accelerate is not installed",
             found=f"WORLD_SIZE={launched()}",
-            hint="pip install 'compress[scale]', or start one process",
+            hint="pip install 'pose-compress[scale]', or start one process",
         ) from error
     state = PartialState(cpu=wanted.type == "cpu")
     atexit.register(state.destroy_process_group)
-    return _Several(state.device, state.process_index, state.num_processes)
+    return _DistributedGroup(state.device, state.process_index, state.num_processes)

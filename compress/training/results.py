@@ -1,4 +1,4 @@
-"""What training tells on the way and gives at the end."""
+"""What training reports while it runs and returns at the end."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import nn
 
 @dataclass(frozen=True)
 class StepLog:
-    """One step of training.
+    """One training step.
 
     Attributes
     ----------
     step : int
         Number of the step, from 1.
     steps : int
-        Steps in all.
+        Total number of steps.
     loss : float
-        Loss before the step, the sum of ``parts``.
+        Loss before the update, the sum of ``parts``.
     parts : dict of str to float
-        Weighted summands: ``labels.heatmaps``, ``maps.pafs``, ``features.<module>`` and so on.
+        Weighted terms: ``labels.heatmaps``, ``teacher.maps.pafs``, ``teacher.features.<module>`` and so on.
     learning_rate : float
         Learning rate of the step.
     images_per_second : float
-        Over the last steps, loading included, evaluation not; of all processes together.
+        Throughput of all processes over the last steps, including loading and excluding evaluation.
     score : float or None
-        Score after the step, where it was evaluated.
+        Validation score after the step, if it was evaluated.
     best : bool
         Whether that is the best score so far, so that these weights are kept.
     """
@@ -44,18 +44,18 @@ class StepLog:
 
 @dataclass(frozen=True)
 class Event:
-    """Something beside the steps.
+    """Something that happened between steps.
 
     Attributes
     ----------
     kind : str
         ``"score"`` (before the first step), ``"resume"``, ``"rollback"`` or ``"early stop"``.
     step : int
-        Steps done when it happened, after a return to an earlier step the one that was returned to.
+        Number of steps completed at that time; for a rollback, that of the restored state.
     text : str
-        For people.
+        A description to print.
     values : dict
-        For programs, plain data.
+        The same as plain data.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation and the step it came after."""
+    """The best evaluation: the number of steps completed before it, and its score."""
 
     step: int
     score: float
@@ -74,23 +74,23 @@ class Best:
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """What training gave.
+    """The outcome of a training run.
 
     Attributes
     ----------
     module : Module
-        A new network in eval mode on the CPU: the best-scoring weights if there was an evaluation, otherwise the
-        last.
+        A new network in eval mode on the CPU, with the best-scoring weights if there was an evaluation and the last
+        ones otherwise.
     log : tuple of StepLog
         Every step.
     scores : tuple of (int, float)
-        Every evaluation: steps done, 0 before training, and the score.
+        Every evaluation: steps completed (0 before training) and score.
     best : Best or None
-        Where the weights come from; step 0 means that training never improved on the start.
+        The evaluation whose weights were kept; step 0 if training never improved on the initial weights.
     distilled : tuple of str
         Submodules whose features were compared with the teacher's.
     rollbacks : int
-        How often the run went back because its numbers were none.
+        Number of rollbacks after a NaN or infinite loss or gradient.
     """
 
     module: nn.Module

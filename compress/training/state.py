@@ -1,4 +1,4 @@
-"""The training state on disk: everything that a run needs to go on as if it had never stopped."""
+"""The training state on disk: everything that a run needs to continue as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ _KEYS = {
 }  # fmt: skip
 
 
+def state_path(model: Path) -> Path:
+    """Where the training state of the run is kept that writes this model file."""
+    return model.with_suffix(".state")
+
+
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a training state in one step; a failure leaves the earlier file as it was.
+    """Write a training state atomically; a failure leaves the earlier file untouched.
 
     Parameters
     ----------
     path : Path
         File to write.
     state : mapping
-        Plain containers and tensors under the keys of this format, without ``format`` and ``version``.
+        Plain containers and tensors under the keys of the format, without ``format`` and ``version``.
 
     Raises
     ------
@@ -45,28 +50,28 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
         raise FileError(
             f"the training state can't be written: {error}",
             found=str(path),
-            hint="Free some space, or choose a path",
+            hint="Free some space, or choose another path",
         ) from error
 
 
 def read_state(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a training state that was made under the same conditions.
+    """Read a training state that was written under the same conditions.
 
     Parameters
     ----------
     path : Path
         A file of `write_state`.
     conditions : mapping
-        Options, data and teacher of the run that wants to go on.
+        Options, data and teacher of the run that is resumed.
 
     Raises
     ------
     FileError
         If there is no such file.
     CheckpointError
-        If it is no training state.
+        If it is not a training state.
     UsageError
-        If an option, the data or the teacher is another; names which, and both values.
+        If an option, the data or the teacher differs; the message names it with both values.
     """
     read_bytes(path, "training state")
     try:
@@ -79,23 +84,23 @@ def read_state(path: Path, conditions: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             "the file is not a training state",
             found=str(path),
-            hint="Name the file that the run to go on with wrote",
+            hint="Name the file that the interrupted run wrote",
         )
     if state.get("version") != VERSION or set(state) != _KEYS:
         raise CheckpointError(
-            f"the training state is of another version than {VERSION}",
+            f"the training state does not have version {VERSION}",
             found=state.get("version"),
-            hint="Start again",
+            hint="Start again without --resume",
         )
     _compare(state["conditions"], conditions)
     return state
 
 
 def remove_temporary(path: Path) -> None:
-    """Remove what a kill in the middle of writing a state to ``path`` left beside it."""
-    for left in path.parent.iterdir():
-        if left.name.startswith(f".{path.stem}.") and left.suffix == path.suffix:
-            left.unlink(missing_ok=True)
+    """Remove the temporary file that an interruption while writing a state to ``path`` left beside it."""
+    for file in path.parent.iterdir():
+        if file.name.startswith(f".{path.stem}.") and file.suffix == path.suffix:
+            file.unlink(missing_ok=True)
 
 
 def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -106,13 +111,13 @@ def _compare(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     ]
     if different:
         raise UsageError(
-            f"a run can't go on under other conditions: {'; '.join(different)}",
+            f"a run can't be resumed under other conditions: {'; '.join(different)}",
             hint="Give the options that it was started with, or start again without --resume",
         )
 
 
 def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers with their names."""
+    """SHA-256 of the names and values of a network's parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
@@ -121,7 +126,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of the generators that layers such as dropout draw from."""
+    """State of the random generators that layers such as dropout use."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -129,7 +134,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back; a state written on another kind of device sets what it has."""
+    """Restore the random generators; those that the state lacks, written on another kind of device, are left alone."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,4 +1,4 @@
-"""A copy of the last good state of a run, for when its numbers stop being numbers."""
+"""A copy of the last good training state, to roll back to on a NaN or infinite loss or gradient."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: Steps after which the copy is renewed; also where a training state is written, so that a resumed run goes back to
-#: the same step as one that was never stopped.
-KEPT_EVERY = 50
+#: Steps between copies. A copy is also made whenever a training state is written, so that a resumed run rolls back to
+#: the same step as an uninterrupted one.
+COPY_EVERY = 50
 
-#: What the learning rate is multiplied by at each return.
-SLOWER = 0.5
+#: Factor of the learning rate at each rollback.
+ROLLBACK_FACTOR = 0.5
 
 
 class Diverged(Exception):
-    """Loss or gradient are no numbers any more; says which. Never leaves the training loop."""
+    """The loss or the gradient is NaN or infinite; the message says which. Never leaves the training loop."""
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """A return to the last good state.
+    """A rollback to the last good state.
 
     Attributes
     ----------
     step : int
         The step that failed, from 1.
     to : int
-        Steps done in the state that the run went back to.
+        Number of steps completed in the restored state.
     reason : str
-        What was no number.
+        What was NaN or infinite.
     rate_factor : float
-        What all learning rates are multiplied by from now on.
+        Factor of all learning rates from now on.
     """
 
     step: int
@@ -42,39 +42,39 @@ class Rollback:
 
 
 class Watchdog:
-    """Keeps the state of a run at its last good step in memory.
+    """Keeps the last good state of a run in memory.
 
     Parameters
     ----------
-    most : int
-        Returns in the whole run.
+    limit : int
+        Rollbacks allowed in the whole run.
 
     Attributes
     ----------
-    returns : int
-        How often the run went back so far.
+    rollbacks : int
+        Rollbacks so far.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.returns = most, 0
+    def __init__(self, limit: int) -> None:
+        self.limit, self.rollbacks = limit, 0
         self._kept: dict[str, Any] | None = None
 
     @property
     def rate_factor(self) -> float:
-        """What learning rates are multiplied by after the returns so far."""
-        return SLOWER**self.returns
+        """Factor of the learning rates after the rollbacks so far."""
+        return ROLLBACK_FACTOR**self.rollbacks
 
     def keep(self, state: dict[str, Any]) -> None:
         """Copy a state of plain containers and tensors."""
-        # Not before the old copy is gone: two of them beside the network may be more than a GPU holds.
+        # The old copy is freed first: two copies beside the network may not fit into a GPU's memory.
         self._kept = None
         self._kept = copy.deepcopy(state)
 
-    def roll_back(self, trouble: Diverged, step: int, restore: Callable[[dict[str, Any]], int]) -> Rollback | None:
-        """Give the last good state to ``restore``, which says its step; None if there is no return left."""
-        if self._kept is None or self.returns >= self.most:
+    def roll_back(self, cause: Diverged, step: int, restore: Callable[[dict[str, Any]], int]) -> Rollback | None:
+        """Pass the last good state to ``restore``, which returns its step; None if no rollback is left."""
+        if self._kept is None or self.rollbacks >= self.limit:
             return None
-        self.returns += 1
-        # A copy again: an optimizer that takes up tensors goes on to change them.
+        self.rollbacks += 1
+        # Copied again: an optimizer changes the tensors that it loads.
         to = restore(copy.deepcopy(self._kept))
-        return Rollback(step, to, str(trouble), self.rate_factor)
+        return Rollback(step, to, str(cause), self.rate_factor)

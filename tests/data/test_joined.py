@@ -113,7 +113,7 @@ def test_images_that_cannot_be_read_are_replaced_and_named(workers: int) -> None
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
     examples = Examples(data, pose_spec("esa"), size=(64, 64), augmentation=still, seed=0, labels=True)
     batches = list(load_batches(examples, batch_size=3, start=0, steps=2, workers=workers))
-    assert sum(len(batch.images) for batch in batches) == 6
+    assert sum(len(batch.inputs) for batch in batches) == 6
     assert data.broken() == ("the image does not decode (1.jpg)", "the image does not decode (5.jpg)")
     assert np.array_equal(data[5].image, data[0].image)
     assert len(data.ground_truth()["images"]) == 6
