@@ -15,9 +15,10 @@ from compress.commands.evaluate import RunnerOptions, ScoreOptions
 from compress.commands.options import ModelOptions
 from compress.commands.registry import Stage
 from compress.data.boxes import Boxes, read_boxes
-from compress.data.frames import Frame, Frames, Unreadable, open_sources
+from compress.data.frames import Frame, Frames, Unreadable
 from compress.data.sample import Image
-from compress.data.written import Album, places
+from compress.data.sources import open_sources, skipped_entries
+from compress.data.written import Album, output_paths
 from compress.errors import DataError
 from compress.evaluation.overlap import in_order
 from compress.evaluation.score import crop_size
@@ -84,7 +85,7 @@ def run(options: PredictOptions, progress: Progress) -> StageResult:
     """Find people and draw them: reading, network, decoding and drawing side by side."""
     results = options.output / RESULTS
     frames = Frames(open_sources(options.inputs), options.limit)
-    where = places(frames.sources, options.output) if options.draw else {}
+    where = output_paths(frames.sources, options.output) if options.draw else {}
     for path in (results, *where.values()):
         refuse_existing(path, options.force)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
@@ -130,6 +131,8 @@ def run(options: PredictOptions, progress: Progress) -> StageResult:
         "overlap": None if alone is None else alone["wall"] / mean["wall"],
         "skeleton": _result_skeleton(runner.pose.joints).name,
         "unreadable": [asdict(one) for one in found.unreadable],
+        "undrawn": [asdict(one) for one in album.undrawn],
+        "skipped": [str(path) for path in skipped_entries(options.inputs)],
         "ended": [asdict(one) for one in frames.ended],
         "results": str(results),
         "outputs": [str(path) for path in album.written],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from compress.commands.table import print_lines, print_table
@@ -31,6 +32,10 @@ def show_predict(record: Record) -> None:
         )
     for one in record["unreadable"]:
         lines.append(f"not read: {one['name']}: {one['why']}")
+    for one in record["undrawn"]:
+        lines.append(f"not drawn: {one['name']}: {one['why']}")
+    if record["skipped"]:
+        lines.append(f"skipped, no picture or video: {', '.join(Path(name).name for name in record['skipped'])}")
     for one in record["ended"]:
         promised = "" if one["promised"] is None else f" of the {one['promised']} that it promises"
         lines.append(f"{one['name']} ended early: {one['read']} frame(s) read{promised}; they are kept")

@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.images import check_inside, check_there, read_image
-from compress.data.sample import Person, Sample
+from compress.data.images import check_inside, locate_images, read_image
+from compress.data.sample import Image, Person, Sample
 from compress.data.segmentation import region_mask
 from compress.errors import DataError, FileError
 from compress.files import read_bytes
 from compress.pose.skeleton import COCO17, CROWDPOSE14, Skeleton
 
-#: Keys of an image in the ground truth.
-_IMAGE = ("id", "file_name", "height", "width")
-
 #: Keys of an annotation that scores depend on; a segmentation, of which there are megabytes, is not among them.
 _SCORED = ("image_id", "iscrowd", "num_keypoints", "keypoints", "bbox", "area")
 
 
-#: Names in files of joints that are called otherwise here.
+#: Joints that files name differently.
 _OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
 
 #: Area of a person as a share of the box, where a file has none: that of CrowdPose's own evaluation.
@@ -32,10 +29,11 @@ _BOX_SHARE = 0.53
 
 
 class CocoDataset:
-    """COCO keypoints and the images they belong to; also those of CrowdPose, which have the same form.
+    """COCO keypoints and the images they belong to; also those of CrowdPose, which have the same format.
 
     All images of the file are samples, those without people too, in the file's order. The mask is false over crowds
-    and over people without labelled keypoints.
+    and over people without labelled keypoints. Images are read as they are stored, or rotated by their EXIF
+    orientation where only that gives the size that the file lists.
 
     Parameters
     ----------
@@ -47,7 +45,7 @@ class CocoDataset:
     Raises
     ------
     DataError
-        If the file is no COCO keypoint file, or images are missing in the folder.
+        If the file is not a COCO keypoint file, has annotations but none of people, or images are missing.
     """
 
     annotated = True
@@ -56,24 +54,34 @@ class CocoDataset:
         record = _read(annotations)
         self.name = annotations.stem
         self._category, self._skeleton = _person_category(record, annotations)
-        self._images: list[dict[str, Any]] = _entries(record, "images", annotations)
-        self._folder = images
+        self._images = [_image(entry, annotations) for entry in _entries(record, "images", annotations)]
         self._people: dict[int, list[dict[str, Any]]] = {}
         for entry in self._images:
-            _check_image(entry, annotations)
             if entry["id"] in self._people:
                 raise DataError(f"two images of {annotations.name} have the same id", found=entry["id"])
             self._people[entry["id"]] = []
-        for annotation in _entries(record, "annotations", annotations):
-            if annotation.get("category_id") == self._category["id"]:
-                of_image = self._people.get(annotation.get("image_id", -1))
-                if of_image is None:
-                    raise DataError(
-                        f"an annotation of {annotations.name} is of an image that the file does not list",
-                        found=annotation.get("image_id"),
-                    )
-                of_image.append(_checked(annotation, annotations, self._skeleton))
-        check_there([entry["file_name"] for entry in self._images], images)
+        for annotation in self._of_people(_entries(record, "annotations", annotations), annotations):
+            number = integer(annotation.get("image_id"))
+            of_image = None if number is None else self._people.get(number)
+            if of_image is None:
+                raise DataError(
+                    f"an annotation of {annotations.name} is of an image that the file does not list",
+                    found=annotation.get("image_id"),
+                )
+            of_image.append(_checked(annotation, annotations, self._skeleton))
+        self._paths = locate_images([entry["file_name"] for entry in self._images], images)
+
+    def _of_people(self, annotations: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+        category = self._category["id"]
+        people = [annotation for annotation in annotations if integer(annotation.get("category_id")) == category]
+        if annotations and not people:
+            ids = {repr(annotation.get("category_id")) for annotation in annotations}
+            raise DataError(
+                f"no annotation of {path.name} is of the category {self._category['name']!r}, whose id is {category}",
+                found=f"category_id {', '.join(sorted(ids)[:8])}",
+                hint=f"Give annotations of people the category_id {category}",
+            )
+        return people
 
     def __len__(self) -> int:
         return len(self._images)
@@ -82,15 +90,8 @@ class CocoDataset:
         if not 0 <= index < len(self):
             raise IndexError(index)
         entry = self._images[index]
-        image = read_image(self._folder / entry["file_name"], upright=False)
+        image = self._read_image(index)
         size = (image.shape[0], image.shape[1])
-        listed = (entry.get("height", size[0]), entry.get("width", size[1]))
-        if listed != size:
-            raise DataError(
-                f"the image {entry['file_name']} has another size than its annotations say",
-                found=size,
-                hint=f"The annotations are of {listed[0]} rows and {listed[1]} columns; fetch the original image",
-            )
         mask = np.ones(size, dtype=np.bool_)
         annotations = self._people[entry["id"]]
         for annotation in annotations:
@@ -105,16 +106,32 @@ class CocoDataset:
             skeleton=self._skeleton.name,
         )
 
+    def _read_image(self, index: int) -> Image:
+        """The image in the orientation that its annotations were drawn in."""
+        entry, path = self._images[index], self._paths[index]
+        image = read_image(path, upright=False)
+        stored = image.shape[:2]
+        listed = (entry.get("height", stored[0]), entry.get("width", stored[1]))
+        if listed == stored:
+            return image
+        upright = read_image(path)
+        if upright.shape[:2] == listed:
+            return upright
+        swapped = "Height and width look swapped in the file" if listed == stored[::-1] else "Fetch the original image"
+        raise DataError(
+            f"the image {entry['file_name']} has another size than its annotations say",
+            found=(*stored,),
+            hint=f"The annotations are of {listed[0]} rows and {listed[1]} columns. {swapped}",
+        )
+
     def ground_truth(self) -> dict[str, Any]:
         """Annotations of all images as a COCO keypoint record without segmentations; people are category 1.
 
-        Annotations are numbered anew from 1: to COCO's evaluation an id of 0 means that there is no match.
+        Annotations are renumbered from 1: in COCO's evaluation an id of 0 means that there is no match.
         """
         people = [annotation for annotations in self._people.values() for annotation in annotations]
         return {
-            "images": [
-                {k: v for k, v in e.items() if k in ("id", "file_name", "height", "width")} for e in self._images
-            ],
+            "images": [dict(entry) for entry in self._images],
             "annotations": [
                 {key: person[key] for key in _SCORED} | {"id": number, "category_id": 1}
                 for number, person in enumerate(people, start=1)
@@ -132,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(content)
     except (RecursionError, ValueError) as error:
         raise DataError(
-            f"the annotation file is no JSON, or cut off ({error})",
+            f"the annotation file is not JSON, or truncated ({error})",
             found=str(path),
             hint="Give a COCO keypoint file such as person_keypoints_val2017.json",
         ) from error
@@ -168,21 +185,46 @@ def _person_category(record: dict[str, Any], path: Path) -> tuple[dict[str, Any]
     for category in with_keypoints:
         named = tuple(_OTHER_NAMES.get(str(joint), str(joint)) for joint in category["keypoints"])
         for skeleton in (COCO17, CROWDPOSE14):
-            if named == skeleton.joints and "id" in category:
-                plain = {"id": category["id"], "name": str(category.get("name", "person")), "keypoints": [*named]}
+            number = integer(category.get("id"))
+            if named == skeleton.joints and number is not None:
+                plain = {"id": number, "name": str(category.get("name", "person")), "keypoints": [*named]}
                 return plain, skeleton
     raise DataError(
-        f"{path.name} has other joints than the 17 of COCO",
+        f"{path.name} has other joints than the 17 of COCO, or a category without an integer id",
         found=[str(joint) for joint in with_keypoints[0]["keypoints"]][:20],
         hint=f"In this order they are: {', '.join(COCO17.joints)}",
     )
 
 
-def _check_image(entry: dict[str, Any], path: Path) -> None:
-    name = entry.get("file_name")
-    if not isinstance(entry.get("id"), int) or not isinstance(name, str) or not name:
-        raise DataError(f"an image of {path.name} lacks an id or a file_name", found=entry)
-    check_inside(name, path)
+def integer(value: Any) -> int | None:
+    """The integer that an id or flag of an annotation file stands for (3, ``"3"`` or 3.0), or None."""
+    if isinstance(value, str):
+        return int(value) if value.strip().removeprefix("-").isdecimal() else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def _image(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The id, file name and size of an image in plain values; a height or width of null is left out."""
+    name, number = entry.get("file_name"), integer(entry.get("id"))
+    if not isinstance(name, str) or not name:
+        raise DataError(f"an image of {path.name} has no file_name", found=entry)
+    if number is None:
+        kind = f"of type {type(entry['id']).__name__}" if "id" in entry else "missing"
+        raise DataError(
+            f"the id of an image of {path.name} must be an integer; it is {kind}", found={"file_name": name} | entry
+        )
+    image: dict[str, Any] = {"id": number, "file_name": check_inside(name, path)}
+    for key in ("height", "width"):
+        if entry.get(key) is not None:
+            pixels = integer(entry[key])
+            if pixels is None or pixels < 1:
+                raise DataError(
+                    f"the {key} of the image {name} in {path.name} is no number of pixels", found=entry[key]
+                )
+            image[key] = pixels
+    return image
 
 
 def _checked(annotation: dict[str, Any], path: Path, skeleton: Skeleton) -> dict[str, Any]:
@@ -201,19 +243,26 @@ def _checked(annotation: dict[str, Any], path: Path, skeleton: Skeleton) -> dict
 
 
 def _values(annotation: dict[str, Any], skeleton: Skeleton) -> dict[str, Any]:
-    crowd, joints = bool(annotation.get("iscrowd", 0)), len(skeleton.joints)
-    keypoints = annotation.get("keypoints", [0] * 3 * joints) if crowd else annotation["keypoints"]
+    flag, joints = annotation.get("iscrowd") or 0, len(skeleton.joints)
+    crowd = int(flag) if isinstance(flag, bool) else integer(flag)
+    if crowd not in (0, 1):
+        raise ValueError(f"its iscrowd is neither 0 nor 1 but {flag!r}")
+    # A person without keypoints, also one in a list or with null, has no labelled joints.
+    keypoints = annotation.get("keypoints") or [0] * 3 * joints
     if len(keypoints) != 3 * joints or not np.isfinite(np.array(keypoints, dtype=np.float64)).all():
         raise ValueError(f"its keypoints are not x, y and visibility of {joints} joints but {len(keypoints)} values")
+    keypoints = [float(value) if isinstance(value, str) else value for value in keypoints]
     box = [float(value) for value in annotation["bbox"]]
-    if "area" not in annotation and skeleton is CROWDPOSE14 and len(box) == 4:
+    if annotation.get("area") is None and skeleton is CROWDPOSE14 and len(box) == 4:
         area = box[2] * box[3] * _BOX_SHARE
     else:
         area = float(annotation["area"])
     if len(box) != 4 or not all(map(math.isfinite, (*box, area))):
         raise ValueError(f"its bbox {box} or area {area} is not made of numbers")
+    if area < 0:
+        raise ValueError(f"its area {area:g} is negative")
     return {
-        "iscrowd": int(crowd),
+        "iscrowd": crowd,
         "keypoints": keypoints,
         "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
         "bbox": box,

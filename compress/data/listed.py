@@ -14,7 +14,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from compress.data.images import check_there, read_image
+from compress.data.images import locate_images, read_image
 from compress.data.sample import Person, Sample
 from compress.errors import DataError, FileError
 from compress.files import read_bytes
@@ -75,8 +75,8 @@ class ListedImages:
     ) -> None:
         if not entries:
             raise DataError("the data set lists no images", found=name)
-        check_there([entry.name for entry in entries], images)
-        self.name, self._images, self._entries, self._skeleton, self._whole = name, images, entries, skeleton, whole
+        self._paths = locate_images([entry.name for entry in entries], images)
+        self.name, self._entries, self._skeleton, self._whole = name, entries, skeleton, whole
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -85,7 +85,7 @@ class ListedImages:
         if not 0 <= index < len(self):
             raise IndexError(index)
         entry = self._entries[index]
-        image = read_image(self._images / entry.name, upright=False)
+        image = read_image(self._paths[index], upright=False)
         people = entry.people
         if self._whole:
             view = np.array([0, 0, image.shape[1], image.shape[0]], dtype=np.float32)
@@ -155,7 +155,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     try:
         record = json.loads(content_of(path))
     except (RecursionError, ValueError) as error:
-        raise DataError(f"the annotation file is no JSON, or cut off ({error})", found=str(path)) from error
+        raise DataError(f"the annotation file is not JSON, or truncated ({error})", found=str(path)) from error
     if not isinstance(record, list) or not all(isinstance(entry, dict) for entry in record):
         raise DataError("the annotation file is no list of people", found=str(path))
     return record

@@ -89,6 +89,11 @@ class Dataset(Protocol):
         ...
 
 
+def unannotated(image: Image, index: int, name: str) -> Sample:
+    """The image at an index of a data set without annotations; its id is the index plus one."""
+    return Sample(image, (), np.ones(image.shape[:2], dtype=np.bool_), index + 1, name)
+
+
 def iterate(dataset: Dataset) -> Iterator[Sample]:
     """All samples in order."""
     for index in range(len(dataset)):

@@ -49,6 +49,10 @@ _LAYOUTS = {
 }
 
 
+#: Kinds of data sets: what stands before the colon.
+KINDS = ("synthetic", "images", *_LAYOUTS)
+
+
 def _part(split: str) -> str:
     return "train" if split.startswith("train") else "valid"
 

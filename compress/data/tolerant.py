@@ -1,23 +1,70 @@
-"""A data set that goes on where an image can't be read, and remembers which."""
+"""Data sets with unreadable images: they are skipped or replaced, counted and reported."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ctypes import c_bool
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from compress.data.sample import Dataset, Sample
 from compress.errors import DataError
+from compress.progress import Progress, Silent
 
-#: Unreadable images in a row after which something else must be wrong than single images.
-_TRIES = 20
+#: After this many unreadable images in a row the fault is unlikely to lie in single images.
+_MAX_TRIES = 20
+
+
+def readable(dataset: Dataset, progress: Progress | None = None) -> Iterator[Sample]:
+    """All samples in order, without those that can't be read.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where samples come from.
+    progress : Progress, optional
+        Told of the number of unreadable images and the first of them, when the iteration ends or is given up.
+
+    Yields
+    ------
+    Sample
+        Every readable one.
+
+    Raises
+    ------
+    DataError
+        If no image can be read.
+    """
+    unreadable: list[DataError] = []
+    read = 0
+    try:
+        for index in range(len(dataset)):
+            try:
+                sample = dataset[index]
+            except DataError as error:
+                unreadable.append(error)
+                continue
+            read += 1
+            yield sample
+        if unreadable and not read:
+            raise DataError(
+                f"none of the {len(unreadable)} images of {dataset.name} can be read; the first: {unreadable[0].cause}",
+                found=unreadable[0].found,
+                hint=unreadable[0].hint,
+            )
+    finally:
+        if unreadable and read:
+            images = "image" if len(unreadable) == 1 else "images"
+            (progress or Silent()).say(
+                f"{len(unreadable)} unreadable {images} of {dataset.name} left out; the first: {unreadable[0]}"
+            )
 
 
 class Tolerant:
-    """Shows the next image that can be read in the place of one that can't.
+    """A data set in which the next readable image takes the place of an unreadable one.
 
-    So every epoch has its length and order, with any number of loading processes, which all note in shared memory what
-    they could not read.
+    So every epoch keeps its length and order with any number of loading processes, all of which record unreadable
+    images in shared memory.
 
     Parameters
     ----------
@@ -34,7 +81,7 @@ class Tolerant:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample, or the next one.
+        """The sample, or the next one that can be read.
 
         Raises
         ------
@@ -44,7 +91,7 @@ class Tolerant:
         if not 0 <= index < len(self):
             raise IndexError(index)
         error: DataError | None = None
-        for other in range(index, index + min(_TRIES, len(self))):
+        for other in range(index, index + min(_MAX_TRIES, len(self))):
             try:
                 return self.data[other % len(self)]
             except DataError as unreadable:
@@ -53,16 +100,16 @@ class Tolerant:
         raise error or DataError("the data set is empty", found=self.name)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Annotations of all images, those that can't be read too."""
+        """Annotations of all images, including the unreadable ones."""
         return self.data.ground_truth()
 
     def broken(self) -> tuple[str, ...]:
-        """What is wrong with each image that could not be read so far, in the data set's order."""
-        found = []
-        for index, noted in enumerate(self._broken[: len(self)]):
-            if noted:
+        """The error of each image found unreadable so far, in the data set's order."""
+        errors = []
+        for index, is_broken in enumerate(self._broken[: len(self)]):
+            if is_broken:
                 try:
                     self.data[index]
                 except DataError as error:
-                    found.append(f"{error.cause} ({error.found})" if error.found else error.cause)
-        return tuple(found)
+                    errors.append(f"{error.cause} ({error.found})" if error.found else error.cause)
+        return tuple(errors)

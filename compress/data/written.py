@@ -1,24 +1,29 @@
-"""Pictures and videos that are whole or not there."""
+"""Drawn pictures and videos, each written completely or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import cv2
 
-from compress.data.frames import Frame, Source
+from compress.data.frames import Frame
 from compress.data.sample import Image
+from compress.data.sources import DEFAULT_FPS, Source, open_capture, opencv_takes, quiet_opencv, usable_rate
 from compress.errors import FileError, UsageError
 from compress.files import atomic_path
 
-#: Kind of the videos that are written: MPEG-4, which OpenCV codes everywhere.
+#: Format of the videos that are written: MPEG-4, which OpenCV encodes on every platform.
 VIDEO_SUFFIX = ".mp4"
 _CODEC = "mp4v"
+
+#: MPEG-4 stores frame rates as fractions of two numbers of 16 bits.
+_MAX_RATE_NUMERATOR = 2**16 - 1
 
 
 def write_picture(path: Path, image: Image, *, force: bool = True) -> None:
@@ -27,13 +32,13 @@ def write_picture(path: Path, image: Image, *, force: bool = True) -> None:
     Raises
     ------
     FileError
-        If it can't be coded or written, or the file is there and ``force`` is false.
+        If it can't be encoded or written, or the file exists and ``force`` is false.
     """
     try:
-        coded, content = cv2.imencode(path.suffix, image)
+        encoded, content = cv2.imencode(path.suffix, image)
     except cv2.error:
-        coded = False
-    if not coded:
+        encoded = False
+    if not encoded:
         raise FileError("the picture can't be written in this format", found=str(path), hint="Use .png or .jpg")
     with atomic_path(path, force=force) as temporary:
         temporary.write_bytes(content.tobytes())
@@ -50,30 +55,36 @@ def open_video(
     path : Path
         The video, `VIDEO_SUFFIX`.
     fps : float
-        Frames a second.
+        Frames per second; `container_rate` says which are written.
     size : (int, int)
         Height and width of all frames. The format has even sides only: the last row or column of an odd one is lost.
     force : bool
-        Whether a file that is there may be replaced.
+        Whether an existing file may be replaced.
 
     Raises
     ------
     FileError
-        If the video can't be written, a frame has another size, or frames got lost, as on a full disk.
+        If the video can't be written, a frame has another size, or frames were lost, as on a full disk.
     """
     frames = 0
+    if not opencv_takes(path):
+        raise FileError(
+            "a video can't be written there: the path is not valid UTF-8", found=str(path), hint="Name another folder"
+        )
     with atomic_path(path, force=force) as temporary:
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*_CODEC), fps, (size[1], size[0]))
+        with quiet_opencv():
+            codec = cv2.VideoWriter.fourcc(*_CODEC)
+            writer = cv2.VideoWriter(str(temporary), codec, container_rate(fps), (size[1], size[0]))
         if not writer.isOpened():
             raise FileError(
                 "this OpenCV can't write such a video",
-                found=f"{path}, {size[1]}x{size[0]} at {fps:g} frames a second",
+                found=f"{path}, {size[1]}x{size[0]} at {fps:g} frames per second",
                 hint="Write pictures of single frames instead, or install opencv-python-headless",
             )
 
         def add(image: Image) -> None:
             nonlocal frames
-            if image.shape[:2] != size:  # OpenCV would leave it out without a word
+            if image.shape[:2] != size:  # OpenCV would silently leave it out
                 raise FileError("a frame has another size than those before it", found=image.shape[:2])
             writer.write(image)
             frames += 1
@@ -82,70 +93,98 @@ def open_video(
             yield add
         finally:
             writer.release()
-        written = _count(temporary)
+        written = _frame_count(temporary)
         if written != frames:
             raise FileError(
                 f"only {written} of {frames} frames are in the video", found=str(path), hint="Is the disk full?"
             )
 
 
-def _count(path: Path) -> int:
-    capture: Any = cv2.VideoCapture(str(path))
+def container_rate(fps: float) -> float:
+    """The nearest frame rate that MPEG-4 can store, rounded no more than needed; `DEFAULT_FPS` for none that is usable.
+
+    OpenCV writes a rate as a fraction of at most three decimals, whose numerator has to fit into 16 bits: 211.223 does
+    not, 211.22 does.
+    """
+    for digits in (3, 2, 1, 0):
+        rate = Fraction(round(usable_rate(fps) * 10**digits), 10**digits)
+        if 0 < rate.numerator <= _MAX_RATE_NUMERATOR:
+            return float(rate)
+    return DEFAULT_FPS
+
+
+def _frame_count(path: Path) -> int:
+    capture = open_capture(str(path))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     finally:
         capture.release()
 
 
-def places(sources: Sequence[Source], folder: Path) -> dict[Source, Path]:
-    """Where drawn images of each source go: its name in the folder, with a number where two have the same.
+def output_paths(sources: Sequence[Source], folder: Path) -> dict[Source, Path]:
+    """Where the drawn images of each source go: its name in the folder, numbered where several have the same.
 
     Raises
     ------
     UsageError
-        If that is a file of the sources themselves.
+        If an output would replace one of the sources.
     """
-    found: dict[Source, Path] = {}
+    paths: dict[Source, Path] = {}
     taken: set[str] = set()
     inputs = {source.path.resolve() for source in sources if source.path is not None}
     for source in sources:
         suffix = VIDEO_SUFFIX
         if source.fps is None:
-            # Formats that lose nothing become PNG.
-            suffix = ".jpg" if source.path is not None and source.path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+            # Lossless formats become PNG.
+            jpeg = source.path is not None and source.path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif")
+            suffix = ".jpg" if jpeg else ".png"
         numbers = (f"-{number}" if number > 1 else "" for number in count(1))
         name = next(name for number in numbers if (name := f"{source.stem}{number}{suffix}") not in taken)
         taken.add(name)
-        found[source] = folder / name
-        if found[source].resolve() in inputs:
+        paths[source] = folder / name
+        if paths[source].resolve() in inputs:
             raise UsageError(
-                "an output would replace an input", found=str(found[source]), hint="Name another folder by -o"
+                "an output would replace an input", found=str(paths[source]), hint="Name another folder with -o"
             )
-    return found
+    return paths
+
+
+@dataclass(frozen=True)
+class Undrawn:
+    """A source whose drawing could not be written, and why."""
+
+    name: str
+    why: str
 
 
 class Album:
-    """Writes images to the places of their sources; a video gets its name with its last frame, or not at all.
+    """Writes images to the paths of their sources; a video gets its name with its last frame, or not at all.
+
+    A drawing that can't be written is recorded, and its source's other frames are left out: results are worth more
+    than their pictures.
 
     Parameters
     ----------
-    where : dict of Source to Path
-        As `places` gives it.
+    paths : dict of Source to Path
+        As `output_paths` gives it.
     force : bool
-        Whether files that are there may be replaced.
+        Whether existing files may be replaced.
 
     Attributes
     ----------
     written : list of Path
-        Files so far.
+        Complete files, and the video that is being written.
+    undrawn : list of Undrawn
+        Sources without a drawing.
     """
 
-    def __init__(self, where: dict[Source, Path], force: bool) -> None:
+    def __init__(self, paths: dict[Source, Path], force: bool) -> None:
         self.written: list[Path] = []
-        self._where, self._force = where, force
+        self.undrawn: list[Undrawn] = []
+        self._paths, self._force = paths, force
         self._video = ExitStack()
         self._source: Source | None = None
-        self._add: Callable[[Image], None] = lambda image: None
+        self._add: Callable[[Image], None] = _drop
 
     def __enter__(self) -> Album:
         return self
@@ -153,19 +192,51 @@ class Album:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._video.__exit__(kind, error, trace)
+        if error is not None:
+            self._video.__exit__(kind, error, trace)
+        else:
+            self._close_video()
 
     def add(self, frame: Frame, image: Image) -> None:
         """Write a picture, or the next frame of a video; the frames of a video come one after the other."""
-        source, path = frame.source, self._where[frame.source]
-        if source is not self._source:
-            self._video.close()
-            self._source = source
-            if source.fps is None:
-                write_picture(path, image, force=self._force)
-            else:
-                size = (image.shape[0], image.shape[1])
-                self._add = self._video.enter_context(open_video(path, source.fps, size, force=self._force))
-            self.written.append(path)
-        if source.fps is not None:
+        if frame.source is not self._source:
+            self._close_video()
+            self._source = frame.source
+            self._start(frame.source, image)
+        try:
             self._add(image)
+        except FileError as error:
+            self._fail(error)
+
+    def _start(self, source: Source, image: Image) -> None:
+        path = self._paths[source]
+        self.written.append(path)
+        if source.fps is None:
+            self._add = lambda picture: write_picture(path, picture, force=self._force)
+            return
+        size = (image.shape[0], image.shape[1])
+        try:
+            self._add = self._video.enter_context(open_video(path, source.fps, size, force=self._force))
+        except FileError as error:
+            self._fail(error)
+
+    def _close_video(self) -> None:
+        try:
+            self._video.close()
+        except FileError as error:
+            self._fail(error)
+
+    def _fail(self, error: FileError) -> None:
+        """Record that the current source has no drawing, drop what there is of it and ignore its other frames."""
+        if self._source is None:
+            return
+        self.written.remove(self._paths[self._source])
+        self.undrawn.append(Undrawn(self._source.name, str(error)))
+        self._add = _drop
+        unfinished, self._video = self._video, ExitStack()
+        with suppress(FileError):
+            unfinished.__exit__(type(error), error, error.__traceback__)
+
+
+def _drop(image: Image) -> None:
+    """Ignore an image."""

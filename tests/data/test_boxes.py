@@ -38,7 +38,7 @@ def test_boxes_of_people_are_kept_by_image_in_order(tmp_path: Path) -> None:
     [
         ("{}", "no list of people"),
         ("[1]", "no list of people"),
-        ("[", "no JSON"),
+        ("[", "not JSON"),
         (json.dumps([{"image_id": 1}]), "can't be used.*category_id"),
         (json.dumps([found(bbox=[1, 2, 3])]), "can't be used"),
         (json.dumps([found(score="high")]), "can't be used"),

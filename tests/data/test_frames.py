@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.data import frames as module
-from compress.data.frames import Camera, Ended, Frame, Frames, Unreadable, Video, open_sources
-from compress.data.written import Album, open_video, places, write_picture
+from compress.data import sources as module
+from compress.data.frames import Ended, Frame, Frames, Unreadable
+from compress.data.sources import Camera, Video, open_sources
+from compress.data.written import Album, open_video, output_paths, write_picture
 from compress.errors import DataError, FileError, UsageError
 
 
@@ -170,12 +171,12 @@ def test_a_video_has_no_name_before_its_last_frame_and_none_after_an_error(tmp_p
         write()
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
     assert path.read_bytes() == b"precious"
-    with pytest.raises(FileError, match="exists already"):
+    with pytest.raises(FileError, match="already exists"):
         open_video(path, 10, (48, 64), force=False).__enter__()
 
 
 def test_lost_frames_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.data.written._count", lambda path: 1)
+    monkeypatch.setattr("compress.data.written._frame_count", lambda path: 1)
     with pytest.raises(FileError, match="only 1 of 2 frames"):
         write_clip(tmp_path / "clip.mp4", [1, 2])
     assert list(tmp_path.iterdir()) == []
@@ -186,17 +187,17 @@ def test_outputs_have_names_of_their_own_and_replace_no_input(tmp_path: Path) ->
     for path in paths:
         path.write_bytes(b"x")
     sources = open_sources(paths)
-    found = places(sources, tmp_path / "out")
+    found = output_paths(sources, tmp_path / "out")
     assert [path.name for path in found.values()] == ["a.jpg", "a.png", "a-2.png", "a.mp4", "b.jpg"]
     with pytest.raises(UsageError, match="replace an input"):
-        places(sources, tmp_path)
+        output_paths(sources, tmp_path)
 
 
 def test_an_album_holds_pictures_and_videos_and_drops_an_unfinished_video(tmp_path: Path) -> None:
     clip, picture = write_clip(tmp_path / "clip.mp4", [40, 120, 200]), tmp_path / "p.png"
     write_picture(picture, grey(77))
     stream = Frames(open_sources([clip, picture, clip]))
-    album = Album(places(stream.sources, tmp_path / "out"), force=False)
+    album = Album(output_paths(stream.sources, tmp_path / "out"), force=False)
 
     def fill() -> None:
         with album:

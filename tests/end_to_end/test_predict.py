@@ -16,7 +16,8 @@ from compress.checkpoint.save import save
 from compress.commands.base import check_options
 from compress.commands.predict import STAGE, STEPS, PredictOptions
 from compress.commands.show import headline, show
-from compress.data.frames import Frame, Frames, open_sources
+from compress.data.frames import Frame, Frames
+from compress.data.sources import open_sources
 from compress.data.synthetic import DrawnPeople
 from compress.data.written import open_video, write_picture
 from compress.errors import CompressError, DataError, FileError, RuntimeAbsent, UsageError
@@ -200,7 +201,7 @@ def test_a_camera_is_stopped_by_the_keyboard_and_what_it_saw_is_kept(
     model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     capture = cv2.VideoCapture(str(clip))
-    monkeypatch.setattr("compress.data.frames._capture", lambda what: capture)
+    monkeypatch.setattr("compress.data.sources.open_capture", lambda what: capture)
     calls = []
 
     def stop(image: Any, *values: Any, **options: Any) -> Any:
@@ -276,7 +277,7 @@ def test_several_images_in_the_network_at_once_give_what_one_at_a_time_gives(
 def test_a_camera_s_images_go_through_an_openvino_file_one_at_a_time(
     exported: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.data.frames._capture", lambda what: cv2.VideoCapture(str(clip)))
+    monkeypatch.setattr("compress.data.sources.open_capture", lambda what: cv2.VideoCapture(str(clip)))
     record = predict(exported, Path("0"), output=tmp_path / "out", height=64, threads=2, draw=False, limit=3)
     assert record["streams"] == 1
 
