@@ -1,114 +1,153 @@
-"""Steps of data-aware factorization that commands share: images in, statistics, curves and factors out."""
+"""Calibration images, and the statistics and error curves of layers that are measured on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compress.data.sample import Dataset, iterate
-from compress.errors import DataError, UsageError
-from compress.evaluation.score import SEEN, network_inputs
-from compress.network.layers import LayerInfo
+from compress.data.arrays import Tensors
+from compress.data.sample import Dataset
+from compress.data.source import images as open_images
+from compress.errors import DataError
+from compress.evaluation.inputs import calibration_inputs
+from compress.model import Model
+from compress.network.inputs import Inputs
+from compress.network.layers import LayerIndex
+from compress.network.outputs import Outputs
 from compress.network.statistics import Calibration, measure_sensitivity
 from compress.planning.budgeted import Curves, eligible, measure_curves
 from compress.planning.selection import Selection
-from compress.pose.skeleton import get_skeleton
-from compress.pose.spec import PoseSpec
 from compress.progress import Progress
 
-#: Fewer images than this are worth a word.
-FEW = 8
+#: Fewer calibration images than this are worth a warning.
+FEW_IMAGES = 8
+
+#: Images on which outputs are compared, beyond those that factors are fitted to.
+COMPARED_IMAGES = 24
+
+#: From this many calibration images on the last eighth is held out for the comparison if there are no further images.
+HOLD_OUT_FROM = 16
+
+#: A joint whose map nowhere reaches this height is not detected; decoders use about the same threshold.
+VISIBLE = 0.1
 
 
-def calibration_images(dataset: Dataset, pose: PoseSpec, height: int, count: int) -> list[Tensor]:
-    """The first images of a data set as a network reads them: whole, or a crop of each person.
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images as a network reads them.
+
+    Attributes
+    ----------
+    fitted : tuple of Inputs
+        Those that factors are fitted to.
+    compared : tuple of Inputs
+        Those on which the outputs of both networks are compared.
+    held_out : bool
+        Whether factors are fitted to none of ``compared``.
+    name : str
+        What messages call them.
+    """
+
+    fitted: tuple[Inputs, ...]
+    compared: tuple[Inputs, ...]
+    held_out: bool
+    name: str
+
+
+def read_images(source: Any, model: Model, count: int) -> CalibrationImages:
+    """Calibration images for a model, and further ones to compare outputs on.
+
+    The first ``count`` images are for the fit and up to `COMPARED_IMAGES` after them for the comparison. If there are
+    not even two more, the last eighth of all is held out from the fit, and with fewer than `HOLD_OUT_FROM` images the
+    comparison runs on those that factors are fitted to.
 
     Parameters
     ----------
-    dataset : Dataset
-        Images, with or without annotations.
-    pose : PoseSpec
-        What the network expects.
-    height : int
-        Height in pixels that images or crops are scaled to.
+    source : object
+        As of `compress.images`.
+    model : Model
+        Whose inputs they become, scaled to the height at which its costs are counted.
     count : int
-        At most so many.
-
-    Returns
-    -------
-    list of Tensor, shape (1, 3, H, W)
-        In the order of the data set.
+        Maximum number of images to fit factors to.
 
     Raises
     ------
     DataError
         If there are none.
     """
-    if count < 2:
-        raise UsageError("--calibrate must be at least 2", found=count, hint="A few dozen images are best")
-    inputs: list[Tensor] = []
-    for sample in iterate(dataset):
-        inputs += [torch.from_numpy(array)[None] for array in network_inputs(sample, pose, height)]
-        if len(inputs) >= count:
-            break
+    opened: Dataset | Tensors = open_images(source)
+    wanted = count + COMPARED_IMAGES
+    if isinstance(opened, Tensors):
+        inputs = opened.for_network(model.inputs, wanted)
+    else:
+        inputs = calibration_inputs(opened, model, wanted, model.size[0])
     if not inputs:
-        raise DataError("there are no images to calibrate with", found=dataset.name)
-    return inputs[:count]
+        raise DataError("there are no images to calibrate with", found=opened.name)
+    fitted, compared = inputs[:count], inputs[count:]
+    if len(compared) >= 2:
+        return CalibrationImages(tuple(fitted), tuple(compared), True, opened.name)
+    held = len(inputs) // 8 if len(inputs) >= HOLD_OUT_FROM else 0
+    if held:
+        return CalibrationImages(tuple(inputs[:-held]), tuple(inputs[-held:]), True, opened.name)
+    return CalibrationImages(tuple(fitted), tuple(fitted[:COMPARED_IMAGES]), False, opened.name)
 
 
-def doubts(module: nn.Module, pose: PoseSpec, images: Sequence[Tensor]) -> list[str]:
-    """What speaks against these images as something to fit factors to; nothing if all is well."""
-    found = []
-    if len(images) < FEW:
-        found.append(f"only {len(images)} images to fit factors to: covariances want a few dozen")
-    joints, peak = len(get_skeleton(pose.skeleton).joints), 0.0
+def doubts(model: Model, images: Sequence[Inputs]) -> list[str]:
+    """Warnings about these images as something to fit factors to; empty if all is well."""
+    warnings = []
+    if len(images) < FEW_IMAGES:
+        warnings.append(f"only {len(images)} images to fit factors to: covariances need a few dozen")
+    if model.pose is None:
+        return warnings
+    joints, peak = len(model.pose.joints.joints), 0.0
     with torch.no_grad():
         for image in images:
-            peak = max(peak, float(module(image)[-1]["heatmaps"][:, :joints].max()))
-            if peak >= SEEN:
-                return found
-    found.append(
-        f"the network sees nobody on these images (highest joint {peak:.3f}): factors are fitted to the background"
+            heatmaps = model.run(image).get("heatmaps")
+            if heatmaps is None:  # decoders of other outputs have no height in common
+                return warnings
+            peak = max(peak, float(heatmaps[:, :joints].max()))
+            if peak >= VISIBLE:
+                return warnings
+    warnings.append(
+        f"the network detects nobody on these images (highest joint {peak:.3f}): factors are fitted to the background"
     )
-    return found
+    return warnings
 
 
-def calibrate(module: nn.Module, images: Sequence[Tensor], names: Sequence[str], progress: Progress) -> Calibration:
-    """Where layers are to be looked at, and what the final maps feel of them."""
+def calibrate(
+    module: nn.Module, outputs: Outputs, images: Sequence[Inputs], names: Sequence[str], progress: Progress
+) -> Calibration:
+    """Measure the sensitivity of the final outputs to layers, and where to sample these."""
     with progress.bar("sensitivity", len(images)) as advance:
-        return Calibration(images, measure_sensitivity(module, images, names, progress=lambda *_: advance(1)))
+        sensitivities = measure_sensitivity(module, images, names, outputs=outputs, progress=lambda *_: advance(1))
+    return Calibration(images, sensitivities, outputs)
 
 
-def curves_of(
-    module: nn.Module,
-    layers: Sequence[LayerInfo],
-    selection: Selection,
-    images: Sequence[Tensor],
-    progress: Progress,
-    **options: Any,
+def calibrated_curves(
+    model: Model, selection: Selection, images: Sequence[Inputs], progress: Progress, align: int = 1
 ) -> tuple[Calibration, Curves]:
     """Statistics and error curves of all layers that a selection allows.
 
     Parameters
     ----------
-    module : nn.Module
-        The network.
-    layers : sequence of LayerInfo
-        All its layers.
+    model : Model
+        The model.
     selection : Selection
-        Which of them may be replaced.
-    images : sequence of Tensor
+        Which of its layers may be replaced.
+    images : sequence of Inputs
         Calibration images.
     progress : Progress
-        Told of every step.
-    **options
-        Of `compress.planning.budgeted.measure_curves`.
+        Receives every step.
+    align : int
+        Ranks are multiples of it.
     """
+    layers: LayerIndex = model.layers
     names, kept = eligible(layers, selection)
-    calibration = calibrate(module, images, names, progress)
+    calibration = calibrate(model.module, model.outputs, images, names, progress)
     with progress.bar("error curves", len(names)) as advance:
-        curves = measure_curves(module, layers, kept, calibration, progress=lambda *_: advance(1), **options)
+        curves = measure_curves(model.module, layers, kept, calibration, align=align, progress=lambda *_: advance(1))
     return calibration, curves

@@ -1,20 +1,22 @@
-"""Plans and networks by a budget of latency: measured where the network will run, before and after."""
+"""Networks within a budget of latency, measured on the target before and after."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from torch import nn
 
-from compress.compression.work import Work
-from compress.errors import UsageError
+from compress.compression.problem import BudgetProblem, cheapest_price
+from compress.compression.reached import Reached
+from compress.errors import Infeasible, UsageError
 from compress.exporters.to_onnx import export_onnx
 from compress.measure.gate import Gate, never_slower
-from compress.measure.layer_latency import LatencyTable, measure_variants, spread_variants
+from compress.measure.layer_latency import LatencyTable, VariantTimingOptions, measure_variants, spread_variants
 from compress.measure.on_target import open_on_target
 from compress.model import Model
 from compress.network.duplicate import duplicate
@@ -32,159 +34,206 @@ from compress.target import Target
 #: Forms that a latency budget chooses from: kxk - 1x1 hardly ever pays, and every form costs measurements.
 FORMS = ("tucker2", "svd", "tucker1_in", "spatial_vh", "spatial_hv")
 
-#: Plans that are measured before one is fitted.
-TRIALS = 4
+#: Number of plans that are measured before one is fitted.
+PLANS = 4
 
-#: A plan is good enough if its measured latency is no further below the aim than this share of it.
+#: A plan is good enough if its measured latency is at most this share below the aim.
 CLOSE = 0.03
 
-#: Plans aim so far below the bound: two measurements of one network differ by about this much.
+#: Plans aim this far below the bound: two measurements of one network differ by about as much.
 MARGIN = 0.015
 
-#: Networks that are made before one is taken that is measured above the bound.
+#: Number of networks that are built before one is taken that is measured above the bound.
 ATTEMPTS = 2
+
+#: Form and ranks of the replaced layers of a plan.
+Settings = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+class LatencyPrices(Protocol):
+    """Measured latencies of layers and of whole networks, in ms."""
+
+    original_ms: float
+    layers_ms: Mapping[str, float]
+
+    def latency_ms(self, name: str, method: str, ranks: tuple[int, ...]) -> float:
+        """Latency of a layer in a form; `UsageError` if that was not measured."""
+
+
+class LatencyClock(Protocol):
+    """What measures latencies for a budget."""
+
+    def prices(self, layers: tuple[str, ...]) -> LatencyPrices:
+        """Latencies of these layers as they are and in other forms, each inside the running network."""
+
+    def planned_share(self, settings: Settings) -> float:
+        """Latency of the network with these layers replaced, as a share of the original's."""
+
+    def compare(self, result: nn.Module) -> Gate:
+        """Latency of a finished network beside the original."""
+
+
+@dataclass(frozen=True)
+class TargetClock:
+    """Measures on a target of this machine.
+
+    Attributes
+    ----------
+    model : Model
+        The original.
+    target : Target
+        Runtime, device and precision.
+    align : int
+        Channels in which the runtime blocks.
+    """
+
+    model: Model
+    target: Target
+    align: int
+
+    def prices(self, layers: tuple[str, ...]) -> LatencyTable:
+        """Time all layers in many forms."""
+        variants = spread_variants(self.model.layers, layers, align=self.align, methods=FORMS)
+        options = VariantTimingOptions(align=self.align)
+        return measure_variants(self.model, self.target, variants, options=options)
+
+    def planned_share(self, settings: Settings) -> float:
+        """Time a whole network before its factors are fitted."""
+        options = VariantTimingOptions(rounds=30, fresh=True)
+        found = measure_variants(self.model, self.target, {"plan": settings}, options=options)
+        return found.whole_ms["plan"] / found.original_ms
+
+    def compare(self, result: nn.Module) -> Gate:
+        """Time the result and the original side by side, both as they are exported."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            runners = []
+            for label, module in (("original", self.model.module), ("result", result)):
+                runner = runner_for(self.model.derive(module), self.target, folder / label)
+                stack.callback(runner.close)
+                runners.append(runner)
+            return never_slower(runners[0], runners[1], self.model.inputs)
+
+
+def runner_for(model: Model, target: Target, stem: Path) -> Runner:
+    """A model on a target, exported to files beside ``stem`` if the runtime reads files."""
+    if target.runtime == "torch":
+        return TorchRunner.of(model, target)
+    return open_on_target(export_onnx(model, stem.with_suffix(".onnx")), target, model.size)
 
 
 def within_latency(
-    work: Work, budget: Budget, checkpoint: Model, step: int, progress: Progress
-) -> tuple[Factorized, dict[str, Any]]:
-    """The network for a budget of latency, and what was asked, predicted and reached.
+    problem: BudgetProblem, budget: Budget, clock: LatencyClock, progress: Progress
+) -> tuple[Factorized, Reached]:
+    """The network for a budget of latency.
 
-    Layers are priced by what they cost inside the running network; the plan is measured as a whole, and where sum and
-    whole differ it is made again. The fitted network is measured against the original: if it is not faster, the
-    original comes back.
+    Layers are priced by what they cost inside the running network; the plan is measured as a whole, and revised where
+    the sum of the layers and the whole differ. The fitted network is measured beside the original: if it is not
+    faster, the original is returned.
 
     Parameters
     ----------
-    work : Work
-        The network.
+    problem : BudgetProblem
+        The model.
     budget : Budget
         Of kind ``latency``.
-    checkpoint : Model
-        Of the network.
-    step : int
-        Channels in which the runtime blocks.
+    clock : LatencyClock
+        What measures.
     progress : Progress
-        Told of every step.
+        Receives every step.
 
     Raises
     ------
-    RankError
+    Infeasible
         If the budget can't be met; it names the nearest one that can.
     RuntimeAbsent
         If the target is not on this machine.
     """
-    assert budget.target is not None  # of every latency budget
-    target = budget.target
-    names = tuple(work.curves.candidates)
-    variants = spread_variants(work.curves.layers, names, align=step, methods=FORMS)
-    with progress.bar(f"timing layers on {target}", None):
-        table = measure_variants(work.module, checkpoint.pose, work.input_size, target, variants, align=step)
-    bound = budget.bound(table.original_ms)
+    with progress.bar(f"timing layers on {budget.target}", None):
+        prices = clock.prices(tuple(problem.curves.candidates))
+    bound = budget.bound(prices.original_ms)
     aim = bound * (1 - MARGIN)
-    room = 1 / (1 - MARGIN)
     for attempt in range(ATTEMPTS):
-        planned, measured = _settle(work, budget, checkpoint, table, aim, room, progress)
-        done = work.make(planned, progress)
+        planned, measured = _Search(problem, budget, clock, prices, aim, bound / aim).settle(progress)
+        done = problem.build(planned, progress)
         with progress.bar("measuring the network", None):
-            gate = _gate(work, checkpoint, target, done)
-        reached = gate.ratio * table.original_ms
+            gate = clock.compare(done.module)
+        reached = gate.ratio * prices.original_ms
         if reached <= bound or gate.verdict != "faster" or attempt + 1 == ATTEMPTS:
             break
         progress.say(f"the network takes {reached:.2f} ms, which is above {bound:.2f} ms: once more with a margin")
-        room = reached / aim / (1 - MARGIN)
-        aim = bound / room
-    record = {
-        "asked": bound,
-        "predicted": planned.price,
-        "planned": measured,
-        "reached": reached,
-        "original": table.original_ms,
-        "predicted_error": planned.error,
-        "gate": gate.to_dict(),
-    }
+        aim = bound * aim / reached * (1 - MARGIN)
+    record = Reached(
+        str(budget), bound, planned.price, reached, prices.original_ms, planned.error, planned=measured, gate=gate
+    )
     if gate.verdict == "faster":
         return done, record
     progress.say(f"{gate.verdict}: the network stays as it was")
-    return unchanged(work), record
+    return unchanged(problem), record
 
 
-def unchanged(work: Work) -> Factorized:
+def unchanged(problem: BudgetProblem) -> Factorized:
     """The original, and a plan that keeps all of it because nothing made it faster."""
-    entries = tuple(keep_layer(layer, work.curves.kept.get(layer.name, "not_faster")) for layer in work.curves.layers)
-    return Factorized(duplicate(work.module), Plan(work.network, work.input_size, entries))
+    model, kept = problem.model, problem.curves.kept
+    entries = tuple(keep_layer(layer, kept.get(layer.name, "not_faster")) for layer in problem.curves.layers)
+    return Factorized(duplicate(model.module), Plan(model.name, model.size, entries))
 
 
-def _settle(
-    work: Work,
-    budget: Budget,
-    checkpoint: Model,
-    table: LatencyTable,
-    aim: float,
-    room: float,
-    progress: Progress,
-) -> tuple[Budgeted, float]:
-    """The plan of least error whose measured latency is what is aimed at, and that latency.
+@dataclass(frozen=True)
+class _Search:
+    """The search for the plan of least error whose measured latency is ``aim``.
 
-    Layers say what a plan should save; how much of that the whole network saved is learnt from the plans before it.
-    ``room`` is what a budget has to be, as a multiple of what is aimed at: with it, the nearest one is named.
+    ``margin`` is the ratio of bound and aim, by which the nearest feasible budget is named.
     """
 
-    def price(name: str, candidate: Candidate) -> float:
+    problem: BudgetProblem
+    budget: Budget
+    clock: LatencyClock
+    prices: LatencyPrices
+    aim: float
+    margin: float
+
+    def price(self, name: str, candidate: Candidate) -> float:
+        """Latency of a layer as a candidate."""
         try:
-            return table.latency_ms(name, candidate.method, candidate.ranks)
+            return self.prices.latency_ms(name, candidate.method, candidate.ranks)
         except UsageError:  # neither may a form that was not timed look cheap, nor one of a layer merged with others
-            return table.layers_ms.get(name, 0.0)
+            return self.prices.layers_ms.get(name, 0.0)
 
-    assert budget.target is not None
-    fixed = table.original_ms - sum(table.layers_ms.get(name, 0.0) for name in work.curves.candidates)
-    true = 1.0
-    best: tuple[Budgeted, float] | None = None
-    measured = table.original_ms
-    for trial in range(TRIALS):
-        planned = work.plan(table.original_ms - (table.original_ms - aim) / true, price, fixed)
-        if isinstance(planned, float):
-            smallest = table.original_ms - (table.original_ms - planned) * true
-            raise infeasible(budget, smallest * room, table.original_ms)
-        settings = {entry.name: (entry.method, entry.ranks) for entry in planned.plan.changed}
-        if not settings:
-            return planned, table.original_ms
-        with progress.bar(f"timing plan {trial + 1}", None):
-            found = measure_variants(
-                work.module, checkpoint.pose, work.input_size, budget.target, {"plan": settings}, fresh=True, rounds=30
+    def settle(self, progress: Progress) -> tuple[Budgeted, float]:
+        """The plan, and its measured latency in ms.
+
+        Layers predict what a plan saves; which share of that the whole network really saves is learnt from the plans
+        before it.
+        """
+        original, aim = self.prices.original_ms, self.aim
+        fixed = original - sum(self.prices.layers_ms.get(name, 0.0) for name in self.problem.curves.candidates)
+        realised = 1.0
+        best: tuple[Budgeted, float] | None = None
+        measured = original
+        for number in range(1, PLANS + 1):
+            try:
+                planned = self.problem.plan(original - (original - aim) / realised, self.price, fixed)
+            except Infeasible as error:
+                smallest = original - (original - cheapest_price(error)) * realised
+                raise infeasible(self.budget, smallest * self.margin, original) from None
+            settings = {entry.name: (entry.method, entry.ranks) for entry in planned.plan.changed}
+            if not settings:
+                return planned, original
+            with progress.bar(f"timing plan {number}", None):
+                measured = self.clock.planned_share(settings) * original
+            saved = original - planned.price
+            predicted = replace(planned, price=original - saved * realised)
+            progress.say(
+                f"plan {number}: predicted {predicted.price:.2f} ms, measured {measured:.2f} ms, aim {aim:.2f} ms"
             )
-        measured = found.whole_ms["plan"] / found.original_ms * table.original_ms
-        saved = table.original_ms - planned.price
-        predicted = replace(planned, price=table.original_ms - saved * true)
-        progress.say(
-            f"plan {trial + 1}: predicted {predicted.price:.2f} ms, measured {measured:.2f} ms, aim {aim:.2f} ms"
-        )
-        if measured <= aim * (1 + MARGIN / 2):
-            if best is None or planned.error < best[0].error:
-                best = predicted, measured
-            if measured >= aim * (1 - CLOSE):
-                break
-        # A plan that saves next to nothing says little; the next one may be smaller by half at most.
-        true = min(1.5, max(true / 2, (table.original_ms - measured) / saved))
-    if best is None:
-        raise infeasible(budget, measured * room, table.original_ms)
-    return best
-
-
-def _gate(work: Work, checkpoint: Model, target: Target, done: Factorized) -> Gate:
-    """Measure the result against the original, both as they are exported."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        runners = []
-        for label, module in (("original", work.module), ("result", done.module)):
-            runner = runner_for(module, checkpoint, target, folder / label, work.input_size)
-            stack.callback(runner.close)
-            runners.append(runner)
-        return never_slower(runners[0], runners[1], checkpoint.at_size(work.input_size).inputs)
-
-
-def runner_for(module: nn.Module, checkpoint: Model, target: Target, stem: Path, size: tuple[int, int]) -> Runner:
-    """A network on a target, exported to files beside ``stem`` where the runtime reads files."""
-    if target.runtime == "torch":
-        return TorchRunner(module, checkpoint.pose, device=target.device, precision=target.precision)
-    return open_on_target(export_onnx(module, checkpoint.pose, stem.with_suffix(".onnx")), target, size)
+            if measured <= aim * (1 + MARGIN / 2):
+                if best is None or planned.error < best[0].error:
+                    best = predicted, measured
+                if measured >= aim * (1 - CLOSE):
+                    break
+            # A plan that saves next to nothing says little; the next one may be smaller by half at most.
+            realised = min(1.5, max(realised / 2, (original - measured) / saved))
+        if best is None:
+            raise infeasible(self.budget, measured * self.margin, original)
+        return best

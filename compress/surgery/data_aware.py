@@ -8,13 +8,15 @@ classification and detection", 2015, arXiv:1505.06798, section 3.3), in the metr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
 from compress.network.duplicate import duplicate
+from compress.network.inputs import InputSpec, image_input
+from compress.network.layers import LayerIndex
 from compress.network.moments import Moments, gather_moments, in_groups
 from compress.network.statistics import Calibration
 from compress.planning.check import check_plan
@@ -32,6 +34,7 @@ def factorize_with_data(
     calibration: Calibration,
     *,
     rounds: int = 16,
+    inputs: Sequence[InputSpec] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Factorized:
     """Factorize the layers of a network as planned, with factors and biases for the data.
@@ -49,13 +52,16 @@ def factorize_with_data(
     rounds : int
         In so many groups, in the order in which they run, layers are replaced; the moments of a group come from the
         network with all groups before it compressed. 0: all moments come from the original network.
+    inputs : sequence of InputSpec, optional
+        What the network reads; without it one colour image of the plan's size.
 
     Raises
     ------
     PlanError, RankError, NetworkError
         As of `compress.surgery.factorize.factorize`.
     """
-    plan = check_plan(plan, module, plan.network, plan.input_size)
+    inputs = image_input(plan.input_size) if inputs is None else inputs
+    plan = check_plan(plan, module, plan.network, plan.input_size, LayerIndex.of(module, inputs))
     entries = {entry.name: entry for entry in plan.changed}
     network = duplicate(module)
     aware = [name for name in calibration.sensitivities if name in entries]
@@ -75,7 +81,7 @@ def factorize_with_data(
                 progress(done, len(entries))
         network = install(network, [entries[name] for name in names], factors)
     biases = tuple(name for name in aware if module.get_submodule(name).bias is None)
-    return finish(network, plan, factors, biases)
+    return finish(network, plan, factors, inputs, biases)
 
 
 def fit_layer(

@@ -15,7 +15,8 @@ from compress.decomposition.tucker import tucker2
 from compress.errors import NetworkError, RankError
 from compress.network.duplicate import duplicate
 from compress.network.factors import group_kernels
-from compress.network.layers import kind_of, list_layers
+from compress.network.inputs import InputSpec, image_input
+from compress.network.layers import LayerIndex, kind_of
 from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
 from compress.surgery.factorized import build_like
@@ -63,7 +64,7 @@ class LayerFactors:
     output_error: float | None = None
 
 
-def factorize(module: nn.Module, plan: Plan) -> Factorized:
+def factorize(module: nn.Module, plan: Plan, inputs: Sequence[InputSpec] | None = None) -> Factorized:
     """Factorize the layers of a network as planned, from their weights alone.
 
     Parameters
@@ -71,7 +72,9 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
     module : nn.Module
         The network; it stays as it was and shares nothing with the new one.
     plan : Plan
-        A plan for this network, from `compress.planning.policies.make_plan` or edited by a person.
+        A plan for this network, from `compress.planning.policies.make_plan` or edited by hand.
+    inputs : sequence of InputSpec, optional
+        What the network reads; without it one colour image of the plan's size.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
         If the network's code does not work with a replaced layer, because it reads the layer's attributes or reaches
         it in another way than by its name.
     """
-    plan = check_plan(plan, module, plan.network, plan.input_size)
+    inputs = image_input(plan.input_size) if inputs is None else inputs
+    plan = check_plan(plan, module, plan.network, plan.input_size, LayerIndex.of(module, inputs))
     network = duplicate(module)
     found: dict[Any, LayerFactors] = {}
     factors = {}
@@ -93,7 +97,7 @@ def factorize(module: nn.Module, plan: Plan) -> Factorized:
         if weight not in found:  # tied layers have one weight, and so one set of factors
             found[weight] = decompose(layer, entry)
         factors[entry.name] = found[weight]
-    return finish(install(network, plan.changed, factors), plan, factors)
+    return finish(install(network, plan.changed, factors), plan, factors, inputs)
 
 
 def decompose(layer: nn.Module, entry: LayerPlan) -> LayerFactors:
@@ -172,9 +176,13 @@ def install(network: nn.Module, entries: Sequence[LayerPlan], factors: Mapping[s
 
 
 def finish(
-    network: nn.Module, plan: Plan, factors: Mapping[str, LayerFactors], biases: tuple[str, ...] = ()
+    network: nn.Module,
+    plan: Plan,
+    factors: Mapping[str, LayerFactors],
+    inputs: Sequence[InputSpec],
+    biases: tuple[str, ...] = (),
 ) -> Factorized:
-    """Check that a network runs with its new layers, and write their errors into the plan.
+    """Check that a network runs with its new layers on such inputs, and write their errors into the plan.
 
     Raises
     ------
@@ -191,14 +199,14 @@ def finish(
                 entry = replace(entry, params=(entry.params[0], entry.params[1] + added))
         entries.append(entry)
     plan = replace(plan, layers=tuple(entries))
-    _check_calls(network, plan)
+    _check_calls(network, plan, inputs)
     return Factorized(network, plan, biases)
 
 
-def _check_calls(network: nn.Module, plan: Plan) -> None:
+def _check_calls(network: nn.Module, plan: Plan, inputs: Sequence[InputSpec]) -> None:
     """Make sure that the new layers are what the network now runs."""
     try:
-        layers = list_layers(network, plan.input_size)
+        layers = LayerIndex.of(network, inputs)
     except NetworkError as error:
         raise NetworkError(
             f"the network's code does not work with a replaced layer: {error.cause}",

@@ -7,7 +7,7 @@ for networks that are done with training, or whose layers shall be fitted to dat
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.errors import CheckpointError
 from compress.network.duplicate import duplicate
+from compress.network.inputs import Inputs, InputSpec, call, flatten, image_input
 from compress.surgery.edits import register_edit
 
 #: A folded network may differ by so much of its largest output.
@@ -78,7 +79,12 @@ class Folded:
     edit: FoldEdit
 
 
-def fold(module: nn.Module, input_size: tuple[int, int], channels: int = 3) -> Folded:
+def fold(
+    module: nn.Module,
+    input_size: tuple[int, int],
+    channels: int = 3,
+    inputs: Sequence[InputSpec] | None = None,
+) -> Folded:
     """Fold whatever can be folded without a change of the output.
 
     Candidates are found by watching one forward pass: a normalisation or a 1x1 convolution that reads the very tensor
@@ -92,11 +98,13 @@ def fold(module: nn.Module, input_size: tuple[int, int], channels: int = 3) -> F
         H and W of the image that it is tried on.
     channels : int
         Of that image.
+    inputs : sequence of InputSpec, optional
+        What the network reads, where that is not one image.
     """
     plain = duplicate(module).eval()
-    image = torch.rand(1, channels, *input_size, generator=torch.Generator().manual_seed(0)) - 0.5
+    image = _random_inputs(image_input(input_size, channels) if inputs is None else inputs)
     with torch.no_grad():
-        wanted = _values(plain(image))
+        wanted = _outputs(plain, image)
         pairs = _candidates(plain, image)
         if pairs and not _agrees(plain, pairs, image, wanted):
             # Something reads what lies between two of them.
@@ -106,7 +114,16 @@ def fold(module: nn.Module, input_size: tuple[int, int], channels: int = 3) -> F
     return Folded(result, edit)
 
 
-def _candidates(module: nn.Module, image: Tensor) -> list[Pair]:
+def _random_inputs(specs: Sequence[InputSpec]) -> Inputs:
+    generator = torch.Generator().manual_seed(0)
+    made = tuple(
+        torch.rand(spec.shape, generator=generator) - 0.5 if spec.torch_dtype.is_floating_point else spec.zeros()
+        for spec in specs
+    )
+    return made[0] if len(made) == 1 else made
+
+
+def _candidates(module: nn.Module, image: Inputs) -> list[Pair]:
     names = {layer: name for name, layer in module.named_modules()}
     calls: dict[nn.Module, int] = {}
     given: list[tuple[Tensor, nn.Conv2d]] = []
@@ -123,7 +140,7 @@ def _candidates(module: nn.Module, image: Tensor) -> list[Pair]:
     layers = [x for x in module.modules() if isinstance(x, (nn.Conv2d, nn.BatchNorm2d))]
     handles = [layer.register_forward_hook(after) for layer in layers]
     try:
-        module(image)
+        call(module, image)
     finally:
         for handle in handles:
             handle.remove()
@@ -169,20 +186,17 @@ def _folded(conv: nn.Conv2d, following: nn.Module) -> nn.Conv2d:
     return result
 
 
-def _agrees(module: nn.Module, pairs: Iterable[Pair], image: Tensor, wanted: list[Tensor]) -> bool:
-    found = _values(FoldEdit(tuple(pairs)).apply(duplicate(module))(image))
+def _agrees(module: nn.Module, pairs: Iterable[Pair], image: Inputs, wanted: list[Tensor]) -> bool:
+    found = _outputs(FoldEdit(tuple(pairs)).apply(duplicate(module)), image)
     return all(
         float((a - b).abs().max()) <= TOLERANCE * max(float(b.abs().max()), 1e-6)
         for a, b in zip(found, wanted, strict=True)
     )
 
 
-def _values(output: Any) -> list[Tensor]:
-    """All tensors of a network's output."""
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, Mapping) else output
-    return [tensor for part in parts for tensor in _values(part)]
+def _outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """All floating tensors that a network returns."""
+    return [value for value in flatten(call(module, inputs)).values() if value.is_floating_point()]
 
 
 def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
