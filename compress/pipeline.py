@@ -12,17 +12,17 @@ from typing import Any
 
 from compress import __version__
 from compress.commands.base import CommandOptions
-from compress.commands.fields import DataText, NetworkText
+from compress.commands.fields import DataText, NetworkText, extras
 from compress.commands.registry import get_command
 from compress.files import write_text
 from compress.progress import Progress
 from compress.recipe import Recipe, Step
 
 #: A file up to this many bytes in a data set counts with its content, a larger one with its size and time.
-_SMALL_FILE = 1 << 20
+SMALL_FILE = 1 << 20
 
 #: In a folder whose small files hold more than this many bytes together, they count with size and time too.
-_SMALL_FOLDER = 64 << 20
+SMALL_FOLDER = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run_recipe(
     reports = []
     for number, step in enumerate(recipe.steps, 1):
         stamp = recipe.folder / ".stages" / f"{number:02d}-{step.stage}.json"
-        digest = _digest(step)
+        digest = digest_of(step)
         report = None if force else _finished(stamp, digest, step)
         if report is None:
             report = _run(step, stamp, digest, progress, resume=not force)
@@ -117,7 +117,7 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _digest(step: Step) -> str:
+def digest_of(step: Step) -> str:
     """Hash of everything that a step depends on: program version, options, and the files that it reads."""
     lines = [__version__, step.stage, step.options.model_dump_json()]
     lines += [f"{path} {_fingerprint(path)}" for path in _files(step.options)]
@@ -128,7 +128,7 @@ def _digest(step: Step) -> str:
 def _inputs(options: CommandOptions) -> Iterator[Any]:
     """Values of all options that are not outputs, those of tuples one by one."""
     for name, field in type(options).model_fields.items():
-        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("output")):
+        if not extras(field).get("output"):
             value = getattr(options, name)
             yield from value if isinstance(value, tuple) else (value,)
 
@@ -155,20 +155,20 @@ def _fingerprint(path: Path) -> str:
 
 
 def _data_fingerprint(path: Path) -> str:
-    """Hash of a file or of all files in a folder, cheap for large ones: see `_SMALL_FILE`."""
+    """Hash of a file or of all files in a folder, cheap for large ones: see `SMALL_FILE`."""
     if path.is_file():
         return _state(path, path.stat(), small=True)
     if not path.is_dir():
         return "absent"
     files = [(file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
-    small = sum(stat.st_size for _, stat in files if stat.st_size <= _SMALL_FILE) <= _SMALL_FOLDER
+    small = sum(stat.st_size for _, stat in files if stat.st_size <= SMALL_FILE) <= SMALL_FOLDER
     lines = [f"{file.relative_to(path)} {_state(file, stat, small=small)}" for file, stat in files]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _state(file: Path, stat: os.stat_result, *, small: bool) -> str:
     """What a file of a data set counts with."""
-    return _hash_content(file) if small and stat.st_size <= _SMALL_FILE else f"{stat.st_size} {stat.st_mtime_ns}"
+    return _hash_content(file) if small and stat.st_size <= SMALL_FILE else f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _hash_content(path: Path) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import CompressError, FileError
-from compress.files import atomic_path, read_bytes, refuse_existing, write_text
+from compress.files import atomic_path, expanded, read_bytes, read_text, refuse_existing, write_text
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\r")))
@@ -24,7 +24,7 @@ def test_text_comes_back(text: str, tmp_path_factory: pytest.TempPathFactory) ->
 def test_an_existing_file_is_refused_without_force_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(FileError, match=r"exists already.*--force"):
+    with pytest.raises(FileError, match=r"already exists.*--force"):
         write_text(path, "new", force=False)
     with pytest.raises(FileError), atomic_path(path, force=False):
         pytest.fail("the block must not be entered")
@@ -72,8 +72,32 @@ def test_outputs_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(FileError, match="folder can't be made"):
+    with pytest.raises(FileError, match="folder can't be created"):
         write_text(tmp_path / "file" / "below.txt", "x")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert read_text(path, "recipe") == "a = 1\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
+def test_text_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "text"
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    path.write_bytes(mark + "größe = 1".encode(encoding))
+    named = "UTF-16" if "16" in encoding else "another encoding"
+    with pytest.raises(FileError, match=rf"the recipe is not UTF-8 text but {named}.*Save it as UTF-8"):
+        read_text(path, "recipe")
+
+
+def test_the_home_folder_is_expanded_and_an_unknown_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expanded(Path("~/x")) == Path("/somewhere/x")
+    assert expanded(Path("$HOME/a~b")) == Path("$HOME/a~b")
+    with pytest.raises(FileError, match="no such home folder"):
+        expanded(Path("~nobody-of-this-name/x"))
 
 
 def test_reading_says_what_is_wrong(tmp_path: Path) -> None:

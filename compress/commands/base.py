@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from dataclasses import field as record_field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
+from compress.commands.fields import extras
 from compress.errors import UsageError
 from compress.files import expanded
 from compress.progress import Progress
@@ -18,6 +20,19 @@ class CommandOptions(BaseModel):
     """Options of a command, the same on the command line and in a recipe."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        """Rename options that are given by an earlier name."""
+        renamed = dict(values)
+        for name, field in cls.model_fields.items():
+            old = extras(field).get("old")
+            if old in renamed:
+                if name in renamed:
+                    raise ValueError(f"{old} is the old name of {name}; give one of them")
+                renamed[name] = renamed.pop(old)
+        return renamed
 
     @field_validator("*", mode="after")
     @classmethod
@@ -47,7 +62,7 @@ class Result:
         Files that were written; not part of the JSON.
     """
 
-    written: tuple[Path, ...] = field(default=(), kw_only=True)
+    written: tuple[Path, ...] = record_field(default=(), kw_only=True)
 
     @property
     def record(self) -> dict[str, Any]:

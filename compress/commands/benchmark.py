@@ -1,72 +1,165 @@
-"""Time models on runtimes, interleaved."""
+"""`compress benchmark`: time models on runtimes, interleaved."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from compress.commands.base import Size, StageOptions, StageResult, option
-from compress.commands.registry import Stage
-from compress.files import refuse_existing, write_text
-from compress.measure.benchmark import DEFAULT_RUNTIMES, benchmark
-from compress.measure.benchmark import BenchmarkOptions as Settings
+from compress.commands.base import Command, Result
+from compress.commands.fields import Size, option
+from compress.commands.options import NetworkOptions, TimingOptions
 from compress.progress import Progress
-from compress.runtime.torch_runner import TorchOptions
-from compress.target import targets
+
+if TYPE_CHECKING:
+    from compress.measure.benchmark import Benchmark, TimingRow
+
+_MIB = 2**20
 
 
-class TimingOptions(StageOptions):
-    """What is timed and how long."""
-
-    runtime: tuple[str, ...] = option(
-        DEFAULT_RUNTIMES,
-        f"Runtime, device and precision; repeat for more. Known: {', '.join(targets())}, each with -bf16 or -fp16",
-    )
-    threads: int | None = option(None, "CPU threads (default: all cores)")
-    rounds: int = option(200, "Most rounds; each times every model on every runtime once")
-    budget: float = option(60.0, "Start no round after this many seconds")
-
-
-class BenchmarkOptions(TimingOptions):
+class BenchmarkOptions(NetworkOptions, TimingOptions):
     """Options of `compress benchmark`."""
 
     models: tuple[Path, ...] = option(
         ..., "Models: checkpoints, .onnx, .xml; the first is the original", positional=True
     )
-    network: str | None = option(None, "Name of the network in foreign checkpoints", flag="-n")
     input: Size | None = option(None, "Input size HEIGHTxWIDTH (default: the network's own)")
-    batch: int = option(1, "Images a run")
+    batch: int = option(1, "Images per run")
     compile: bool = option(False, "Run checkpoints through torch.compile; the first run takes tens of seconds")
     graphs: bool = option(False, "Record checkpoints as CUDA graphs and replay them (torch-cuda runtimes)")
-    channels_last: bool = option(True, "On torch, keep a pixel's channels side by side in memory")
-    isolate: bool = option(False, "Also open each model in a process of its own: memory peak, first inference")
+    channels_last: bool = option(True, "Use the channels-last memory format on torch")
+    isolate: bool = option(False, "Also open each model in a process of its own: peak memory, first inference")
     roofline: bool = option(
-        True, "Also measure what arithmetic and memory of this machine allow, and the share reached"
+        True, "Also measure the arithmetic and memory ceilings of this machine, and the share of the roofline reached"
     )
     output: Path | None = option(None, "Write the measurements as JSON", flag="-o", output=True)
     force: bool = option(False, "Replace an existing output")
 
 
-def run(options: BenchmarkOptions, progress: Progress) -> StageResult:
+@dataclass(frozen=True)
+class BenchmarkResult(Result):
+    """Timings of all models on all runtimes."""
+
+    benchmark: Benchmark
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The measurements."""
+        return self.benchmark.to_dict()
+
+    @property
+    def summary(self) -> str:
+        """Number of measurements."""
+        return f"{len(self.benchmark.rows)} measurements"
+
+    def show(self) -> None:
+        """Print latencies with the speed-up over the first model on the same runtime, other costs, and notes."""
+        from compress.commands.terminal import print_lines, print_table
+
+        done = self.benchmark
+        title = f"{done.machine.cpu}, {done.machine.cores} cores, GPU: {done.machine.gpu}"
+        if str(done.torch) != "plain":
+            title += f"; torch: {done.torch}"
+        print_table(title, *_columns([_latency(row) for row in done.rows]), left=4)
+        print_table("Cost, and the ceilings of this machine", *_columns([_cost(row) for row in done.rows]), left=2)
+        print_lines(*_notes(done))
+
+
+def _columns(rows: list[dict[str, str | None]]) -> tuple[list[str], list[list[str]]]:
+    """Names and cells of the columns that any row has a value for."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return names, [["-" if row[name] is None else str(row[name]) for name in names] for row in rows]
+
+
+def _latency(row: TimingRow) -> dict[str, str | None]:
+    timing, speedup = row.timing, row.speedup
+    return {
+        "model": row.model,
+        "runtime": timing.runtime,
+        "device": timing.device,
+        "precision": timing.precision,
+        "size": timing.size,
+        "batch": str(timing.batch),
+        "threads": str(timing.threads),
+        "median ms": f"{timing.latency_ms:.2f}",
+        "on GPU ms": None if timing.device_ms is None else f"{timing.device_ms:.2f}",
+        "95 % interval": "{:.2f} to {:.2f}".format(*timing.interval_ms),
+        "p90 ms": f"{timing.p90_ms:.2f}",
+        "p99 ms": f"{timing.p99_ms:.2f}",
+        "fps": f"{timing.fps:.1f}",
+        "speed-up": "-" if speedup is None else f"{speedup.median:.2f} ({speedup.low:.2f} to {speedup.high:.2f})",
+        "verdict": row.verdict or "-",
+    }
+
+
+def _cost(row: TimingRow) -> dict[str, str | None]:
+    cells: dict[str, str | None] = {
+        "model": row.model,
+        "runtime": row.label,
+        "precision": row.timing.precision,
+        "file MB": f"{row.size_bytes / _MIB:.2f}",
+    }
+    alone, bound = row.isolated, row.roofline
+    cells |= dict.fromkeys(("peak memory MB", "model memory MB", "open ms", "first ms"))
+    if alone is not None:
+        numbers = (alone.peak_mb, alone.model_mb, alone.open_ms, alone.first_ms)
+        cells |= zip(list(cells)[4:], (f"{number:.1f}" for number in numbers), strict=True)
+    cells |= dict.fromkeys(("GMAC", "moved MB", "roofline ms", "memory-bound", "% of roofline"))
+    if bound is not None and row.roofline_share is not None:
+        cells |= {
+            "GMAC": f"{bound.macs / 1e9:.3f}",
+            "moved MB": f"{bound.bytes_moved / _MIB:.1f}",
+            "roofline ms": f"{bound.least_ms:.2f}",
+            "memory-bound": f"{bound.memory_share:.0%}",
+            "% of roofline": f"{row.roofline_share:.0%}",
+        }
+    return cells
+
+
+def _notes(done: Benchmark) -> list[str]:
+    """Measured ceilings, and runtimes that are not present."""
+    lines = []
+    for found in done.ceilings or ():
+        small, large = found.bytes_per_s[0], found.bytes_per_s[-1]
+        arithmetic = "" if found.macs_per_s is None else f"{found.macs_per_s / 1e9:.4g} GMAC/s, "
+        lines.append(
+            f"ceilings, {found.device} {found.precision}, {found.threads} thread(s): {arithmetic}copies "
+            f"{small[1] / 1e9:.3g} GB/s in blocks of {small[0] / _MIB:g} MB, {large[1] / 1e9:.3g} GB/s in blocks of "
+            f"{large[0] / _MIB:g} MB"
+        )
+    if any((row.roofline_share or 0) > 1 for row in done.rows):
+        lines.append("more than 100 % of the roofline: other programs were running while the ceilings were measured")
+    return lines + [f"not present: {absent}" for absent in done.absent]
+
+
+def run(options: BenchmarkOptions, progress: Progress) -> BenchmarkResult:
     """Time models on runtimes and compare them with the first."""
+    from compress.files import refuse_existing, write_text
+    from compress.measure.benchmark import BenchmarkOptions as Conditions
+    from compress.measure.benchmark import benchmark
+    from compress.runtime.torch_runner import TorchOptions
+
     if options.output is not None:
         refuse_existing(options.output, options.force)
-    settings = Settings(
+    conditions = Conditions(
         size=options.input,
         batch=options.batch,
         threads=options.threads,
         rounds=options.rounds,
-        max_seconds=options.budget,
+        max_seconds=options.max_seconds,
         network=options.network,
         torch=TorchOptions(options.compile, options.graphs, options.channels_last),
         isolate=options.isolate,
         roofline=options.roofline,
     )
-    record = benchmark(options.models, options.runtime, options=settings, progress=progress).to_dict()
+    done = benchmark(options.models, options.runtime, options=conditions, progress=progress)
     if options.output is None:
-        return StageResult(record)
-    write_text(options.output, json.dumps(record, indent=2) + "\n", force=options.force)
-    return StageResult(record, (options.output,))
+        return BenchmarkResult(done)
+    write_text(options.output, json.dumps(done.to_dict(), indent=2) + "\n", force=options.force)
+    return BenchmarkResult(done, written=(options.output,))
 
 
-STAGE = Stage(BenchmarkOptions, run, "compress benchmark model.pt small.pt --runtime openvino-cpu --runtime torch-cpu")
+COMMAND = Command(
+    BenchmarkOptions, run, "compress benchmark model.pt small.pt --runtime openvino-cpu --runtime torch-cpu"
+)

@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from compress.errors import UsageError
 from compress.files import expanded
 
 
-def option(default: Any, help: str, *, flag: str | None = None, positional: bool = False, output: bool = False) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    positional: bool = False,
+    output: bool = False,
+    old: str | None = None,
+) -> Any:
     """Declare an option of a command, for the command line and for recipes.
 
     Parameters
@@ -29,9 +38,16 @@ def option(default: Any, help: str, *, flag: str | None = None, positional: bool
         Whether the command line takes it without a flag.
     output : bool
         Whether it names a file or folder that the command writes; all other paths are read.
+    old : str, optional
+        An earlier name of the option, which is still accepted.
     """
-    extra = {"flag": flag, "positional": positional, "output": output}
+    extra = {"flag": flag, "positional": positional, "output": output, "old": old}
     return Field(default, description=help, json_schema_extra=extra)
+
+
+def extras(field: FieldInfo) -> dict[str, Any]:
+    """What `option` notes of a field besides its default and help."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _read_size(value: Any) -> Any:
@@ -112,8 +128,6 @@ DataTexts = Annotated[tuple[DataText, ...], BeforeValidator(_one_or_more)]
 
 def parse_pairs(pairs: tuple[str, ...], what: str) -> Mapping[str, str]:
     """``("a=1",)`` as ``{"a": "1"}``; ``what`` names a pair in the error."""
-    from compress.errors import UsageError
-
     named = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")

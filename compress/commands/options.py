@@ -92,7 +92,7 @@ class TimingOptions(CommandOptions):
     )
     threads: int | None = option(None, "CPU threads (default: all cores)")
     rounds: int = option(200, "Most timing rounds; each runs every model on every runtime once")
-    budget: float = option(60.0, "Start no round after this many seconds")
+    max_seconds: float = option(60.0, "Start no round after this many seconds", old="budget")
 
 
 def load_model(options: ModelOptions) -> Model:

@@ -12,16 +12,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from compress.commands.base import CommandOptions
+from compress.commands.fields import extras
 
 
 def parameters_of(model: type[CommandOptions]) -> list[click.Parameter]:
     """Arguments and options of a command, in the order of the fields, arguments first."""
     parameters = [_parameter(name, field) for name, field in model.model_fields.items()]
+    parameters += [_old_option(field) for field in model.model_fields.values() if extras(field).get("old")]
     return sorted(parameters, key=lambda parameter: isinstance(parameter, click.Option))
 
 
 def _parameter(name: str, field: FieldInfo) -> click.Parameter:
-    extra = typing.cast(dict[str, Any], field.json_schema_extra or {})
+    extra = extras(field)
     required = field.default is PydanticUndefined
     kind, many = _click_type(field)
     if extra.get("positional"):
@@ -38,8 +40,14 @@ def _parameter(name: str, field: FieldInfo) -> click.Parameter:
     return click.Option([*flags, name], type=kind, required=required, multiple=many, default=None, help=help)
 
 
+def _old_option(field: FieldInfo) -> click.Parameter:
+    """The option by its earlier name, which ``--help`` does not show."""
+    name, (kind, many) = extras(field)["old"], _click_type(field)
+    return click.Option([f"--{name.replace('_', '-')}", name], type=kind, multiple=many, default=None, hidden=True)
+
+
 def _show_default(default: Any) -> str:
-    if default is PydanticUndefined or default in (None, (), False, True):
+    if default is PydanticUndefined or default is None or default == () or isinstance(default, bool):
         return ""
     shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
     return f" [default: {shown}]"
