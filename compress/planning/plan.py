@@ -1,4 +1,4 @@
-"""A plan: for each layer what becomes of it, and why. Plain JSON that a person may edit and apply."""
+"""A plan: the form, ranks and reason of each layer. Plain JSON that may be edited by hand and applied."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress.errors import PlanError
+from compress.planning.plan_table import plan_html, plan_text
 
 VERSION = 1
 
@@ -19,16 +20,16 @@ METHODS = {
 
 #: Why a layer is replaced, by where its ranks come from.
 CHOSEN = {
-    "ratio": "ranks are the asked share of the channels",
+    "ratio": "ranks are the requested share of the channels",
     "vbmf": "ranks by global analytic VBMF",
-    "energy": "smallest ranks that keep the asked share of squared energy",
+    "energy": "smallest ranks that keep the requested share of squared energy",
     "budget": "form and ranks of least error within the budget",
     "plan": "set by hand in a plan",
 }
 
 #: Why a layer stays as it is.
 KEPT = {
-    "excluded": "kept: left out by --include or --exclude, or dropped from a plan",
+    "excluded": "kept: left out by --include or --exclude, or not in the plan",
     "pointwise": "kept: a 1x1 convolution or linear layer; factorized only when asked for",
     "stem": "kept: reads the image itself; factorized only when named by --include",
     "depthwise": "kept: depthwise convolution",
@@ -36,12 +37,12 @@ KEPT = {
     "unsupported": "kept: a kind of layer that can't be factorized",
     "unused": "kept: the forward pass never calls it",
     "tied": "kept: a layer with the same weight is kept",
-    "rank_zero": "kept: VBMF sees nothing but noise in the kernel",
+    "rank_zero": "kept: VBMF finds only noise in the kernel",
     "full_rank": "kept: the ranks would be full",
     "not_smaller": "kept: the factors would have no fewer parameters",
     "not_cheaper": "kept: the factors would cost no fewer MACs",
     "budget_kept": "kept: the budget is better spent on this layer as it is",
-    "by_weight_only": "kept: data and budgets judge no grouped or transposed convolutions; --ratio factorizes them",
+    "by_weight_only": "kept: grouped and transposed convolutions have no data-aware fit; --ratio factorizes them",
     "not_faster": "kept: measured no faster when factorized",
 }
 
@@ -51,7 +52,7 @@ REASONS = CHOSEN | KEPT
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What becomes of one layer.
+    """The decision for one layer.
 
     Attributes
     ----------
@@ -68,8 +69,8 @@ class LayerPlan:
     error : float or None
         Relative Frobenius error of the kernel, ``|W - W~| / |W|``, where it was computed.
     output_error : float or None
-        Relative squared error of the layer's output on calibration images, weighted by what the final maps feel of
-        it, where it was computed.
+        Relative squared error of the layer's output on calibration images, weighted by the sensitivity of the final
+        outputs to it, where it was computed.
     """
 
     name: str
@@ -148,6 +149,14 @@ class Plan:
         """MACs of all planned layers, before and after."""
         return sum(x.macs[0] for x in self.layers), sum(x.macs[1] for x in self.layers)
 
+    def __str__(self) -> str:
+        """A table of all layers with form, ranks, costs, error and reason, and the totals."""
+        return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        return plan_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, fit for JSON."""
         return {"format": "compress-plan", "version": VERSION, **asdict(self)}
@@ -158,7 +167,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote or a person edited.
+        """Read what `to_json` wrote, perhaps edited by hand.
 
         Raises
         ------
@@ -185,7 +194,9 @@ class Plan:
             raise PlanError("this file is not a plan", hint="Make one by compress factorize --save-plan")
         version = record.pop("version", None)
         if version != VERSION:
-            raise PlanError("the plan is of another version", found=version, hint=f"This program reads {VERSION}")
+            raise PlanError(
+                "the plan has an unsupported version", found=version, hint=f"This program reads version {VERSION}"
+            )
         try:
             layers = tuple(_read_layer(layer) for layer in record.pop("layers"))
             return cls(layers=layers, input_size=tuple(record.pop("input_size")), **record)
