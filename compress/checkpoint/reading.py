@@ -7,6 +7,8 @@ import json
 import pickle
 import re
 import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
@@ -26,11 +28,17 @@ _OTHERS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file that it stands for",
 }  # fmt: skip
 
-#: At most this many classes of other programs are replaced by placeholders in one file.
-_MOST_PLACEHOLDERS = 100
+#: A file may name at most about this many unknown classes that have to be found one by one.
+_MOST_ATTEMPTS = 100
 
 #: Modules whose functions no file has an innocent reason to name.
 _HARMFUL = re.compile(r"(__builtin__|builtins|os|posix|nt|sys|subprocess|shutil|importlib|runpy|socket)\.")
+
+#: Constructors of plain values, which stand-ins replace like unknown classes.
+_CONSTRUCTORS = tuple(
+    f"builtins.{name}"
+    for name in ("bytes", "dict", "float", "frozenset", "int", "list", "object", "slice", "str", "tuple")
+)
 
 
 class Placeholder:
@@ -46,6 +54,20 @@ class Placeholder:
 
     def __setstate__(self, state: object) -> None:
         pass
+
+
+class _ListPlaceholder(Placeholder):
+    """Stands for an object with items, which come as a plain list."""
+
+    def __new__(cls, *args: object) -> Any:
+        return []
+
+
+class _DictPlaceholder(Placeholder):
+    """Stands for an object with keys and values, which come as a plain dict."""
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
 
 
 def read(content: bytes, suffix: str) -> object:
@@ -92,42 +114,57 @@ def _read_pickle(content: bytes) -> object:
         names = get_unsafe_globals_in_checkpoint(io.BytesIO(content))
     except Exception:  # a file of the old format, or a damaged one: names are found one by one
         names = []
-    placeholders = {name: _placeholder(name) for name in names[:_MOST_PLACEHOLDERS] if not _HARMFUL.match(name)}
-    while True:
+    kinds: dict[str, type[Placeholder]] = dict.fromkeys([*filter(_is_harmless, names), *_CONSTRUCTORS], Placeholder)
+    for _ in range(_MOST_ATTEMPTS):
         try:
-            return _load(content, placeholders)
+            return _load(content, kinds)
         except pickle.UnpicklingError as error:
-            stated = re.search(r"GLOBAL (\S+)", str(error))
-            name = stated[1] if stated else ""
-            blocked = name in placeholders or _HARMFUL.match(name) or "was not an allowed global" not in str(error)
-            if not stated and placeholders:
-                raise contains_code(next(iter(placeholders))) from None
-            if not stated and content[:1] == b"\x80":
-                raise CheckpointError(
-                    "the file is a plain pickle, which could run code on loading, or a damaged one",
-                    hint=SAVE_WEIGHTS_ALONE,
-                ) from None
-            if not stated:
-                raise _damaged(error) from error
-            if blocked or len(placeholders) >= _MOST_PLACEHOLDERS:
-                raise contains_code(name) from None
-            placeholders[name] = _placeholder(name)
+            _learn(kinds, str(error), content, error)
         except Exception as error:  # a damaged file can fail in any way
             if "TorchScript" in str(error):
                 raise CheckpointError(
                     "this is a TorchScript archive, which holds code", hint=SAVE_WEIGHTS_ALONE
                 ) from None
             raise _damaged(error) from error
+    raise contains_code("more unknown classes than are read")
 
 
-def _load(content: bytes, placeholders: dict[str, type[Placeholder]]) -> object:
-    pairs: list[Any] = [(stand_in, name) for name, stand_in in placeholders.items()]
+def _load(content: bytes, kinds: Mapping[str, type[Placeholder]]) -> object:
+    pairs: list[Any] = [
+        (type(f"Placeholder{index}_", (kind,), {"origin": name}), name)
+        for index, (name, kind) in enumerate(kinds.items())
+    ]
     with warnings.catch_warnings(action="ignore"), safe_globals(pairs):
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _placeholder(name: str) -> type[Placeholder]:
-    return type("Placeholder", (Placeholder,), {"origin": name})
+def _learn(kinds: dict[str, type[Placeholder]], message: str, content: bytes, error: Exception) -> None:
+    """Add what a failed attempt says is missing; raises the error if nothing can be added."""
+    stated = re.search(r"GLOBAL (\S+)", message)
+    if stated:
+        name = stated[1]
+        if name in kinds or not _is_harmless(name) or "was not an allowed global" not in message:
+            raise contains_code(name) from None
+        kinds[name] = Placeholder
+        return
+    filled = re.search(r"Can only (append|extend|SETITEMS?) .*Placeholder(\d+)_", message)
+    if filled:
+        name = [*kinds][int(filled[2])]
+        if kinds[name] is Placeholder:
+            kinds[name] = _DictPlaceholder if filled[1].startswith("SETITEM") else _ListPlaceholder
+            return
+    unknown = next((name for name in kinds if name not in _CONSTRUCTORS), None)
+    if unknown is not None:
+        raise contains_code(unknown) from None
+    if content[:1] == b"\x80":
+        raise CheckpointError(
+            "the file is a plain pickle, which could run code on loading, or a damaged one", hint=SAVE_WEIGHTS_ALONE
+        ) from None
+    raise _damaged(error) from error
+
+
+def _is_harmless(name: str) -> bool:
+    return not _HARMFUL.match(name)
 
 
 def _damaged(error: Exception) -> CheckpointError:

@@ -101,6 +101,8 @@ def read_record(raw: Mapping[str, Any]) -> Model:
             plan = _last_plan(history, source, inputs)
         else:
             inputs = tuple(InputSpec(tuple(entry["shape"]), entry["dtype"]) for entry in record["inputs"])
+            if not inputs:
+                raise ValueError("it has no inputs")
             outputs = Outputs.from_dict(record["outputs"])
             plan = None if record["plan"] is None else Plan.from_dict(record["plan"])
         return Model(

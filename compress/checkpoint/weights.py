@@ -19,6 +19,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 #: Tensors that training tools add: the number of averages of ``AveragedModel``, and the counters of thop.
 _COUNTERS = ("n_averaged", "total_ops", "total_params")
 
+#: What ``DataParallel`` and ``torch.compile`` put before every name; taken off without a notice.
+_SILENT_PREFIXES = ("module.", "_orig_mod.")
+
 #: At most this many names of one kind are listed in an error.
 LISTED = 20
 
@@ -133,9 +136,9 @@ def variants(weights: Weights) -> Iterator[Weights]:
         prefix = next(iter(current.state), "").partition(".")[0] + "."
         if not all(key.startswith(prefix) and key != prefix for key in current.state):
             return
+        notice = () if prefix in _SILENT_PREFIXES else (f"took the prefix {prefix} off all names",)
         current = Weights(
-            {key.removeprefix(prefix): value for key, value in current.state.items()},
-            (*current.notices, f"took the prefix {prefix} off all names"),
+            {key.removeprefix(prefix): value for key, value in current.state.items()}, (*current.notices, *notice)
         )
         yield current
 

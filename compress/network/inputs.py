@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from compress.errors import NetworkError
 
 #: What a network is called with: one tensor, or a tuple of positional tensors.
 Inputs = Tensor | tuple[Tensor, ...]
+
+
+#: Values in one input; 4 GiB in float32.
+_MOST_VALUES = 2**30
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.shape or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in self.shape):
-            raise NetworkError("the shape of an input must be whole numbers from 1 on", found=self.shape)
+            raise NetworkError("the shape of an input must be positive whole numbers", found=self.shape)
+        if math.prod(self.shape) > _MOST_VALUES:
+            raise NetworkError(f"an input holds at most {_MOST_VALUES} values", found=str(self.shape)[:80])
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise NetworkError("unknown type of an input", found=self.dtype, hint="Known: float32, int64, ...")
 

@@ -7,6 +7,7 @@ ONNX file. ``maps.safetensors`` holds what each network gave for one image of no
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,16 @@ def test_a_plan_of_version_1_is_read() -> None:
     plan = Plan.from_json((FOLDER / "plan.json").read_text())
     assert plan.network == "default"
     assert plan.changed
-    assert plan == load(FOLDER / "factorized.pt").plan or load(FOLDER / "factorized.pt").plan is None
+
+
+def test_the_plan_of_a_version_1_checkpoint_is_its_last_factorization() -> None:
+    written = Plan.from_json((FOLDER / "plan.json").read_text())
+    plan = load(FOLDER / "factorized.pt").plan
+    assert plan is not None
+    # The history does not hold the size at which MACs were counted.
+    assert replace(plan, input_size=written.input_size) == written
+    assert load(FOLDER / "attentive.pt").plan == plan
+    assert load(FOLDER / "plain.pt").plan is None
 
 
 def test_an_onnx_file_of_version_1_runs(maps: dict[str, torch.Tensor], image: torch.Tensor) -> None:
