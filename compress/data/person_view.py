@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from compress.data.augment import Augmentation, draw_rotation, recolour
 from compress.data.sample import Image, Person, Sample
-from compress.pose.crop import Region, box_region, cut, fill_colour, image_region, region_matrix, transform
+from compress.pose.crop import Region, box_region, cut, image_region, region_matrix, transform
 from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 
@@ -108,7 +108,7 @@ def random_view(
         image = mask_body(image, box, rng)
     image = recolour(image, options, rng)
     matrix = region_matrix(region, size, corner_grid=pose.corner_grid)
-    pixels = cut(image, matrix, size, fill_colour(pose))
+    pixels = cut(image, matrix, size, pose.fill)
     return PersonView(pixels, _move(keypoints, matrix, size, region.mirrored, pose.joints))
 
 

@@ -1,4 +1,4 @@
-"""Work on a stream of items side by side, the results in the order of the items."""
+"""Concurrent work on a stream of items, with the results in the order of the items."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Longest pause in seconds between two looks whether a reader that has to stop has noticed.
-_LOOK_S = 0.05
+#: Seconds between two checks whether a reader that was told to stop has ended.
+_CHECK_S = 0.05
 
 
 def in_order(
     items: Generator[T, None, None], work: Callable[[T], R], *, workers: int = 3, ahead: int = 2
 ) -> Generator[R, None, None]:
-    """Results of all items in their order: one thread reads items, others work, the caller takes results.
+    """Results of all items in their order: one thread reads items, others work, the caller receives results.
 
-    At most ``workers + ahead + 2`` items are held at once, so a slow step makes the others wait. However it ends, by
-    the last item, an error or the caller, no thread is left and ``items`` is closed.
+    At most ``workers + ahead + 2`` items are held at once, so a slow step makes the others wait. However it ends,
+    after the last item, by an error or by the caller, no thread remains and ``items`` is closed.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def in_order(
     work : callable
         From an item to its result; runs in several threads at a time.
     workers : int, optional
-        How many.
+        Number of threads that work.
     ahead : int, optional
         Items that may wait for a worker, and results for the caller.
 
     Raises
     ------
     Exception
-        The first error, in the order of the items, of ``items`` or ``work``; results before it are given first.
+        The first error, in the order of the items, of ``items`` or ``work``; earlier results are yielded first.
     """
     line: queue.Queue[Future[R] | None] = queue.Queue(workers + ahead)
     stopped = threading.Event()
@@ -68,13 +68,13 @@ def in_order(
         stopped.set()
         while reader.is_alive():
             _empty(line)
-            reader.join(_LOOK_S)
+            reader.join(_CHECK_S)
         _empty(line)
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _empty(line: queue.Queue[Future[R] | None]) -> None:
-    """Make room for a reader that waits for it, and drop work that has not begun."""
+    """Make room for a waiting reader, and cancel work that has not begun."""
     while True:
         try:
             result = line.get_nowait()

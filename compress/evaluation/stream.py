@@ -10,18 +10,18 @@ from typing import Any
 from compress.data.boxes import Boxes
 from compress.data.frames import Frame, Unreadable
 from compress.errors import DataError
-from compress.evaluation.score import crop_size, detect
-from compress.pose.crop import box_region
-from compress.pose.decoders.paf import Pose
-from compress.pose.metrics.oks import without_doubles
+from compress.evaluation.people import find_people, pose_of
+from compress.pose.decoders.base import Decoder, Pose
+from compress.pose.decoders.registry import get_decoder
+from compress.pose.views import View
 from compress.runtime.runner import Array, Runner
 
-#: An image or the reason why there is none, and the seconds that it took to come.
+#: An image or the reason why there is none, and the seconds that reading it took.
 Item = tuple[Frame | Unreadable, float]
 
 
 @dataclass(frozen=True)
-class Seen:
+class FramePeople:
     """An image, its people, and the seconds that each step took."""
 
     frame: Frame
@@ -30,7 +30,7 @@ class Seen:
 
 
 class Network:
-    """A runner in threads of its own, so that images take turns and the runtime keeps one set of threads.
+    """A runner in threads of its own: images take turns, and the runtime keeps one set of threads.
 
     Parameters
     ----------
@@ -45,86 +45,91 @@ class Network:
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="network")
 
     def run(self, images: Array) -> tuple[dict[str, Array], float]:
-        """Maps, and the seconds that they took without waiting for the turn."""
+        """Outputs, and the seconds that they took without waiting for other images."""
         return self._threads.submit(self._timed, images).result()
 
     def _timed(self, images: Array) -> tuple[dict[str, Array], float]:
         start = time.perf_counter()
-        maps = self.runner.run(images)
-        return maps, time.perf_counter() - start
+        outputs = self.runner.run(images)
+        return outputs, time.perf_counter() - start
 
     def close(self) -> None:
-        """Let the last run end and give the network up."""
+        """Wait for the last run, and close the runner."""
         self._threads.shutdown()
         self.runner.close()
 
 
 class _Turn:
-    """A network as one image meets it: a runner that notes when it was asked and how long it took."""
+    """The network for one image: a runner that records when it was first run and how long it took."""
 
     def __init__(self, network: Network) -> None:
         runner = network.runner
         self.name, self.device, self.precision = runner.name, runner.device, runner.precision
         self.threads, self.pose = runner.threads, runner.pose
         self._network = network
-        self._asked: float | None = None
-        self._away = self._seconds = 0.0
+        self._first_run: float | None = None
+        self._waited = self._seconds = 0.0
         self._start = time.perf_counter()
 
     def run(self, images: Array) -> dict[str, Array]:
-        asked = time.perf_counter()
-        if self._asked is None:
-            self._asked = asked
-        maps, seconds = self._network.run(images)
+        called = time.perf_counter()
+        if self._first_run is None:
+            self._first_run = called
+        outputs, seconds = self._network.run(images)
         self._seconds += seconds
-        self._away += time.perf_counter() - asked
-        return maps
+        self._waited += time.perf_counter() - called
+        return outputs
 
     def close(self) -> None:
-        """The network is not this image's to close."""
+        """Leave the network open for other images."""
 
     def times(self) -> dict[str, float]:
-        """Seconds until the network was first asked, of the network, and of the rest."""
+        """Seconds until the network was first run, of the network, and of the rest."""
         end = time.perf_counter()
-        asked = end if self._asked is None else self._asked
-        decode = end - asked - self._away
-        return {"prepare": asked - self._start, "network": self._seconds, "decode": decode}
+        called = end if self._first_run is None else self._first_run
+        decode = end - called - self._waited
+        return {"prepare": called - self._start, "network": self._seconds, "decode": decode}
 
 
 class Finder:
-    """From an image to people; runs in several threads at a time."""
+    """From an image to people; runs in several threads at a time.
 
-    def __init__(self, network: Network, options: Any, boxes: Boxes | None) -> None:
-        self._network, self._options, self._boxes = network, options, boxes
+    Parameters
+    ----------
+    network : Network
+        Runs the network.
+    decoder : Decoder, optional
+        From outputs to people; that of the network's pose specification by default.
+    view : View, optional
+        Height that images or crops are scaled to, flip test and scales.
+    boxes : Boxes, optional
+        Where a top-down network looks for people; the whole image by default.
 
-    def __call__(self, item: Item) -> Seen | Unreadable:
+    Raises
+    ------
+    DataError
+        If the network has no pose specification, or finds people by itself and is given boxes.
+    """
+
+    def __init__(
+        self, network: Network, decoder: Decoder | None = None, view: View | None = None, boxes: Boxes | None = None
+    ) -> None:
+        self._network, self._view, self._boxes = network, view, boxes
+        self._decoder = decoder or get_decoder(pose_of(network.runner))
+        if boxes is not None and not self._decoder.top_down:
+            raise DataError("this network finds people by itself and takes no boxes", found=boxes.name)
+
+    def __call__(self, item: Item) -> FramePeople | Unreadable:
         """The people in an image, or why it can't be used."""
         frame, read = item
         if isinstance(frame, Unreadable):
             return frame
         turn = _Turn(self._network)
         try:
-            poses = self._find(turn, frame)
+            boxes = None if self._boxes is None else self._boxes.by_image.get(frame.image_id, ())
+            poses = find_people(turn, frame.image, decoder=self._decoder, view=self._view, boxes=boxes)
         except DataError as error:
             return Unreadable(frame.source.name, str(error))
-        return Seen(frame, poses, {"read": read, **turn.times()})
-
-    def _find(self, turn: _Turn, frame: Frame) -> list[Pose]:
-        options, pose = self._options, turn.pose
-        places = None
-        if self._boxes is not None:
-            size = crop_size(pose, options.height)
-            places = [(box_region(b.box, size), b.score) for b in self._boxes.by_image.get(frame.image_id, ())]
-        poses = detect(
-            turn,
-            frame.image,
-            height=options.height,
-            options=options.paf,
-            heatmap=options.heatmap,
-            regions=None if places is None else [region for region, _ in places],
-        )
-        if places is not None:
-            poses = [Pose(p.keypoints, p.score * sure) for p, (_, sure) in zip(poses, places, strict=True)]
-            poses = without_doubles(poses, [region.area for region, _ in places], pose.joints)
-        # A network that sees one person always gives one; without a visible joint there is nobody.
-        return [found for found in poses if found.score > 0 or pose.decoder != "heatmap"]
+        # A top-down network always gives one person for each place; without a visible joint there is nobody.
+        poses = [person for person in poses if person.score > 0 or not self._decoder.top_down]
+        return FramePeople(frame, poses, {"read": read, **turn.times()})

@@ -1,4 +1,4 @@
-"""One person as a network of a fixed input size sees it: the region of an image, cut out, and the way back."""
+"""Inputs of fixed size: a region of an image, cut out for a network, and the way back to the image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compress.errors import DataError
+from compress.pose.prepare import arrange_channels
 from compress.pose.spec import PoseSpec
 
 Matrix = NDArray[np.float64]
@@ -20,7 +21,7 @@ PADDING = 1.25
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of an image, maybe turned, that becomes a network's input.
+    """A rectangle of an image, possibly rotated, that becomes a network's input.
 
     Attributes
     ----------
@@ -29,7 +30,7 @@ class Region:
     size : (float, float)
         Width and height in pixels.
     rotation : float
-        Degrees by which the content is turned clockwise on its way to the input.
+        Degrees by which the content is rotated clockwise.
     mirrored : bool
         Whether the content is mirrored left to right.
     """
@@ -55,12 +56,12 @@ def box_region(box: ArrayLike, size: tuple[int, int], padding: float = PADDING) 
     size : (int, int)
         Height and width of the input.
     padding : float, optional
-        Factor of both sides; 1 for a box that has its margins, such as a whole image.
+        Factor of both sides; 1 for a box that includes its margins, such as a whole image.
 
     Raises
     ------
     DataError
-        If the box is not made of four numbers, or is empty.
+        If the box is not four finite numbers, or is empty.
     """
     values = np.asarray(box, dtype=np.float64)
     if values.shape != (4,) or not np.isfinite(values).all() or values[2:].min() <= 0:
@@ -95,8 +96,8 @@ def region_matrix(region: Region, size: tuple[int, int], *, corner_grid: bool) -
     size : (int, int)
         Height and width of the input.
     corner_grid : bool
-        Whether the region's centre becomes ``(width, height) / 2``, as in the public top-down code, which the trained
-        weights and the way back share, and not the middle of the input, ``(width - 1, height - 1) / 2``.
+        Whether the region's centre becomes ``(width, height) / 2``, as in the public top-down code, rather than the
+        middle of the input, ``(width - 1, height - 1) / 2``.
     """
     goal = (np.array([size[1], size[0]], dtype=np.float64) - (0 if corner_grid else 1)) / 2
     scale = size[1] / region.size[0]
@@ -112,27 +113,73 @@ def transform(points: ArrayLike, matrix: Matrix) -> NDArray[np.float64]:
 
 
 def invert(matrix: Matrix) -> Matrix:
-    """The affine map that leads back."""
+    """The inverse of an affine map (2, 3)."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.column_stack([linear, -linear @ matrix[:, 2]])
 
 
-def fill_colour(pose: PoseSpec) -> tuple[float, float, float]:
-    """Blue, green and red of what a crop shows beyond the image.
+def crop_size(pose: PoseSpec, height: int | None = None) -> tuple[int, int]:
+    """Height and width of inputs of fixed size; at another height in the same proportions."""
+    own = pose.size
+    if height is None or height == own[0]:
+        return own
+    return height, max(1, round(height * own[1] / own[0] / pose.stride)) * pose.stride
 
-    Black, as in the public top-down code, or the network's mean (grey 128) for the networks with a background map.
+
+def scaled_size(size: tuple[int, int], pose: PoseSpec, scale: float) -> tuple[int, int]:
+    """A size times a factor, rounded to multiples of the stride; unchanged at scale 1."""
+    height, width = (max(1, round(n * scale / pose.stride)) * pose.stride if scale != 1 else n for n in size)
+    return height, width
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A network input of fixed size and where it lies in an image.
+
+    Attributes
+    ----------
+    array : array, shape (C, H, W), float32
+        Normalised channels.
+    matrix : array, shape (2, 3)
+        From pixels of the image to pixels of the input.
     """
-    if not pose.background:
-        return (0.0, 0.0, 0.0)
-    return pose.mean if pose.color == "bgr" else pose.mean[::-1]
+
+    array: NDArray[np.float32]
+    matrix: Matrix
+
+    def to_image(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Points (..., 2) in pixels of the input as pixels of the image."""
+        return transform(points, invert(self.matrix))
+
+    def pixels_to(self, other: Crop) -> Matrix:
+        """The affine map (2, 3) from pixels of this input to those of another input of the same region."""
+        return (np.vstack([other.matrix, [0, 0, 1]]) @ np.vstack([invert(self.matrix), [0, 0, 1]]))[:2]
+
+
+def crop_image(image: NDArray[np.uint8], region: Region, pose: PoseSpec, size: tuple[int, int]) -> Crop:
+    """A region of an image as a network's input.
+
+    Parameters
+    ----------
+    image : array, shape (H, W, 3), uint8
+        Pixels in BGR order.
+    region : Region
+        Has the aspect ratio of the input.
+    pose : PoseSpec
+        Grid, border colour and normalisation.
+    size : (int, int)
+        Height and width of the input.
+    """
+    matrix = region_matrix(region, size, corner_grid=pose.corner_grid)
+    return Crop(normalise_crop(cut(image, matrix, size, pose.fill), pose), matrix)
 
 
 def cut(
-    image: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int], fill: tuple[float, float, float]
+    image: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int], fill: tuple[float, ...]
 ) -> NDArray[np.uint8]:
     """The crop of an image, bilinear: (H, W, 3) uint8 in the channel order of the image.
 
-    Pixels are not averaged where the image gets smaller: the public networks were trained and are scored without that.
+    There is no antialiasing where the image gets smaller: the public networks were trained and are scored without it.
     """
     height, width = size
     return np.asarray(
@@ -144,7 +191,7 @@ def cut(
 
 
 def normalise_crop(crop: NDArray[np.uint8], pose: PoseSpec) -> NDArray[np.float32]:
-    """A BGR crop (H, W, 3) as the network reads it: (3, H, W) float32, ``(pixel - mean) * scale``."""
-    ordered = crop if pose.color == "bgr" else crop[..., ::-1]
+    """A BGR crop (H, W, 3) as the network reads it: (C, H, W) float32, ``(pixel - mean) * scale``."""
     mean, scale = np.array(pose.mean, dtype=np.float32), np.array(pose.scale, dtype=np.float32)
+    ordered = arrange_channels(crop, pose)
     return np.ascontiguousarray(((ordered.astype(np.float32) - mean) * scale).transpose(2, 0, 1))

@@ -1,9 +1,11 @@
-"""From an image to a network's input, and from points in that input back to the image."""
+"""From a whole image to a network's input, and from points in that input back to the image."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ class Prepared:
 
     Attributes
     ----------
-    array : array, shape (3, H, W), float32
+    array : array, shape (C, H, W), float32
         Normalised channels; H and W are multiples of the stride.
     scale : float
         Input pixels per image pixel, the same along both axes.
@@ -38,6 +40,44 @@ class Prepared:
     def scaled_size(self) -> tuple[int, int]:
         """Height and width in pixels of the scaled image without its padding."""
         return round(self.size[0] * self.scale), round(self.size[1] * self.scale)
+
+    def to_image(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Points (..., 2) in pixels of the input as pixels of the image; points in the padding lie outside it.
+
+        ``(point - pad + 0.5) / scale - 0.5``: the centre of the top-left pixel is (0, 0) in both.
+        """
+        return (np.asarray(points, dtype=np.float64) - self.pad + 0.5) / self.scale - 0.5
+
+    def pixels_to(self, other: Prepared) -> NDArray[np.float64]:
+        """The affine map (2, 3) from pixels of this input to those of another input of the same image."""
+        ratio = other.scale / self.scale
+        # Pixels are counted from their centres; half a pixel further they are proportional.
+        offset = [(0.5 - self.pad[axis]) * ratio - 0.5 + other.pad[axis] for axis in (0, 1)]
+        return np.column_stack([np.eye(2) * ratio, offset])
+
+
+def arrange_channels(image: NDArray[Any], pose: PoseSpec) -> NDArray[Any]:
+    """A BGR image (H, W, 3) with the channels that a network reads, (H, W, C); a view where that is possible.
+
+    Raises
+    ------
+    DataError
+        If images do not have the channels that the network reads.
+    """
+    if pose.channels != (1 if pose.color == "gray" else 3):
+        raise DataError(
+            f"images can't be given to a network that reads {pose.channels} channels of color {pose.color}",
+            hint="Give it ready tensors, or a pose specification with color='gray' or three values of mean and scale",
+        )
+    if pose.color == "gray":
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2GRAY))[..., None]
+    return image if pose.color == "bgr" else image[..., ::-1]
+
+
+def batch_inputs(arrays: Sequence[NDArray[np.float32]], pose: PoseSpec) -> NDArray[np.float32]:
+    """Inputs (C, H, W) of one size as the batch that the network reads, (N, C, H, W) or (N, H, W, C)."""
+    batch = np.stack(arrays)
+    return batch if pose.layout == "nchw" else np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
 
 
 def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None) -> Prepared:
@@ -59,7 +99,8 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
     Raises
     ------
     DataError
-        If the array is not such an image, the height is not positive, or nothing of the width would remain.
+        If the array is not such an image, the height is not positive, no column would remain, or the network reads
+        other channels.
     """
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         found = (image.shape, image.dtype.name) if isinstance(image, np.ndarray) else type(image).__name__
@@ -77,36 +118,17 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
             found=image.shape,
             hint="Give a larger height, or crop the image",
         )
-    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. Weights of an
-    # interpolation add up to 1, so the few scaled pixels can be normalised instead of all there were.
+    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. The weights of an
+    # interpolation sum to 1, so the scaled image can be normalised, which is smaller.
     scaled = cv2.resize(image.astype(np.float32), (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     inner = scaled.shape[:2]
     outer = [math.ceil(side / spec.stride) * spec.stride for side in (height, max(inner[1], height))]
     top, left = ((whole - part) // 2 for whole, part in zip(outer, inner, strict=True))
-    array = np.zeros((3, *outer), dtype=np.float32)
+    array = np.zeros((spec.channels, *outer), dtype=np.float32)
     inside = array[:, top : top + inner[0], left : left + inner[1]]
-    order = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
-    # One channel after the other and in place: whole images in between would take half as long again.
-    for plane, channel, mean, factor in zip(inside, order, spec.mean, spec.scale, strict=True):
-        np.subtract(scaled[..., channel], np.float32(mean), out=plane)
+    arranged = arrange_channels(scaled, spec)
+    # Channel by channel and in place: intermediate images would take half as long again.
+    for plane, channel, mean, factor in zip(inside, range(spec.channels), spec.mean, spec.scale, strict=True):
+        np.subtract(arranged[..., channel], np.float32(mean), out=plane)
         plane *= np.float32(factor)
     return Prepared(array=array, scale=scale, pad=(left, top), size=(rows, columns))
-
-
-def to_image(points: ArrayLike, prepared: Prepared) -> NDArray[np.float64]:
-    """Points of the network's input in pixels of the original image.
-
-    Parameters
-    ----------
-    points : array, shape (..., 2)
-        x and y in pixels of the input; the centre of its top-left pixel is (0, 0).
-    prepared : Prepared
-        The input they belong to.
-
-    Returns
-    -------
-    array, shape (..., 2)
-        ``(point - pad + 0.5) / scale - 0.5``: x and y in pixels of the image, the centre of whose top-left pixel is
-        (0, 0). Points in the padding lie outside the image.
-    """
-    return (np.asarray(points, dtype=np.float64) - prepared.pad + 0.5) / prepared.scale - 0.5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import DataError
+from compress.errors import DataError, similar
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,9 @@ class Skeleton:
     Attributes
     ----------
     name : str
-        The name it is registered under.
+        The name it is registered under, or any name for a skeleton of your own.
     joints : tuple of str
-        Joint names; sides are spelt ``left_`` and ``right_``.
+        Joint names; a joint of one side begins with ``left_`` or ``right_`` and has a counterpart on the other.
     limbs : tuple of (int, int)
         Joint index pairs. For a skeleton with part-affinity fields the order is that of grouping.
     paf_channels : tuple of int
@@ -29,6 +31,12 @@ class Skeleton:
     between : tuple of str
         Joints that lie midway between a left and a right one by definition (`MIDDLES`). A joint of the same name that
         is annotated for itself, such as the upper neck of MPII, LIP and LSP, is another point of the body.
+
+    Raises
+    ------
+    DataError
+        If a joint has no name, a name occurs twice, a side has no counterpart, or limbs, PAF channels or sigmas do not
+        fit the joints.
     """
 
     name: str
@@ -38,15 +46,66 @@ class Skeleton:
     sigmas: tuple[float, ...] = ()
     between: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        joints = self.joints
+        limb_ends = [index for limb in self.limbs for index in limb]
+        checks = (
+            ("needs a name for each joint", bool(joints) and all(isinstance(j, str) and j for j in joints)),
+            ("names a joint twice", len(set(joints)) == len(joints)),
+            ("has a joint whose counterpart of the other side is missing", all(_mirrored(j) in joints for j in joints)),
+            ("needs two joint indices for each limb", all(len(limb) == 2 for limb in self.limbs)),
+            ("has limbs between joints that do not exist", all(0 <= index < len(joints) for index in limb_ends)),
+            ("needs no PAF channels, or one pair for each limb", len(self.paf_channels) in (0, len(self.limbs))),
+            ("needs no sigmas, or one for each joint", len(self.sigmas) in (0, len(joints))),
+        )
+        for cause, valid in checks:
+            if not valid:
+                raise DataError(f"the skeleton {self.name} {cause}", found=joints)
+
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name
+
     @property
     def flip_order(self) -> tuple[int, ...]:
         """Index of each joint's mirror image: ``flipped[:, k] = keypoints[:, flip_order[k]]``."""
-        swap = {"left_": "right_", "right_": "left_"}
-        order = []
-        for joint in self.joints:
-            side = next((s for s in swap if joint.startswith(s)), None)
-            order.append(self.joints.index(swap[side] + joint[len(side) :] if side else joint))
-        return tuple(order)
+        return tuple(self.joints.index(_mirrored(joint)) for joint in self.joints)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        return {
+            name: [list(x) if isinstance(x, tuple) else x for x in value] if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Skeleton:
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        DataError
+            If a key is unknown or missing, or a value is of another kind.
+        """
+        unknown = set(record) - {field.name for field in fields(cls)}
+        if unknown:
+            raise DataError("unknown key in a skeleton", found=sorted(unknown))
+        try:
+            values = {
+                name: tuple(tuple(x) if isinstance(x, list) else x for x in value) if isinstance(value, list) else value
+                for name, value in record.items()
+            }
+            return cls(**values)
+        except TypeError as error:
+            raise DataError(f"a skeleton can't be read: {error}") from error
+
+
+def _mirrored(joint: str) -> str:
+    """The name of a joint's counterpart; of a joint in the middle, its own."""
+    for side, other in (("left_", "right_"), ("right_", "left_")):
+        if joint.startswith(side):
+            return other + joint.removeprefix(side)
+    return joint
 
 
 _COCO17_JOINTS = (
@@ -122,12 +181,24 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, OPENPOSE18, MPII16
 MIDDLES = {"neck": "shoulder", "thorax": "shoulder", "pelvis": "hip"}
 
 
-def get_skeleton(name: str) -> Skeleton:
-    """The registered skeleton of that name, or a `DataError` that lists the known ones."""
+def get_skeleton(skeleton: str | Skeleton) -> Skeleton:
+    """The registered skeleton of a name; a `Skeleton` is returned as it is.
+
+    Raises
+    ------
+    DataError
+        If no skeleton has that name; the message lists the known ones.
+    """
+    if isinstance(skeleton, Skeleton):
+        return skeleton
     try:
-        return SKELETONS[name]
-    except KeyError:
-        raise DataError("unknown skeleton", found=name, hint=f"Known: {', '.join(SKELETONS)}") from None
+        return SKELETONS[skeleton]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"unknown skeleton{similar(str(skeleton), SKELETONS)}",
+            found=skeleton,
+            hint=f"Known: {', '.join(SKELETONS)}",
+        ) from None
 
 
 def convert_keypoints(keypoints: NDArray[np.float32], source: Skeleton, target: Skeleton) -> NDArray[np.float32]:

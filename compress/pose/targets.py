@@ -1,4 +1,4 @@
-"""The maps a bottom-up network should give for people at known places: heatmaps and part-affinity fields (PAFs).
+"""The maps that a network should return for people at known places: heatmaps and part-affinity fields (PAFs).
 
 Positions are in pixels of the network's input, the centre of the top-left pixel being (0, 0). Cell (row, column) of a
 map covers ``stride`` x ``stride`` input pixels; its centre is at ``stride * (column, row) + (stride - 1) / 2``.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compress.errors import DataError
 from compress.pose.skeleton import OPENPOSE18, Skeleton
 
-#: A Gaussian ends where it has fallen to this.
+#: Gaussians are cut off below this value.
 CUT = 0.01
 
 
@@ -38,8 +38,8 @@ def heatmap_targets(
     Parameters
     ----------
     people : sequence of array, shape (K, 3)
-        x, y in pixels of the network's input and visibility; joints with visibility 0 are not there, hidden ones (1)
-        and visible ones (2) count the same. Joints may lie outside the map.
+        x, y in pixels of the network's input and visibility; joints with visibility 0 are missing, hidden ones (1) and
+        visible ones (2) count the same. Joints may lie outside the map.
     size : (int, int)
         Height and width of the maps in cells.
     stride : int
@@ -49,7 +49,7 @@ def heatmap_targets(
     skeleton : Skeleton, optional
         Whose joints the keypoints are.
     background : bool, optional
-        Whether the background follows the joints.
+        Whether a background map follows those of the joints.
     first_cell : float, optional
         Input pixel that the first cell stands for along either axis (`compress.pose.spec.PoseSpec.first_cell`); the
         middle of its pixels by default.
@@ -66,7 +66,7 @@ def heatmap_targets(
     """
     joints, (rows, columns) = len(skeleton.joints), size
     keypoints = _stack(people, joints)  # (P, K, 3)
-    # Squared distance, in cells, at which a Gaussian ends; its window has to hold the nearest cells of any position.
+    # Squared distance, in cells, at which a Gaussian is cut off; its window holds the nearest cells of any position.
     spread = 2 * (sigma / stride) ** 2
     reach = spread * -math.log(CUT)
     half = math.ceil(math.sqrt(reach) + 0.5)
@@ -79,7 +79,7 @@ def heatmap_targets(
     square = (offset[:, :, None] + window) ** 2  # (M, 2, window), x then y
     square = square[:, 1, :, None] + square[:, 0, None, :]  # (M, window rows, window columns)
     values = np.where(square <= reach, np.exp(-square / spread), 0)
-    # The maps are summed with a margin that takes whatever falls outside.
+    # The maps are summed with a margin for everything that falls outside.
     wide = (joints, rows + 4 * half, columns + 4 * half)
     corner = nearest.astype(np.int64) + 2 * half
     index = (joint[1][:, None, None] * wide[1] + corner[:, 1, None, None] + window[:, None]) * wide[2]
@@ -99,19 +99,20 @@ def paf_targets(
     *,
     thickness: float = 1.0,
     skeleton: Skeleton = OPENPOSE18,
+    first_cell: float | None = None,
 ) -> NDArray[np.float32]:
     """Unit vectors along the limbs: the part-affinity fields of OpenPose (Cao et al., 2017) on a coarse grid.
 
     On the two maps of a limb from a to b, with ``u = (b - a) / |b - a|``, a cell centred at ``c`` has ``u`` if it lies
     no further from the limb's line than the thickness, ``|(c - a) x u| <= thickness``, and in the box of the two ends
-    enlarged by the thickness on all sides. Where limbs of several people meet, the last person's stays. The public
+    enlarged by the thickness on all sides. Where limbs of several people overlap, the last person's stays. The public
     code of lightweight OpenPose measures from the corners of the cells, so its fields lie half a cell further; from
     the centres, a mirrored person has mirrored fields.
 
     Parameters
     ----------
     people : sequence of array, shape (K, 3)
-        As for `heatmap_targets`. A limb with an end that is not there, or with both ends at one place, is left out.
+        As for `heatmap_targets`. A limb with a missing end, or with both ends at one place, is left out.
     size : (int, int)
         Height and width of the maps in cells.
     stride : int
@@ -120,6 +121,8 @@ def paf_targets(
         Half the width of a limb in cells.
     skeleton : Skeleton, optional
         Limbs and their channels.
+    first_cell : float, optional
+        As for `heatmap_targets`.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def paf_targets(
     keypoints = _stack(people, len(skeleton.joints))
     maps = np.zeros((2 * len(skeleton.limbs), rows, columns), dtype=np.float32)
     first, second = np.array(skeleton.limbs).T
-    cells = (keypoints[..., :2] - (stride - 1) / 2) / stride
+    cells = (keypoints[..., :2] - ((stride - 1) / 2 if first_cell is None else first_cell)) / stride
     a, b = cells[:, first], cells[:, second]  # (P, limbs, 2)
     length = np.linalg.norm(b - a, axis=-1)
     there = np.minimum(keypoints[:, first, 2], keypoints[:, second, 2]) > 0
@@ -164,6 +167,13 @@ def paf_targets(
     maps[channel, y, x] = unit[owner, 0]
     maps[channel + 1, y, x] = unit[owner, 1]
     return maps
+
+
+def shrink_mask(mask: NDArray[np.bool_], stride: int) -> NDArray[np.float32]:
+    """The share of each cell (1, h, w) where a mask (H, W) is true; H and W are multiples of the stride."""
+    # Not cv2.resize: in worker processes it sometimes returned cells of 1e37.
+    blocks = mask.reshape(mask.shape[0] // stride, stride, mask.shape[1] // stride, stride)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float32))[None]
 
 
 def _stack(people: Sequence[NDArray[np.float32]], joints: int) -> NDArray[np.float64]:

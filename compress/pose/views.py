@@ -1,24 +1,68 @@
-"""Maps of one image from several views: mirrored, and at several scales, averaged on one grid."""
+"""Outputs of a network for several views of an image: mirrored, and at several scales, averaged on one grid."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UsageError
-from compress.pose.crop import Matrix, Region, cut, fill_colour, invert, normalise_crop, region_matrix
-from compress.pose.decoders.heatmap import merge_mirrored
-from compress.pose.prepare import Prepared, prepare
-from compress.pose.skeleton import Skeleton
+from compress.pose.decoders.base import Decoder, NetworkInput
+from compress.pose.prepare import batch_inputs
 from compress.pose.spec import PoseSpec
 
-Maps = NDArray[np.float32]
+Array = NDArray[np.float32]
 
-#: Runs a network on images (N, 3, H, W): maps by name.
-Run = Callable[[Maps], Mapping[str, Maps]]
+#: Runs a network on a batch of inputs: outputs by name.
+Run = Callable[[Array], Mapping[str, Array]]
+
+#: Largest factor of an image's size.
+_MAX_SCALE = 10
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network looks at an image.
+
+    Attributes
+    ----------
+    height : int or None
+        Height in pixels that images, or crops of people, are scaled to; the network's own by default.
+    flip : bool
+        Average the outputs with those of the mirrored input.
+    scales : tuple of float
+        Average the outputs over these factors of the height, the largest first.
+
+    Raises
+    ------
+    UsageError
+        If the height is not positive, or the scales are not different numbers above 0 and below 10.
+    """
+
+    height: int | None = None
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if self.height is not None and not self.height >= 1:
+            raise UsageError("images can't be scaled to that height", found=self.height, hint="Give 1 or more pixels")
+        scales = self.scales
+        valid = all(math.isfinite(scale) and 0 < scale < _MAX_SCALE for scale in scales)
+        if not scales or not valid or len(set(scales)) < len(scales):
+            raise UsageError(
+                f"scales must be different numbers above 0 and below {_MAX_SCALE}",
+                found=scales,
+                hint="Such as 0.5,1,1.5",
+            )
+        object.__setattr__(self, "scales", tuple(sorted(scales, reverse=True)))
+
+    def describe(self) -> tuple[str, str]:
+        """The scales and the flip test in words."""
+        listed = ", ".join(f"{scale:g}" for scale in self.scales)
+        return ("single scale" if len(self.scales) == 1 else f"scales {listed}"), ("flip" if self.flip else "no flip")
 
 
 def read_scales(text: str) -> tuple[float, ...]:
@@ -27,178 +71,64 @@ def read_scales(text: str) -> tuple[float, ...]:
     Raises
     ------
     UsageError
-        If they are no numbers above 0, or one stands there twice.
+        If they are not different numbers above 0 and below 10.
     """
     try:
-        scales = tuple(sorted((float(word) for word in text.split(",")), reverse=True))
+        return View(scales=tuple(float(word) for word in text.split(","))).scales
     except ValueError:
-        scales = ()
-    if not scales or not all(0 < scale < 10 for scale in scales) or len(set(scales)) < len(scales):
-        raise UsageError("scales are different numbers above 0 and below 10", found=text, hint="Such as 0.5,1,1.5")
-    return scales
+        raise UsageError(
+            f"scales must be different numbers above 0 and below {_MAX_SCALE}", found=text, hint="Such as 0.5,1,1.5"
+        ) from None
 
 
-def resample(maps: Maps, matrix: Matrix, size: tuple[int, int]) -> Maps:
-    """Maps on another grid.
-
-    Parameters
-    ----------
-    maps : array, shape (..., h, w), float32
-        Maps.
-    matrix : array, shape (2, 3)
-        From cells (x, y) of the result to cells of the maps.
-    size : (int, int)
-        Height and width of the result.
-
-    Returns
-    -------
-    array, shape (..., *size), float32
-        Cubic interpolation; beyond their edge maps go on as they end.
-    """
-    flat = maps.reshape(-1, *maps.shape[-2:])
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    moved = [
-        cv2.warpAffine(one, matrix, (size[1], size[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE) for one in flat
-    ]
-    return np.stack(moved).astype(np.float32).reshape(*maps.shape[:-2], *size)
-
-
-def merge_mirrored_pafs(pafs: Maps, mirrored: Maps, skeleton: Skeleton) -> Maps:
-    """The mean of part-affinity fields and those of the mirrored image.
-
-    Turned back, the field of a limb is that of its mirror image with the x component negated, and negated as a whole
-    where the skeleton lists the mirror image the other way round.
-
-    Parameters
-    ----------
-    pafs, mirrored : array, shape (N, 2 * limbs, h, w), float32
-        Fields of the images, and of the images mirrored left to right.
-    skeleton : Skeleton
-        Limbs and their channels; every limb's mirror image is a limb.
-    """
-    flip = skeleton.flip_order
-    result = np.empty_like(pafs, dtype=np.float32)
-    for limb, (start, end) in enumerate(skeleton.limbs):
-        twin, sign = (flip[start], flip[end]), 1.0
-        if twin not in skeleton.limbs:
-            twin, sign = (flip[end], flip[start]), -1.0
-        own, other = skeleton.paf_channels[limb], skeleton.paf_channels[skeleton.limbs.index(twin)]
-        for offset, factor in ((0, -sign), (1, sign)):
-            result[:, own + offset] = (pafs[:, own + offset] + factor * mirrored[:, other + offset, :, ::-1]) / 2
-    return result
-
-
-def whole_image_maps(
-    run: Run,
-    image: NDArray[np.uint8],
-    spec: PoseSpec,
-    *,
-    height: int | None = None,
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-) -> tuple[Maps, Maps, Prepared]:
-    """Maps of a network that finds several people, averaged over views of the image.
+def average_views(
+    run: Run, frame: Callable[[float], Sequence[NetworkInput]], decoder: Decoder, pose: PoseSpec, view: View
+) -> tuple[dict[str, Array], Sequence[NetworkInput]]:
+    """Outputs of a network, averaged over views.
 
     Parameters
     ----------
     run : callable
         Runs the network.
-    image : array, shape (H, W, 3), uint8
-        Pixels in BGR order.
-    spec : PoseSpec
-        What the network expects and gives.
-    height : int, optional
-        Height in pixels that the image is scaled to at scale 1; the network's own by default.
-    flip : bool
-        Whether each view is also seen mirrored.
-    scales : sequence of float
-        The largest first; its maps are the grid of the mean.
+    frame : callable
+        From a scale to the N inputs of the network: one whole image, or crops of one size.
+    decoder : Decoder
+        Knows how outputs are mirrored and resampled.
+    pose : PoseSpec
+        What the network expects and returns.
+    view : View
+        Scales and flip test; the height is up to ``frame``.
 
     Returns
     -------
-    heatmaps : array, shape (C, h, w)
-        The mean.
-    pafs : array, shape (2 * limbs, h, w)
-        The mean.
-    prepared : Prepared
-        The network's input at the largest scale, which the maps belong to.
-    """
-    views = []
-    for scale in scales:
-        prepared = prepare(image, spec, max(1, round((height or spec.height) * scale)))
-        maps = run(prepared.array[None])
-        heatmaps, pafs = maps["heatmaps"], maps["pafs"]
-        if flip:
-            mirrored = run(np.ascontiguousarray(prepared.array[None, ..., ::-1]))
-            heatmaps = merge_mirrored(heatmaps, mirrored["heatmaps"], spec.joints, shift=False)
-            pafs = merge_mirrored_pafs(pafs, mirrored["pafs"], spec.joints)
-        views.append((heatmaps, pafs, prepared))
-    (heatmaps, pafs, base), *others = views
-    for more_heatmaps, more_pafs, prepared in others:
-        matrix = _between(base, prepared, spec)
-        heatmaps = heatmaps + resample(more_heatmaps, matrix, heatmaps.shape[-2:])
-        pafs = pafs + resample(more_pafs, matrix, pafs.shape[-2:])
-    count = np.float32(len(views))
-    return heatmaps[0] / count, pafs[0] / count, base
-
-
-def _between(base: Prepared, other: Prepared, spec: PoseSpec) -> Matrix:
-    """From cells of one network input's maps to those of another of the same image."""
-    ratio = other.scale / base.scale
-    # Pixels of an input count from their centres; half a pixel further they are proportional.
-    offset = [(0.5 - base.pad[axis]) * ratio - 0.5 + other.pad[axis] for axis in (0, 1)]
-    return _cells(np.column_stack([np.eye(2) * ratio, offset]), spec)
-
-
-def _cells(pixels: Matrix, spec: PoseSpec) -> Matrix:
-    """An affine map between pixels of inputs as one between cells of their maps."""
-    linear = pixels[:, :2]
-    first = np.full(2, spec.first_cell)
-    return np.column_stack([linear, (linear @ first + pixels[:, 2] - first) / spec.stride])
-
-
-def person_maps(
-    run: Run,
-    image: NDArray[np.uint8],
-    regions: Sequence[Region],
-    spec: PoseSpec,
-    size: tuple[int, int],
-    *,
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-) -> tuple[Maps, list[Matrix]]:
-    """Heatmaps of a network that sees one person, averaged over views of each region.
-
-    Parameters
-    ----------
-    run, image, spec, flip, scales
-        As in `whole_image_maps`.
-    regions : sequence of N Regions
-        Where people are.
-    size : (int, int)
-        Height and width of the network's input at scale 1; at others to the next multiple of its stride.
-
-    Returns
-    -------
-    maps : array, shape (N, C, h, w)
+    outputs : dict of str to array, shape (N, ...)
         The mean, on the grid of the largest scale.
-    matrices : list of N arrays, shape (2, 3)
-        From pixels of the image to those of the input at that scale.
+    inputs : sequence of N NetworkInputs
+        Those of the largest scale.
+
+    Raises
+    ------
+    UsageError
+        If outputs of the decoder can't be averaged.
     """
-    views = []
-    for scale in scales:
-        side = tuple(max(1, round(n * scale / spec.stride)) * spec.stride if scale != 1 else n for n in size)
-        scaled = (side[0], side[1])
-        matrices = [region_matrix(region, scaled, corner_grid=spec.corner_grid) for region in regions]
-        crops = np.stack([normalise_crop(cut(image, m, scaled, fill_colour(spec)), spec) for m in matrices])
-        maps = run(crops)["heatmaps"]
-        if flip:
-            mirrored = run(np.ascontiguousarray(crops[..., ::-1]))["heatmaps"]
-            maps = merge_mirrored(maps, mirrored, spec.joints, shift=spec.corner_grid)
-        views.append((maps, matrices))
-    (total, base), *others = views
-    for maps, matrices in others:
-        # The same for all regions: each matrix is the region's own followed by that of the input's size.
-        pixels = np.vstack([matrices[0], [0, 0, 1]]) @ np.vstack([invert(base[0]), [0, 0, 1]])
-        total = total + resample(maps, _cells(pixels[:2], spec), total.shape[-2:])
-    return total / np.float32(len(views)), base
+    total, inputs = _outputs(run, frame(view.scales[0]), decoder, pose, view.flip)
+    for scale in view.scales[1:]:
+        outputs, others = _outputs(run, frame(scale), decoder, pose, view.flip)
+        # The map between two scales is the same for all inputs.
+        resampled = decoder.resample(outputs, inputs[0].pixels_to(others[0]), total, pose)
+        total = {name: total[name] + value for name, value in resampled.items()}
+    if len(view.scales) > 1:
+        total = {name: value / np.float32(len(view.scales)) for name, value in total.items()}
+    return total, inputs
+
+
+def _outputs(
+    run: Run, inputs: Sequence[NetworkInput], decoder: Decoder, pose: PoseSpec, flip: bool
+) -> tuple[dict[str, Array], Sequence[NetworkInput]]:
+    arrays = [network_input.array for network_input in inputs]
+    outputs = dict(run(batch_inputs(arrays, pose)))
+    if flip:
+        mirrored = run(batch_inputs([np.ascontiguousarray(array[..., ::-1]) for array in arrays], pose))
+        height, width = arrays[0].shape[1:]
+        outputs = decoder.merge_mirrored(outputs, mirrored, pose, (height, width))
+    return outputs, inputs

@@ -242,8 +242,15 @@ def _backbone(stride: int) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-def _pose(skeleton: str, **values: Any) -> PoseSpec:
-    return PoseSpec(skeleton=skeleton, decoder="heatmap", outputs=("heatmaps",), **values)
+def _pose(skeleton: str, *, refine: str = "cubic", **values: Any) -> PoseSpec:
+    return PoseSpec(
+        skeleton=skeleton,
+        decoder="heatmap",
+        outputs=("heatmaps",),
+        joint_threshold=0.2,
+        decoder_options={"refine": refine},
+        **values,
+    )
 
 
 register(
@@ -278,6 +285,10 @@ register(
             mean=(123.675, 116.28, 103.53),
             scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
             background=False,
+            grid="corner",
+            flip_shift=True,
+            fill=(0.0, 0.0, 0.0),
+            refine="quarter",
         ),
         input_size=(384, 288),
         summary="global context CPM, top-down on COCO, five stages (single-human-pose-estimation-0001)",

@@ -380,7 +380,9 @@ def _down(kind: str) -> nn.Sequential:
 
 
 def _register(name: str, build: Callable[..., nn.Module], side: int) -> None:
-    pose = replace(top_down_pose(17), skeleton=LSP14.name, height=side, width=side, stride=1)
+    pose = replace(
+        top_down_pose(17), skeleton=LSP14.name, height=side, width=side, stride=1, grid="centre", flip_shift=False
+    )
     summary = f"messages along the body of one person, {side} x {side}"
     register(NetworkEntry(name, build, pose, (side, side), summary, "RePose"))
 

@@ -33,6 +33,11 @@ def top_down_pose(joints: int) -> PoseSpec:
         mean=(123.675, 116.28, 103.53),
         scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
         background=False,
+        grid="corner",
+        flip_shift=True,
+        fill=(0.0, 0.0, 0.0),
+        joint_threshold=0.2,
+        decoder_options={"refine": "quarter"},
     )
 
 

@@ -1,41 +1,49 @@
-"""From the heatmaps of crops that show one person each to that person's joints."""
+"""From the heatmaps of inputs that show one person each to that person's joints."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.crop import Matrix, invert, transform
-from compress.pose.skeleton import Skeleton
+from compress.pose.decoders.averaging import merge_mirrored, resample_outputs
+from compress.pose.decoders.base import (
+    Array,
+    Decoder,
+    NetworkInput,
+    Pose,
+    Targets,
+    balanced,
+    check_finite,
+    person_score,
+)
 from compress.pose.spec import PoseSpec
+from compress.pose.targets import heatmap_targets
 
-Maps = NDArray[np.float32]
+Refinement = Literal["quarter", "cubic", "none"]
 
-#: Sizes of the Gaussian filter and the standard deviation in cells that each stands for.
+#: Sizes of the Gaussian filter and the standard deviation in cells of each.
 BLURS = {11: 2.0, 17: 3.0}
 
 
 @dataclass(frozen=True)
-class HeatmapOptions:
-    """How heatmaps of one person become joints.
+class HeatmapDecoder(Decoder):
+    """The maximum of each joint's heatmap.
+
+    A person's score is the mean of the joints' scores above the threshold of the pose specification.
 
     Attributes
     ----------
-    flip : bool
-        Average the maps with those of the mirrored crop.
     blur : int or None
-        Cells of a Gaussian filter over the maps before their maximum is looked for, 11 or 17.
-    scales : tuple of float
-        Sizes of the crop at which the network runs, as shares of its own, the largest first; the maps are averaged.
+        Size in cells of a Gaussian filter over the maps before the maximum is searched, 11 or 17.
     refine : str
-        ``"quarter"`` moves the highest cell a quarter towards its higher neighbours; ``"cubic"`` looks for the maximum
-        of the maps enlarged to the input's size; ``"none"`` takes the cell. ``"auto"`` is cubic for networks with a
-        background map (GCCPM) and quarter for the others.
+        ``"quarter"`` moves the highest cell a quarter towards its higher neighbours; ``"cubic"`` takes the maximum of
+        the maps enlarged to the input's size; ``"none"`` takes the cell.
 
     Raises
     ------
@@ -43,70 +51,129 @@ class HeatmapOptions:
         If a value is unknown.
     """
 
-    flip: bool = False
     blur: int | None = None
-    refine: Literal["auto", "quarter", "cubic", "none"] = "auto"
-    scales: tuple[float, ...] = (1.0,)
+    refine: Refinement = "quarter"
+
+    top_down: ClassVar[bool] = True
+    roles: ClassVar[tuple[str, ...]] = ("heatmaps",)
 
     def __post_init__(self) -> None:
         if self.blur is not None and self.blur not in BLURS:
             raise UsageError("unknown size of the heatmap filter", found=self.blur, hint="Give 11 or 17")
-        if self.refine not in ("auto", "quarter", "cubic", "none"):
-            raise UsageError("unknown refinement of heatmap maxima", found=self.refine)
+        if self.refine not in get_args(Refinement):
+            raise UsageError(
+                "unknown refinement of heatmap maxima",
+                found=self.refine,
+                hint=f"Known: {', '.join(get_args(Refinement))}",
+            )
+
+    def channels(self, pose: PoseSpec) -> tuple[int | None, ...]:
+        """Joints and background."""
+        return (len(pose.joints.joints) + pose.background,)
+
+    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+        """One person for each input; see `joints`."""
+        name = self.names(pose)["heatmaps"]
+        keypoints = self.joints(outputs[name], inputs, pose)
+        return [[Pose(one, person_score(one, pose.joint_threshold))] for one in keypoints]
+
+    def joints(self, maps: NDArray[np.float32], inputs: Sequence[NetworkInput], pose: PoseSpec) -> Array:
+        """The joints of the people that inputs show, in pixels of their images.
+
+        Parameters
+        ----------
+        maps : array, shape (N, C, h, w), float32
+            Heatmaps of N inputs; a background map is dropped.
+        inputs : sequence of N NetworkInputs
+            What the network read.
+        pose : PoseSpec
+            Skeleton, stride, grid and background of the maps.
+
+        Returns
+        -------
+        array, shape (N, K, 3), float32
+            x, y and the height of the maximum; all 0 for a joint whose map is nowhere above 0.
+
+        Raises
+        ------
+        DataError
+            If the maps have another number of channels than the specification says, or non-finite values.
+        """
+        joints, (channels,) = len(pose.joints.joints), self.channels(pose)
+        if maps.ndim != 4 or maps.shape[1] != channels or len(maps) != len(inputs):
+            raise DataError(f"heatmaps of {len(inputs)} inputs must have {channels} channels each", found=maps.shape)
+        maps = check_finite(maps, "heatmaps")[:, :joints]
+        if self.blur is not None:
+            maps = blur_maps(maps, self.blur)
+        cells, heights = find_maxima(maps, self.refine, pose.stride)
+        result = np.zeros((*heights.shape, 3), dtype=np.float32)
+        for person, network_input in enumerate(inputs):
+            result[person, :, :2] = network_input.to_image(cells[person] * pose.stride + pose.first_cell)
+        result[..., 2] = heights
+        result[heights <= 0] = 0
+        return result
+
+    def merge_mirrored(
+        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+    ) -> dict[str, Array]:
+        """The mean of the maps and those of the mirrored inputs."""
+        name = self.names(pose)["heatmaps"]
+        return {name: merge_mirrored(outputs[name], mirrored[name], pose.joints, shift=pose.flip_shift)}
+
+    def resample(
+        self, outputs: Mapping[str, Array], matrix: NDArray[np.float64], like: Mapping[str, Array], pose: PoseSpec
+    ) -> dict[str, Array]:
+        """The maps on the grid of others."""
+        return resample_outputs({name: outputs[name] for name in self.names(pose).values()}, matrix, like, pose)
+
+    def default_sigma(self, pose: PoseSpec) -> float:
+        """7 pixels for networks with a background map, as Global Context CPM; else two cells, at least 5 pixels.
+
+        Two cells as in SimpleBaseline and HRNet, 5 pixels as in RePose.
+        """
+        return 7.0 if pose.background else max(2.0 * pose.stride, 5.0)
+
+    def targets(
+        self,
+        people: Sequence[Array],
+        size: tuple[int, int],
+        pose: PoseSpec,
+        *,
+        sigma: float | None = None,
+        trusted: NDArray[np.bool_] | None = None,
+    ) -> Targets:
+        """Gaussians with a peak of 1, and `balanced` weights (C, 1, 1) of the maps.
+
+        The background map is one minus the largest of them, and known where any joint is.
+        """
+        maps = heatmap_targets(
+            people,
+            (size[0] // pose.stride, size[1] // pose.stride),
+            pose.stride,
+            sigma=self.default_sigma(pose) if sigma is None else sigma,
+            skeleton=pose.joints,
+            background=pose.background,
+            first_cell=pose.first_cell,
+        )
+        annotated = annotated_joints(people, len(pose.joints.joints))
+        known = np.append(annotated, annotated.any()) if pose.background else annotated
+        return Targets({self.names(pose)["heatmaps"]: maps}, balanced(known)[:, None, None])
+
+    def describe(self) -> str:
+        """The filter, if there is one."""
+        return "" if self.blur is None else f"Gaussian filter {self.blur}"
 
 
-def decode_heatmaps(
-    maps: Maps, matrices: list[Matrix], spec: PoseSpec, options: HeatmapOptions | None = None
-) -> NDArray[np.float32]:
-    """The joints of the people that crops show, in pixels of their images.
-
-    Parameters
-    ----------
-    maps : array, shape (N, C, h, w), float32
-        Heatmaps of N crops; a background map is dropped.
-    matrices : list of N arrays, shape (2, 3)
-        From pixels of the image to pixels of the crop.
-    spec : PoseSpec
-        Skeleton, stride, grid and background of the maps.
-    options : HeatmapOptions, optional
-        Filter and refinement. The flip test is the caller's: `merge_mirrored`.
-
-    Returns
-    -------
-    array, shape (N, K, 3), float32
-        x, y and the height of the maximum; all 0 for a joint whose map is nowhere above 0.
-
-    Raises
-    ------
-    DataError
-        If the maps have another number of channels than the specification says, or values that are not finite.
-    """
-    options = options or HeatmapOptions()
-    joints = len(spec.joints.joints)
-    if maps.ndim != 4 or maps.shape[1] != joints + spec.background or len(maps) != len(matrices):
-        raise DataError(f"heatmaps of {len(matrices)} crops must have {joints + spec.background} channels each",
-                        found=maps.shape)  # fmt: skip
-    if not np.isfinite(maps).all():
-        raise DataError("heatmaps with values that are not finite", hint="Do the weights hold NaN or infinity?")
-    maps = maps[:, :joints]
-    if options.blur is not None:
-        maps = blur_maps(maps, options.blur)
-    refine = options.refine
-    if refine == "auto":
-        refine = "cubic" if spec.background else "quarter"
-    cells, heights = find_maxima(maps, refine, spec.stride)
-    result = np.zeros((*heights.shape, 3), dtype=np.float32)
-    for person, matrix in enumerate(matrices):
-        result[person, :, :2] = transform(cells[person] * spec.stride + spec.first_cell, invert(matrix))
-    result[..., 2] = heights
-    result[heights <= 0] = 0
-    return result
+def annotated_joints(people: Sequence[Array], joints: int) -> NDArray[np.bool_]:
+    """Which joints (K,) any of the people has."""
+    known = np.zeros(joints, dtype=np.bool_)
+    for keypoints in people:
+        known |= keypoints[:, 2] > 0
+    return known
 
 
-def find_maxima(
-    maps: Maps, refine: Literal["quarter", "cubic", "none"] = "quarter", enlarge: int = 4
-) -> tuple[NDArray[np.float64], Maps]:
-    """The highest place of each map.
+def find_maxima(maps: Array, refine: Refinement = "quarter", enlarge: int = 4) -> tuple[NDArray[np.float64], Array]:
+    """The maximum of each map.
 
     The quarter offset is that of the public top-down code (Newell et al., 2016; Xiao et al., 2018): with the maximum
     at ``(x, y)``, ``1 < x < w - 1`` and ``1 < y < h - 1``, each coordinate moves 0.25 towards the higher one of its
@@ -117,7 +184,7 @@ def find_maxima(
     maps : array, shape (N, K, h, w), float32
         Heatmaps.
     refine : str, optional
-        As in `HeatmapOptions`.
+        As of `HeatmapDecoder`.
     enlarge : int, optional
         Points per cell and axis of the enlarged maps of ``"cubic"``.
 
@@ -148,14 +215,14 @@ def find_maxima(
     return cells, heights
 
 
-def _enlarge(one: Maps, times: int) -> Maps:
+def _enlarge(one: Array, times: int) -> Array:
     return np.asarray(cv2.resize(one, (0, 0), fx=times, fy=times, interpolation=cv2.INTER_CUBIC), dtype=np.float32)
 
 
-def blur_maps(maps: Maps, size: int) -> Maps:
-    """Maps (N, K, h, w) under a Gaussian filter of that many cells, each scaled to the maximum it had before.
+def blur_maps(maps: Array, size: int) -> Array:
+    """Maps (N, K, h, w) under a Gaussian filter of that many cells, each scaled to its maximum before.
 
-    Beyond its edge a map counts as 0.
+    Beyond its border a map counts as 0.
     """
     margin = size // 2
     result = np.empty_like(maps)
@@ -165,25 +232,3 @@ def blur_maps(maps: Maps, size: int) -> Maps:
         highest = float(smooth.max())
         result[index] = smooth * (float(maps[index].max()) / highest) if highest > 0 else smooth
     return result
-
-
-def merge_mirrored(maps: Maps, mirrored: Maps, skeleton: Skeleton, *, shift: bool) -> Maps:
-    """The mean of a crop's maps and those of the mirrored crop.
-
-    Parameters
-    ----------
-    maps, mirrored : array, shape (N, C, h, w), float32
-        Maps of the crops, and of the crops mirrored left to right; channels beyond the joints (the background) are
-        their own mirror image.
-    skeleton : Skeleton
-        Tells left from right.
-    shift : bool
-        Move the maps of the mirrored crop one cell to the right after turning them back (``SHIFT_HEATMAP``). Where
-        cell c stands for pixel ``stride * c`` (`compress.pose.spec.PoseSpec.corner_grid`) they lie most of a cell off.
-    """
-    joints = len(skeleton.joints)
-    order = [*skeleton.flip_order, *range(joints, maps.shape[1])]
-    back = mirrored[:, order, :, ::-1]
-    if shift:
-        back = np.concatenate([back[..., :1], back[..., :-1]], axis=-1)
-    return np.asarray((maps + back) / 2, dtype=np.float32)

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
+from compress.pose.decoders.averaging import merge_mirrored, merge_mirrored_pafs, resample_outputs
+from compress.pose.decoders.base import Array, Decoder, Image, NetworkInput, Pose, Targets, check_finite
 from compress.pose.decoders.grouping import Assignment, Limbs, assign, group
 from compress.pose.decoders.limbs import score_limbs
 from compress.pose.decoders.paf_compat import enlarge, find_public_peaks, score_public_limbs
 from compress.pose.decoders.peaks import Peaks, find_peaks
-from compress.pose.prepare import Prepared, to_image
+from compress.pose.prepare import Prepared, prepare
+from compress.pose.skeleton import Skeleton
 from compress.pose.spec import PoseSpec
+from compress.pose.targets import heatmap_targets, paf_targets, shrink_mask
 
-Maps = NDArray[np.float32]
 Mode = Literal["fast", "compat"]
 
-
-@dataclass(frozen=True)
-class Pose:
-    """A detected person.
-
-    Attributes
-    ----------
-    keypoints : array, shape (K, 3), float32
-        x, y in pixels of the original image and score, the height of the joint's peak; all 0 for a joint that was not
-        found. The centre of the image's top-left pixel is (0, 0), also for positions in COCO results; mode
-        ``"compat"`` has added the half pixel that the public decoder adds to its results.
-    score : float
-        ``(sum of peak heights + sum of limb scores) * max(0, parts - 1)``, by which the public decoder ranks people.
-    """
-
-    keypoints: NDArray[np.float32]
-    score: float
+#: Peaks, limbs between them, and the places of the peaks in the image.
+_Candidates = tuple[Peaks, Limbs, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
-class PafOptions:
-    """How maps become people.
+class PafDecoder(Decoder):
+    """Grouping of heatmap peaks by part-affinity fields (Cao et al., 2017).
+
+    A person's score is ``(sum of peak heights + sum of limb scores) * max(0, parts - 1)``, by which the public decoder
+    of lightweight OpenPose ranks people.
 
     Attributes
     ----------
@@ -49,38 +41,34 @@ class PafOptions:
         ``"fast"`` finds peaks between the cells of the network's maps and reads the fields as they are; ``"compat"``
         repeats the public decoder of lightweight OpenPose, which enlarges all maps to the size of the image.
     assignment : str
-        Which limbs are taken: the best one at a time (``"greedy"``) or those with the largest sum (``"jv"``, Jonker
-        and Volgenant). ``"compat"`` is greedy.
+        Which limbs are chosen: the best remaining one each time (``"greedy"``) or those with the largest sum
+        (``"jv"``, Jonker and Volgenant). ``"compat"`` is greedy.
     upsample : int
         Interpolated points per cell and axis among which ``"fast"`` looks for peaks, 1 to 8.
     merge : bool
-        Whether ``"fast"`` makes one person of two without a common joint where shoulder and ear belong together.
+        Whether ``"fast"`` merges two people without a common joint where shoulder and ear belong together.
     max_peaks : int
-        Most peaks that ``"fast"`` takes from one map, the highest first: bounds the work on maps full of noise.
+        Most peaks that ``"fast"`` takes from one map, the highest first: bounds the work on noisy maps.
     peak_threshold : float
-        Smallest height of a peak.
+        Least height of a peak.
     peak_distance : float
         Least distance between two peaks of one map in pixels, of the network's input for ``"fast"`` and of the
         original image for ``"compat"``.
     samples : int
         Points at which a field is read along a limb.
     paf_threshold : float
-        What the field's component along the limb has to exceed at a point.
+        What the field's component along the limb must exceed at a point.
     paf_share : float
-        What the share of such points has to exceed.
+        What the share of such points must exceed.
     min_parts : int
         Fewest joints of a person; a joint found only by a limb from shoulder to ear does not count.
     min_score : float
-        Smallest sum of scores per joint of a person.
-    flip : bool
-        Average the maps with those of the mirrored image.
-    scales : tuple of float
-        Heights at which the network runs, as shares of the one asked for, the largest first; the maps are averaged.
+        Least sum of scores per joint of a person.
 
     Raises
     ------
     UsageError
-        If a value has no meaning.
+        If a value is not valid.
     """
 
     mode: Mode = "fast"
@@ -95,8 +83,8 @@ class PafOptions:
     paf_share: float = 0.8
     min_parts: int = 3
     min_score: float = 0.2
-    flip: bool = False
-    scales: tuple[float, ...] = (1.0,)
+
+    roles: ClassVar[tuple[str, ...]] = ("heatmaps", "pafs")
 
     def __post_init__(self) -> None:
         checks = (
@@ -112,9 +100,9 @@ class PafOptions:
             ("min_parts", isinstance(self.min_parts, int) and self.min_parts >= 1, "Give a whole number from 1 on"),
             ("min_score", 0 <= self.min_score < math.inf, "Give 0 or more"),
         )
-        for name, good, hint in checks:
-            if not good:
-                raise UsageError(f"{name} of the decoder makes no sense", found=getattr(self, name), hint=hint)
+        for name, valid, hint in checks:
+            if not valid:
+                raise UsageError(f"invalid {name} of the PAF decoder", found=getattr(self, name), hint=hint)
         if self.mode == "compat" and self.assignment != "greedy":
             raise UsageError(
                 "the public decoder assigns limbs greedily",
@@ -122,111 +110,171 @@ class PafOptions:
                 hint="Leave the assignment out, or choose the mode fast",
             )
 
+    def channels(self, pose: PoseSpec) -> tuple[int | None, ...]:
+        """Joints and background, and two channels for each limb."""
+        return len(pose.joints.joints) + pose.background, 2 * len(pose.joints.limbs)
 
-def decode(
-    heatmaps: NDArray[np.float32],
-    pafs: NDArray[np.float32],
-    prepared: Prepared,
-    spec: PoseSpec,
-    options: PafOptions | None = None,
-) -> list[Pose]:
-    """The people in an image, from a network's final maps.
+    def whole_image(self, image: Image, pose: PoseSpec, height: int | None = None, scale: float = 1.0) -> Prepared:
+        """The image at that height times the scale, its aspect ratio kept (`compress.pose.prepare.prepare`)."""
+        return prepare(image, pose, max(1, round((pose.height if height is None else height) * scale)))
 
-    Parameters
-    ----------
-    heatmaps : array, shape (C, h, w), float32
-        One map a joint, and the background if the network has one.
-    pafs : array, shape (2 * limbs, h, w), float32
-        Part-affinity fields.
-    prepared : Prepared
-        The network's input.
-    spec : PoseSpec
-        Skeleton, stride and background of the maps.
-    options : PafOptions, optional
-        Mode and thresholds.
+    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+        """The people in each image; see `people`."""
+        names = self.names(pose).values()
+        heatmaps, pafs = (outputs[name] for name in names)
+        return [self.people(heatmaps[i], pafs[i], _prepared(prepared), pose) for i, prepared in enumerate(inputs)]
 
-    Returns
-    -------
-    list of Pose
-        In pixels of the original image, in the order in which the grouping began them.
+    def people(
+        self, heatmaps: NDArray[np.float32], pafs: NDArray[np.float32], prepared: Prepared, pose: PoseSpec
+    ) -> list[Pose]:
+        """The people in one image.
 
-    Raises
-    ------
-    DataError
-        If the maps have other shapes than the specification and the input say, or values that are not finite, or the
-        skeleton has no part-affinity fields.
-    """
-    options = options or PafOptions()
-    skeleton = spec.joints
-    if not skeleton.paf_channels:
-        raise DataError("the skeleton has no part-affinity fields to decode", found=skeleton.name)
-    heatmaps = _check(heatmaps, len(skeleton.joints) + spec.background, "heatmaps", prepared, spec.stride)
-    pafs = _check(pafs, 2 * len(skeleton.limbs), "pafs", prepared, spec.stride)
-    find = _find_fast if options.mode == "fast" else _find_compat
-    peaks, limbs, places = find(heatmaps, pafs, prepared, spec, options)
-    connections = assign(limbs, skeleton, options.assignment)
-    merge = options.merge and options.mode == "fast"
-    entries = group(connections, peaks.scores, skeleton, merge=merge)
-    people = [e for e in entries if e.parts >= options.min_parts and e.total / e.parts >= options.min_score]
-    joints = np.column_stack([places, peaks.scores]).astype(np.float32)  # (P, 3)
-    joints = np.concatenate([joints, np.zeros((1, 3), dtype=np.float32)])  # the last one stands for a missing joint
-    return [Pose(joints[entry.peaks], entry.total * max(0, entry.parts - 1)) for entry in people]
+        Parameters
+        ----------
+        heatmaps : array, shape (C, h, w), float32
+            One map for each joint, and the background if the network has one.
+        pafs : array, shape (2 * limbs, h, w), float32
+            Part-affinity fields.
+        prepared : Prepared
+            The network's input.
+        pose : PoseSpec
+            Skeleton, stride, grid and background of the maps.
+
+        Returns
+        -------
+        list of Pose
+            In pixels of the original image, in the order in which the grouping started them.
+
+        Raises
+        ------
+        DataError
+            If the maps have other shapes than the specification and the input say, or non-finite values, or the
+            skeleton has no part-affinity fields.
+        """
+        skeleton = _with_pafs(pose)
+        joints, fields = self.channels(pose)
+        heatmaps = _check(heatmaps, joints, "heatmaps", prepared, pose.stride)
+        pafs = _check(pafs, fields, "pafs", prepared, pose.stride)
+        find = self._find_fast if self.mode == "fast" else self._find_compat
+        peaks, limbs, places = find(heatmaps, pafs, prepared, pose)
+        connections = assign(limbs, skeleton, self.assignment)
+        entries = group(connections, peaks.scores, skeleton, merge=self.merge and self.mode == "fast")
+        kept = [e for e in entries if e.parts >= self.min_parts and e.total / e.parts >= self.min_score]
+        keypoints = np.column_stack([places, peaks.scores]).astype(np.float32)  # (P, 3)
+        keypoints = np.concatenate([keypoints, np.zeros((1, 3), dtype=np.float32)])  # the last is a missing joint
+        return [Pose(keypoints[entry.peaks], entry.total * max(0, entry.parts - 1)) for entry in kept]
+
+    def _find_fast(self, heatmaps: Array, pafs: Array, prepared: Prepared, pose: PoseSpec) -> _Candidates:
+        """Peaks in cells, limbs, and the peaks' places in the image."""
+        peaks = find_peaks(
+            heatmaps[: len(pose.joints.joints)],
+            upsample=self.upsample,
+            threshold=self.peak_threshold,
+            radius=self.peak_distance / pose.stride,
+            limit=self.max_peaks,
+        )
+        limbs = score_limbs(
+            pafs,
+            peaks,
+            pose.joints,
+            samples=self.samples,
+            threshold=self.paf_threshold,
+            share=self.paf_share,
+        )
+        return peaks, limbs, prepared.to_image(peaks.points * pose.stride + pose.first_cell)
+
+    def _find_compat(self, heatmaps: Array, pafs: Array, prepared: Prepared, pose: PoseSpec) -> _Candidates:
+        """Peaks in pixels of the image, limbs, and the peaks' places as the public decoder reports them."""
+        peaks = find_public_peaks(
+            enlarge(heatmaps, prepared, pose.stride)[..., : len(pose.joints.joints)],
+            threshold=self.peak_threshold,
+            radius=self.peak_distance,
+        )
+        limbs = score_public_limbs(
+            enlarge(pafs, prepared, pose.stride),
+            peaks,
+            pose.joints,
+            samples=self.samples,
+            threshold=self.paf_threshold,
+            share=self.paf_share,
+        )
+        return peaks, limbs, peaks.points + 0.5
+
+    def merge_mirrored(
+        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+    ) -> dict[str, Array]:
+        """The mean of the maps and those of the mirrored image."""
+        names = self.names(pose)
+        heatmaps, pafs = names["heatmaps"], names["pafs"]
+        skeleton = _with_pafs(pose)
+        return {
+            heatmaps: merge_mirrored(outputs[heatmaps], mirrored[heatmaps], skeleton, shift=pose.flip_shift),
+            pafs: merge_mirrored_pafs(outputs[pafs], mirrored[pafs], skeleton),
+        }
+
+    def resample(
+        self, outputs: Mapping[str, Array], matrix: NDArray[np.float64], like: Mapping[str, Array], pose: PoseSpec
+    ) -> dict[str, Array]:
+        """The maps on the grid of others."""
+        return resample_outputs({name: outputs[name] for name in self.names(pose).values()}, matrix, like, pose)
+
+    def targets(
+        self,
+        people: Sequence[Array],
+        size: tuple[int, int],
+        pose: PoseSpec,
+        *,
+        sigma: float | None = None,
+        trusted: NDArray[np.bool_] | None = None,
+    ) -> Targets:
+        """Heatmaps and part-affinity fields of all people; the weight (1, h, w) is the trusted share of each cell."""
+        cells = (size[0] // pose.stride, size[1] // pose.stride)
+        names, skeleton = self.names(pose), pose.joints
+        heatmaps = heatmap_targets(
+            people,
+            cells,
+            pose.stride,
+            sigma=self.default_sigma(pose) if sigma is None else sigma,
+            skeleton=skeleton,
+            background=pose.background,
+            first_cell=pose.first_cell,
+        )
+        pafs = paf_targets(people, cells, pose.stride, skeleton=skeleton, first_cell=pose.first_cell)
+        trusted = np.ones(size, dtype=np.bool_) if trusted is None else trusted
+        return Targets({names["heatmaps"]: heatmaps, names["pafs"]: pafs}, self.trust(trusted, pose))
+
+    def trust(self, trusted: NDArray[np.bool_], pose: PoseSpec) -> Array:
+        """The trusted share of each cell, (1, h, w)."""
+        return shrink_mask(trusted, pose.stride)
+
+    def describe(self) -> str:
+        """Mode, upsampling and assignment."""
+        return "decoder " + (
+            f"fast x{self.upsample}, {self.assignment} assignment" if self.mode == "fast" else self.mode
+        )
 
 
-Found = tuple[Peaks, Limbs, NDArray[np.floating]]
+def _prepared(network_input: NetworkInput) -> Prepared:
+    if not isinstance(network_input, Prepared):
+        raise DataError("the PAF decoder reads maps of whole images", found=type(network_input).__name__)
+    return network_input
 
 
-def _find_fast(heatmaps: Maps, pafs: Maps, prepared: Prepared, spec: PoseSpec, options: PafOptions) -> Found:
-    """Peaks in cells, limbs, and the peaks' places in the image."""
-    peaks = find_peaks(
-        heatmaps[: len(spec.joints.joints)],
-        upsample=options.upsample,
-        threshold=options.peak_threshold,
-        radius=options.peak_distance / spec.stride,
-        limit=options.max_peaks,
-    )
-    limbs = score_limbs(
-        pafs,
-        peaks,
-        spec.joints,
-        samples=options.samples,
-        threshold=options.paf_threshold,
-        share=options.paf_share,
-    )
-    return peaks, limbs, to_image(peaks.points * spec.stride + (spec.stride - 1) / 2, prepared)
+def _with_pafs(pose: PoseSpec) -> Skeleton:
+    if not pose.joints.paf_channels:
+        raise DataError("the skeleton has no part-affinity fields to decode", found=pose.joints.name)
+    return pose.joints
 
 
-def _find_compat(heatmaps: Maps, pafs: Maps, prepared: Prepared, spec: PoseSpec, options: PafOptions) -> Found:
-    """Peaks in pixels of the image, limbs, and the peaks' places as the public decoder reports them."""
-    peaks = find_public_peaks(
-        enlarge(heatmaps, prepared, spec.stride)[..., : len(spec.joints.joints)],
-        threshold=options.peak_threshold,
-        radius=options.peak_distance,
-    )
-    limbs = score_public_limbs(
-        enlarge(pafs, prepared, spec.stride),
-        peaks,
-        spec.joints,
-        samples=options.samples,
-        threshold=options.paf_threshold,
-        share=options.paf_share,
-    )
-    return peaks, limbs, peaks.points + 0.5
-
-
-def _check(maps: NDArray[np.float32], channels: int, name: str, prepared: Prepared, stride: int) -> Maps:
-    """The maps as float32, if they are what they should be."""
+def _check(
+    maps: NDArray[np.float32], channels: int | None, name: str, prepared: Prepared, stride: int
+) -> NDArray[np.float32]:
+    """The maps as float32, if their shape and values are valid."""
     expected = (channels, *(side // stride for side in prepared.array.shape[1:]))
     if np.shape(maps) != expected:
         raise DataError(
             f"the network's {name} have the wrong shape",
             found=np.shape(maps),
-            hint=f"The pose specification and the input's size demand {expected}",
+            hint=f"The pose specification and the input's size require {expected}",
         )
-    maps = np.asarray(maps, dtype=np.float32)
-    if not np.isfinite(maps).all():
-        raise DataError(
-            f"the network's {name} have values that are not finite",
-            hint="The network's weights are broken, or its precision is too low",
-        )
-    return maps
+    return check_finite(maps, name)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from compress.errors import DataError
-from compress.pose.decoders.paf import Pose
+from compress.pose.decoders.base import Pose
 from compress.pose.skeleton import COCO17, MIDDLES, Skeleton
 
 Array = NDArray[np.float64]

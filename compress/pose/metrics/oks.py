@@ -13,7 +13,7 @@ from compress.errors import DataError
 from compress.pose.skeleton import COCO17, Skeleton, convert_keypoints
 
 if TYPE_CHECKING:
-    from compress.pose.decoders.paf import Pose
+    from compress.pose.decoders.base import Pose
 
 #: The ten numbers of COCO's keypoint evaluation, in its order.
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -101,7 +101,7 @@ def oks_nms(poses: Sequence[Pose], areas: ArrayLike, sigmas: Sequence[float], th
 
 
 def without_doubles(poses: Sequence[Pose], areas: ArrayLike, skeleton: Skeleton) -> list[Pose]:
-    """The people without those that are almost the same as a surer one, in their old order.
+    """The people without those that are almost the same as one with a higher score, in their original order.
 
     Parameters
     ----------
@@ -110,17 +110,21 @@ def without_doubles(poses: Sequence[Pose], areas: ArrayLike, skeleton: Skeleton)
     areas : array, shape (N,)
         Their areas in square pixels.
     skeleton : Skeleton
-        Of the poses; they are compared by the joints that COCO has too.
+        Of the poses; they are compared by the joints that COCO has too. Without such joints all people are kept.
     """
     shared = [joint for joint in skeleton.joints if joint in COCO17.joints]
+    if not shared:
+        return list(poses)
     columns = [skeleton.joints.index(joint) for joint in shared]
     sigmas = [COCO17.sigmas[COCO17.joints.index(joint)] for joint in shared]
     kept = oks_nms([replace(p, keypoints=p.keypoints[columns]) for p in poses], areas, sigmas)
     return [poses[index] for index in sorted(kept)]
 
 
-def coco_results(poses: Iterable[Pose], image_id: int, skeleton: Skeleton) -> list[dict[str, Any]]:
-    """Found people of one image as COCO keypoint results.
+def people_records(
+    poses: Iterable[Pose], image_id: int, skeleton: Skeleton, target: Skeleton = COCO17
+) -> list[dict[str, Any]]:
+    """People of one image as COCO keypoint results.
 
     Parameters
     ----------
@@ -129,23 +133,30 @@ def coco_results(poses: Iterable[Pose], image_id: int, skeleton: Skeleton) -> li
     image_id : int
         The image's id in the ground truth.
     skeleton : Skeleton
-        The skeleton of the poses; joints that COCO lacks are dropped.
+        Joints of the poses.
+    target : Skeleton, optional
+        Joints of the results; those that it lacks are dropped.
 
     Returns
     -------
     list of dict
-        ``image_id``, ``category_id`` 1, ``score``, and ``keypoints`` as 17 times x, y and the joint's score; a joint
-        that was not found is 0, 0, 0.
+        ``image_id``, ``category_id`` 1, ``score``, and ``keypoints`` as x, y and score of each joint of the target, 17
+        for COCO; a joint that was not found is 0, 0, 0.
     """
     return [
         {
             "image_id": image_id,
             "category_id": 1,
-            "keypoints": [float(v) for v in convert_keypoints(pose.keypoints, skeleton, COCO17).ravel()],
+            "keypoints": [float(v) for v in convert_keypoints(pose.keypoints, skeleton, target).ravel()],
             "score": float(pose.score),
         }
         for pose in poses
     ]
+
+
+def result_skeleton(skeleton: Skeleton) -> Skeleton:
+    """Joints in which results without annotations are written: COCO's if the skeleton has them all, else its own."""
+    return COCO17 if set(COCO17.joints) <= set(skeleton.joints) else skeleton
 
 
 def keypoint_ap(
@@ -158,7 +169,7 @@ def keypoint_ap(
     ground_truth : mapping
         A COCO keypoint record; it stays as it is.
     results : sequence of mapping
-        Detections as `coco_results` gives them. At most 20 of an image count, those of the highest scores.
+        Detections as `people_records` gives them. At most 20 of an image count, those of the highest scores.
     image_ids : iterable of int, optional
         Images to score, those without people too; all of the record by default. Results on other images do not count.
 
@@ -197,4 +208,4 @@ def keypoint_ap(
 
 
 def _silent(*words: object) -> None:
-    """Take the place of the evaluation's progress messages."""
+    """Discard the evaluation's progress messages."""
