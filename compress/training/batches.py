@@ -19,6 +19,7 @@ from compress.pose.spec import PoseSpec
 #: Where a training example comes from: (epoch, index in the data set).
 Key = tuple[int, int]
 
+
 @dataclass(frozen=True)
 class Example:
     """One training example: image (H, W, C) uint8, targets (C, h, w) by name, mask (1, h, w) or (C, 1, 1)."""

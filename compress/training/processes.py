@@ -100,7 +100,7 @@ class _DistributedGroup(ProcessGroup):
 
 
 def launched() -> int:
-    """How many processes were launched together, which ``accelerate launch`` and ``torchrun`` put in the environment."""
+    """How many processes ``accelerate launch`` or ``torchrun`` launched together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

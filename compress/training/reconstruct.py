@@ -1,15 +1,16 @@
-"""Blocks of a compressed network trained to give what the original's give, one after another, without labels.
+"""Block-wise reconstruction: blocks of a compressed network are trained to match the original's output, without labels.
 
-After Li et al. (2021, arXiv:2102.05426, section 3, equation 10), who reconstruct quantised blocks: a block reads what
-the compressed network before it gives, should give what the original gives there, and errors count as much as the
-final maps are sensitive to them. Each block is small and its activations are kept, so that thousands of steps take the
-time of a few whole ones.
+After BRECQ (Li et al., 2021, arXiv:2102.05426, section 3, equation 10), which reconstructs quantised blocks one after
+another: a block's input comes from the compressed network before it, its target from the original, and errors are
+weighted by the sensitivity of the final outputs. Blocks are small and their activations are cached, so that thousands
+of steps take the time of a few steps of the whole network.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import DataError, UsageError
+from compress.forms.registry import is_factorized
 from compress.network.duplicate import duplicate
+from compress.network.inputs import Inputs, call, tracked
 from compress.network.output_error import output_scales, probe
+from compress.network.outputs import BY_STRUCTURE, Outputs
 from compress.network.recording import recorded, run_recorded
-from compress.surgery.factorized import FACTORIZED
+from compress.training.norms import NORMS
 
-#: Factorized layers in a block, at most: enough that errors of one can be made good by the next.
-LAYERS = 4
+#: Maximum number of factorized layers in a block: enough for one to compensate for the errors of another.
+MAX_LAYERS = 4
 
-#: Cached activations of a block, at most.
-MOST_BYTES = 2 * 2**30
+#: Maximum size of the cached activations of a block.
+MAX_BYTES = 2 * 2**30
 
-#: Every so many images one is left out of training, and tells whether a block got better.
-HELD = 8
+#: One image in this many is held out of training, to judge whether a block improved.
+HELD_OUT_EVERY = 8
 
-#: The sensitivity of a place or channel is at least this share of the mean.
-FLOOR = 0.05
+#: Smallest sensitivity of a position or channel, as a share of the mean.
+MIN_SENSITIVITY = 0.05
 
 TINY = 1e-30
 
@@ -45,13 +49,18 @@ class ReconstructOptions:
     Attributes
     ----------
     steps : int
-        Of each block.
+        Optimizer steps for each block.
     batch_size : int
-        Images a step.
+        Images per step.
     learning_rate : float
-        At the start, relative to each weight tensor's root mean square; it falls to 0 as a cosine.
+        Initial rate, relative to the root mean square of each weight tensor; it decays to 0 as a cosine.
     seed : int
-        Of batches and probes.
+        Seed of batches and probes.
+
+    Raises
+    ------
+    UsageError
+        If steps or batch size are not positive.
     """
 
     steps: int = 200
@@ -59,10 +68,14 @@ class ReconstructOptions:
     learning_rate: float = 0.01
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size) < 1:
+            raise UsageError("steps and batch size must be positive", found=(self.steps, self.batch_size))
+
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of a block: its relative squared error on images that were left out, before and after."""
+    """A block's relative squared error on held-out images, before and after."""
 
     name: str
     before: float
@@ -71,33 +84,34 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """The network with its reconstructed blocks, in the order in which they ran."""
+    """The network, and its reconstructed blocks in running order."""
 
     module: nn.Module
     blocks: tuple[BlockResult, ...]
 
 
 @dataclass(frozen=True)
-class _Row:
-    """Of one image: what a block reads, what it should give, and what errors weigh by place and by channel."""
+class _Example:
+    """One image: a block's input, its target output, and error weights by position and by channel."""
 
     given: Tensor
-    wanted: Tensor
-    places: Tensor
+    target: Tensor
+    positions: Tensor
     channels: Tensor
 
     def errors(self, block: nn.Module) -> tuple[Tensor, Tensor]:
-        """Weighted squared sums of a block's error and of what it should give."""
-        weight = self.places * self.channels
-        return (weight * (block(self.given) - self.wanted).square()).sum(), (weight * self.wanted.square()).sum()
+        """Weighted squared sums of the block's error and of the target."""
+        weight = self.positions * self.channels
+        return (weight * (block(self.given) - self.target).square()).sum(), (weight * self.target.square()).sum()
 
 
 def reconstruct(
     module: nn.Module,
     original: nn.Module,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     options: ReconstructOptions | None = None,
     *,
+    outputs: Outputs = BY_STRUCTURE,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Reconstructed:
     """Train the blocks of a compressed network one after another.
@@ -105,13 +119,15 @@ def reconstruct(
     Parameters
     ----------
     module : nn.Module
-        The compressed network in evaluation mode; it stays as it was. Batch normalisations keep their statistics.
+        The compressed network in evaluation mode; it is not changed. Batch normalisations keep their statistics.
     original : nn.Module
         The network it was made from, whose modules have the same names.
-    images : sequence of Tensor, shape (1, 3, H, W)
-        Images as the networks read them; labels are not needed.
+    images : sequence of Inputs
+        Network inputs of a batch of one, such as images (1, C, H, W); labels are not needed.
     options : ReconstructOptions, optional
         How to train.
+    outputs : Outputs
+        How the original's return value is read.
     progress : callable, optional
         Called as ``progress(block, blocks done, all blocks)``.
 
@@ -119,23 +135,20 @@ def reconstruct(
     ------
     DataError
         If there are fewer than two images.
-    UsageError
-        If steps or batch size are no positive numbers.
     """
     options = options or ReconstructOptions()
     if len(images) < 2:
-        raise DataError("blocks are reconstructed on at least two images", found=len(images))
-    if min(options.steps, options.batch_size) < 1:
-        raise UsageError("steps and batch size must be positive", found=(options.steps, options.batch_size))
+        raise DataError("reconstruction needs at least two images", found=len(images))
     student = duplicate(module).eval().requires_grad_(False)
     teacher = duplicate(original).eval().requires_grad_(False)
     names = blocks_of(student, teacher, images[0])
     if not names:
         return Reconstructed(duplicate(module), ())
-    weights = _weights(teacher, names, images, options.seed)
+    weights = _weights(teacher, outputs, names, images, options.seed)
     results = []
     for done, name in enumerate(names):
-        results.append(_one(student, name, _activations(student, teacher, name, images, weights[name]), options))
+        examples = _examples(student, teacher, name, images, weights[name])
+        results.append(_reconstruct_block(student, name, examples, options))
         if progress is not None:
             progress(name, done + 1, len(names))
     for mine, theirs in zip(student.parameters(), module.parameters(), strict=True):
@@ -143,55 +156,58 @@ def reconstruct(
     return Reconstructed(student.train(module.training), tuple(results))
 
 
-def blocks_of(module: nn.Module, original: nn.Module, image: Tensor) -> tuple[str, ...]:
-    """The largest modules with factorized layers, few of them, that read a tensor and give one, in running order.
+def blocks_of(module: nn.Module, original: nn.Module, inputs: Inputs) -> tuple[str, ...]:
+    """The blocks to reconstruct, in running order.
 
-    Modules that run more than once, or give what the original's do not give, are taken apart; a factorized layer that
-    can't be compared at all is left out.
+    A block is a module as large as possible with at most `MAX_LAYERS` factorized layers, which maps one tensor
+    (N, C, h, w) to another, runs once, and exists in the original under the same name. Other modules are split into
+    their children; a factorized layer that does not qualify by itself is left out.
     """
-    calls: dict[str, list[Any]] = {}
+    runs: Counter[str] = Counter()
     plain: set[str] = set()
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def remember(_: nn.Module, given: Any, output: Any) -> None:
-            calls.setdefault(name, []).append(None)
+        def record(_: nn.Module, given: Any, output: Any) -> None:
+            runs[name] += 1
             if len(given) == 1 and all(isinstance(x, Tensor) and x.dim() == 4 for x in (given[0], output)):
                 plain.add(name)
 
-        return remember
+        return record
 
     handles = [part.register_forward_hook(hook(name)) for name, part in module.named_modules() if name]
     try:
         with torch.no_grad():
-            module(image)
+            call(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
     theirs = dict(original.named_modules())
-    fit = {name for name in plain if len(calls[name]) == 1 and name in theirs}
-    # Modules end in the order in which they ran, and one that holds others ends after them.
-    order = {name: place for place, name in enumerate(calls)}
-    return tuple(sorted(_choose(module, "", fit), key=lambda name: order[name]))
+    eligible = {name for name in plain if runs[name] == 1 and name in theirs}
+    # Modules return in running order, a container after its children.
+    order = {name: position for position, name in enumerate(runs)}
+    return tuple(sorted(_largest_blocks(module, "", eligible), key=lambda name: order[name]))
 
 
-def _choose(module: nn.Module, prefix: str, fit: set[str]) -> Iterator[str]:
+def _largest_blocks(module: nn.Module, prefix: str, eligible: set[str]) -> Iterator[str]:
     for name, child in module.named_children():
         path = f"{prefix}{name}"
-        count = sum(isinstance(part, FACTORIZED) for part in child.modules())
-        if count and path in fit and (count <= LAYERS or isinstance(child, FACTORIZED)):
+        count = sum(is_factorized(part) for part in child.modules())
+        if count and path in eligible and (count <= MAX_LAYERS or is_factorized(child)):
             yield path
-        elif count and not isinstance(child, FACTORIZED):
-            yield from _choose(child, f"{path}.", fit)
+        elif count and not is_factorized(child):
+            yield from _largest_blocks(child, f"{path}.", eligible)
 
 
-def _one(student: nn.Module, name: str, rows: Sequence[_Row], options: ReconstructOptions) -> BlockResult:
-    """Train one block in place; it stays as it was if that makes it worse on images that were left out."""
+def _reconstruct_block(
+    student: nn.Module, name: str, examples: Sequence[_Example], options: ReconstructOptions
+) -> BlockResult:
+    """Train one block in place; undone if its error on the held-out images grows."""
     block = student.get_submodule(name)
-    held = rows[HELD - 1 :: HELD] or rows
-    trained = [row for place, row in enumerate(rows) if place % HELD != HELD - 1]
-    before = _error(block, held)
+    held_out = examples[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or examples
+    trained = [example for number, example in enumerate(examples) if number % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    before = _error(block, held_out)
     saved = copy.deepcopy(block.state_dict())
-    parameters = [x for part in block.modules() if not _is_norm(part) for x in part.parameters(recurse=False)]
+    parameters = [x for part in block.modules() if not isinstance(part, NORMS) for x in part.parameters(recurse=False)]
     try:
         for part in parameters:
             part.requires_grad_(True)
@@ -199,7 +215,7 @@ def _one(student: nn.Module, name: str, rows: Sequence[_Row], options: Reconstru
     finally:
         for part in parameters:
             part.requires_grad_(False)
-    after = _error(block, held)
+    after = _error(block, held_out)
     if not after < before:
         block.load_state_dict(saved)
         after = before
@@ -207,7 +223,7 @@ def _one(student: nn.Module, name: str, rows: Sequence[_Row], options: Reconstru
 
 
 def _train(
-    block: nn.Module, parameters: Sequence[nn.Parameter], rows: Sequence[_Row], options: ReconstructOptions
+    block: nn.Module, parameters: Sequence[nn.Parameter], examples: Sequence[_Example], options: ReconstructOptions
 ) -> None:
     scales = [max(float(x.detach().square().mean().sqrt()), TINY) for x in parameters]
     optimizer = torch.optim.Adam([{"params": [x]} for x in parameters])
@@ -217,67 +233,63 @@ def _train(
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
             group["lr"] = rate * scale
         optimizer.zero_grad(set_to_none=True)
-        for place in torch.randperm(len(rows), generator=generator)[: options.batch_size].tolist():
-            lost, whole = rows[place].errors(block)
-            (lost / (options.batch_size * max(float(whole), TINY))).backward()
+        for index in torch.randperm(len(examples), generator=generator)[: options.batch_size].tolist():
+            error, energy = examples[index].errors(block)
+            (error / (options.batch_size * max(float(energy), TINY))).backward()
         optimizer.step()
 
 
-def _activations(
+def _examples(
     student: nn.Module,
     teacher: nn.Module,
     name: str,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     weights: Sequence[tuple[Tensor, Tensor]],
-) -> list[_Row]:
-    """What the block reads, what it should give, and what errors of that weigh, a row for each image."""
-    rows: list[_Row] = []
+) -> list[_Example]:
+    """A block's input, target and error weights for each image, up to `MAX_BYTES`."""
+    examples: list[_Example] = []
     size = 0
-    for image, (places, channels) in zip(images, weights, strict=True):
+    for image, (positions, channels) in zip(images, weights, strict=True):
         with torch.no_grad():
-            with recorded(student, [name], inputs=True, until={name: 1}) as mine:
+            with recorded(student, [name], inputs=True, until={name: 1}) as ours:
                 run_recorded(student, image)
             with recorded(teacher, [name], outputs=True, until={name: 1}) as theirs:
                 run_recorded(teacher, image)
-        rows.append(_Row(mine[name][0].input, theirs[name][0].output, places, channels))
-        size += rows[-1].given.nbytes + rows[-1].wanted.nbytes
-        if size > MOST_BYTES and len(rows) >= 2:
+        examples.append(_Example(ours[name][0].input, theirs[name][0].output, positions, channels))
+        size += examples[-1].given.nbytes + examples[-1].target.nbytes
+        if size > MAX_BYTES and len(examples) >= 2:
             break
-    return rows
+    return examples
 
 
 def _weights(
-    teacher: nn.Module, names: Sequence[str], images: Sequence[Tensor], seed: int
+    teacher: nn.Module, outputs: Outputs, names: Sequence[str], images: Sequence[Inputs], seed: int
 ) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """What errors of blocks weigh, by place (1, 1, h, w) of each image and by channel (1, C, 1, 1) of all."""
-    scales = output_scales(teacher, images)
+    """Error weights of each block, by position (1, 1, h, w) for each image and by channel (1, C, 1, 1) for all."""
+    scales = output_scales(teacher, images, outputs)
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
+    weights: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     for image in images:
         with recorded(teacher, names, outputs=True) as calls, torch.enable_grad():
-            signal = probe(teacher(image.clone().requires_grad_())[-1], scales, generator)
-        outputs = [calls[name][0].output for name in names]
-        slopes = torch.autograd.grad(signal, outputs, allow_unused=True)
-        for name, output, slope in zip(names, outputs, slopes, strict=True):
-            # Errors of a block that final maps do not depend on count alike everywhere.
-            square = torch.ones_like(output) if slope is None else slope.square()
-            found[name].append((square.mean(1, keepdim=True), square.mean((2, 3), keepdim=True)))
-    return {name: _evened(rows) for name, rows in found.items()}
+            signal = probe(outputs.final(call(teacher, tracked(image))), scales, generator)
+        activations = [calls[name][0].output for name in names]
+        gradients = torch.autograd.grad(signal, activations, allow_unused=True)
+        for name, activation, gradient in zip(names, activations, gradients, strict=True):
+            # Errors of a block that no final output depends on are weighted uniformly.
+            square = torch.ones_like(activation) if gradient is None else gradient.square()
+            weights[name].append((square.mean(1, keepdim=True), square.mean((2, 3), keepdim=True)))
+    return {name: _relative(pairs) for name, pairs in weights.items()}
 
 
-def _evened(rows: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Weights relative to their means, none below `FLOOR`; those of channels are of all images."""
-    mean = torch.stack([places.mean() for places, _ in rows]).mean().clamp_min(TINY)
-    channels = torch.stack([channels for _, channels in rows]).mean(0)
-    channels = channels / channels.mean().clamp_min(TINY) + FLOOR
-    return [(places / mean + FLOOR, channels) for places, _ in rows]
+def _relative(weights: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Weights relative to their means, plus `MIN_SENSITIVITY`; those of channels are averaged over the images."""
+    mean = torch.stack([positions.mean() for positions, _ in weights]).mean().clamp_min(TINY)
+    channels = torch.stack([channels for _, channels in weights]).mean(0)
+    channels = channels / channels.mean().clamp_min(TINY) + MIN_SENSITIVITY
+    return [(positions / mean + MIN_SENSITIVITY, channels) for positions, _ in weights]
 
 
 @torch.no_grad()
-def _error(block: nn.Module, rows: Sequence[_Row]) -> float:
-    lost, whole = (sum(map(float, found)) for found in zip(*(row.errors(block) for row in rows), strict=True))
-    return lost / max(whole, TINY)
-
-
-def _is_norm(part: nn.Module) -> bool:
-    return isinstance(part, nn.modules.batchnorm._BatchNorm)
+def _error(block: nn.Module, examples: Sequence[_Example]) -> float:
+    error, energy = (sum(map(float, sums)) for sums in zip(*(x.errors(block) for x in examples), strict=True))
+    return error / max(energy, TINY)

@@ -19,7 +19,8 @@ from compress.data.synthetic import DrawnPeople
 from compress.data.tolerant import Tolerant
 from compress.errors import DataError
 from compress.pose.skeleton import COCO17, CROWDPOSE14, LIP16, LSP14, MPII16, OPENPOSE18
-from compress.training.batches import Examples, load_batches
+from compress.training.batches import Span
+from compress.training.examples import ExampleOptions, Examples
 from compress.zoo.registry import pose_spec
 
 
@@ -111,8 +112,8 @@ def test_each_person_is_an_example_of_its_own(tmp_path: Path) -> None:
 def test_images_that_cannot_be_read_are_replaced_and_named(workers: int) -> None:
     data = Tolerant(Holes(6, {1, 5}))
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
-    examples = Examples(data, pose_spec("esa"), size=(64, 64), augmentation=still, seed=0, labels=True)
-    batches = list(load_batches(examples, batch_size=3, start=0, steps=2, workers=workers))
+    examples = Examples(data, pose_spec("esa"), ExampleOptions((64, 64), still, seed=0, labels=True))
+    batches = list(examples.batches(Span(batch_size=3, start=0, steps=2, workers=workers)))
     assert sum(len(batch.inputs) for batch in batches) == 6
     assert data.broken() == ("the image does not decode (1.jpg)", "the image does not decode (5.jpg)")
     assert np.array_equal(data[5].image, data[0].image)

@@ -12,7 +12,8 @@ import launched
 import torch
 
 from compress.training import state as state_file
-from compress.training.processes import Processes
+from compress.training.loop import StateFile
+from compress.training.processes import ProcessGroup
 
 
 def main(path: Path, fatal: int) -> None:
@@ -30,7 +31,7 @@ def main(path: Path, fatal: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     state_file.torch.save = save_half
-    launched.tune(Processes(torch.device("cpu")), state_path=path)
+    launched.tune(ProcessGroup(torch.device("cpu")), state=StateFile(path))
 
 
 if __name__ == "__main__":

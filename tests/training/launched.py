@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stickmen import Stickmen, TinyPose
+from stickmen import Stickmen, TinyPose, train_network
 from torch import nn
 
 from compress.data.augment import PLAIN
 from compress.errors import CompressError, DataError
 from compress.pose.spec import PoseSpec
 from compress.training.distil import DistilWeights
-from compress.training.loop import FineTuneOptions, finetune
-from compress.training.processes import Processes, join
+from compress.training.loop import StateFile
+from compress.training.options import FineTuneOptions
+from compress.training.processes import ProcessGroup, join
 
 OPTIONS = FineTuneOptions(
     steps=12, batch_size=8, size=(64, 64), learning_rate=3e-3, workers=0, amp="off", augmentation=PLAIN,
@@ -42,16 +43,16 @@ def closeness(module: nn.Module) -> float:
     return -float(sum(value.float().abs().sum() for value in module.state_dict().values()))
 
 
-def tune(processes: Processes, options: FineTuneOptions = OPTIONS, **more: Any) -> list[float]:
+def tune(group: ProcessGroup, options: FineTuneOptions = OPTIONS, **more: Any) -> list[float]:
     """Losses and scores of a run."""
-    done = finetune(
-        network(), Stickmen(), options, pose=PoseSpec(), teacher=network(1), processes=processes,
-        **({"evaluate": closeness} | more),
+    done = train_network(
+        network(), Stickmen(), options, pose=PoseSpec(), teacher=network(1), group=group,
+        **({"score": closeness} | more),
     )  # fmt: skip
     return [*(entry.loss for entry in done.log), *(score for _, score in done.scores)]
 
 
-def stop_at_second_score(path: Path, processes: Processes) -> None:
+def stop_at_second_score(path: Path, group: ProcessGroup) -> None:
     """Leave the state of a run that was stopped at step 6, after the state of step 4."""
     left = [2]
 
@@ -62,7 +63,7 @@ def stop_at_second_score(path: Path, processes: Processes) -> None:
         return closeness(module)
 
     try:
-        tune(processes, evaluate=evaluate, state_path=path)
+        tune(group, score=evaluate, state=StateFile(path))
     except Stopped:
         return
     raise RuntimeError("the run was not stopped")
@@ -70,24 +71,24 @@ def stop_at_second_score(path: Path, processes: Processes) -> None:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    processes = join("cpu")
-    result: dict[str, Any] = {"number": processes.number, "count": processes.count}
-    result["straight"] = tune(processes)
-    result["pieces"] = tune(processes, replace(OPTIONS, accumulate=2, freeze_statistics=True, recalibrate_norms=0))
-    result["resumed"] = tune(processes, state_path=folder / "of_one.state", resume=True)
-    stop_at_second_score(folder / "of_two.state", processes)
-    result["gathered"] = processes.gather(processes.number)
-    result["main"] = processes.from_main(lambda: processes.number)
+    group = join("cpu")
+    result: dict[str, Any] = {"number": group.number, "count": group.count}
+    result["straight"] = tune(group)
+    result["pieces"] = tune(group, replace(OPTIONS, accumulate=2, freeze_statistics=True, recalibrate_norms=0))
+    result["resumed"] = tune(group, state=StateFile(folder / "of_one.state", resume=True))
+    stop_at_second_score(folder / "of_two.state", group)
+    result["gathered"] = group.gather(group.number)
+    result["main"] = group.from_main(lambda: group.number)
     try:
-        processes.from_main(lambda: _refuse())
+        group.from_main(lambda: _refuse())
     except DataError as error:
         result["error"] = str(error)
     try:
-        tune(processes, replace(OPTIONS, batch_size=9))
+        tune(group, replace(OPTIONS, batch_size=9))
     except CompressError as error:
         result["uneven"] = str(error)
-    (folder / f"result{processes.number}.json").write_text(json.dumps(result))
-    processes.wait()
+    (folder / f"result{group.number}.json").write_text(json.dumps(result))
+    group.wait()
 
 
 def _refuse() -> None:

@@ -12,6 +12,14 @@ from torch import Tensor, nn
 
 from compress.data.sample import Person, Sample
 from compress.errors import DataError
+from compress.model import Model
+from compress.network.inputs import image_input
+from compress.network.source import NetworkSpec
+from compress.pose.spec import PoseSpec
+from compress.training.loop import Hooks, StateFile, train
+from compress.training.options import FineTuneOptions
+from compress.training.processes import ProcessGroup
+from compress.training.results import FineTuneResult
 
 
 class TinyPose(nn.Module):
@@ -62,3 +70,31 @@ class Stickmen:
 
     def ground_truth(self) -> dict[str, Any]:
         raise DataError("never asked for in these tests")
+
+
+def model_of(module: nn.Module, pose: PoseSpec | None = None, size: tuple[int, int] = (64, 64)) -> Model:
+    """A model of a network of the tests; with the default pose unless another is given."""
+    return Model(module, NetworkSpec("tests:network"), image_input(size), pose=pose or PoseSpec(), label="network")
+
+
+def train_network(
+    module: nn.Module,
+    data: Any,
+    options: FineTuneOptions,
+    *,
+    pose: PoseSpec | None = None,
+    teacher: nn.Module | None = None,
+    state: StateFile | None = None,
+    group: ProcessGroup | None = None,
+    **hooks: Any,
+) -> FineTuneResult:
+    """Train a bare network of the tests; ``hooks`` are those of `compress.training.loop.Hooks`."""
+    return train(
+        model_of(module, pose),
+        data,
+        options,
+        teacher=None if teacher is None else model_of(teacher, pose),
+        hooks=Hooks(**hooks),
+        state=state,
+        group=group,
+    )

@@ -12,22 +12,24 @@ import torch
 from compress.data.augment import PLAIN, Augmentation, augment
 from compress.errors import DataError
 from compress.pose.spec import PoseSpec
-from compress.training.batches import Batch, Examples, Steps, load_batches, normalise
+from compress.training.batches import Batch, Span, Steps, normalise
+from compress.training.examples import ExampleOptions, Examples
 
 POSE = PoseSpec()
 
 
 def examples(data: Any, **changes: Any) -> Examples:
+    pose = changes.pop("pose", POSE)
     settings = {"size": (64, 64), "augmentation": Augmentation(), "seed": 5, "labels": True} | changes
-    return Examples(data, settings.pop("pose", POSE), **settings)
+    return Examples(data, pose, ExampleOptions(**settings))
 
 
 def load(source: Examples, **changes: Any) -> list[Batch]:
-    return list(load_batches(source, **({"batch_size": 5, "start": 0, "steps": 6, "workers": 0} | changes)))
+    return list(source.batches(Span(**({"batch_size": 5, "start": 0, "steps": 6} | changes))))
 
 
 def parts(batch: Batch) -> dict[str, torch.Tensor]:
-    return {"images": batch.images, "mask": batch.mask, **batch.targets}
+    return {"images": batch.inputs, "mask": batch.mask, **batch.targets}
 
 
 def differences(a: Batch, b: Batch) -> dict[str, float]:
@@ -70,7 +72,7 @@ def test_loading_leaves_the_global_generators_alone(stickmen: Any) -> None:
 
 
 def test_each_epoch_takes_every_image_once_whatever_the_batch_size() -> None:
-    keys = [key for batch in Steps(7, batch_size=3, start=0, steps=14, seed=1) for key in batch]
+    keys = [key for batch in Steps(7, Span(3, 0, 14), seed=1) for key in batch]
     assert len(keys) == 42
     for epoch in range(6):
         chunk = keys[7 * epoch : 7 * epoch + 7]
@@ -83,14 +85,14 @@ def test_a_batch_holds_image_targets_and_mask_of_the_same_view(stickmen: Any) ->
     data = stickmen()
     source = examples(data, augmentation=PLAIN)
     batch = load(source, batch_size=12, steps=1)[0]
-    order = [index for _, index in next(iter(Steps(12, batch_size=12, start=0, steps=1, seed=5)))]
-    assert batch.images.dtype == torch.uint8
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    order = [index for _, index in next(iter(Steps(12, Span(12, 0, 1), seed=5)))]
+    assert batch.inputs.dtype == torch.uint8
+    assert batch.inputs.is_contiguous(memory_format=torch.channels_last)
     assert batch.targets["heatmaps"].shape == (12, 19, 8, 8)
     assert batch.targets["pafs"].shape == (12, 38, 8, 8)
     for position, index in enumerate(order):
         sample = data[index]
-        assert np.array_equal(batch.images[position].permute(1, 2, 0).numpy(), sample.image)
+        assert np.array_equal(batch.inputs[position].permute(1, 2, 0).numpy(), sample.image)
         blocks = sample.mask.reshape(8, 8, 8, 8).mean(axis=(1, 3))
         assert np.allclose(batch.mask[position, 0].numpy(), blocks)
         nose = sample.people[0].keypoints[0, :2]
@@ -113,23 +115,23 @@ def test_crowds_are_no_people(stickmen: Any) -> None:
 
 
 def test_pixels_come_normalised_and_in_the_order_of_the_network(stickmen: Any) -> None:
-    pose = PoseSpec(color="rgb", mean=(10.0, 20.0, 30.0), scale=(1.0, 0.5, 0.25))
+    pose = PoseSpec(color="rgb", mean=(10.0, 20.0, 30.0), scale=(1.0, 0.5, 0.25), fill=(30.0, 20.0, 10.0))
     data = stickmen(1)
     source = examples(data, pose=pose, augmentation=PLAIN)
     batch = load(source, batch_size=1, steps=1)[0]
-    images = normalise(batch.images, pose)
+    images = normalise(batch.inputs, pose)
     expected = (data[0].image[..., ::-1].astype(np.float32) - pose.mean) * pose.scale
     assert np.allclose(images[0].permute(1, 2, 0).numpy(), expected, atol=1e-4)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    # Outside of the image lies the mean, so that the network reads zero there.
+    # Beyond the image lies the fill, here the mean: the network reads zero there.
     wide = load(examples(data, pose=pose, augmentation=PLAIN, size=(64, 128)), batch_size=1, steps=1)[0]
-    assert float(normalise(wide.images, pose)[..., :24].abs().max()) == 0
+    assert float(normalise(wide.inputs, pose)[..., :24].abs().max()) == 0
 
 
 def test_images_without_annotations_are_enough_where_labels_are_not_asked_for(stickmen: Any) -> None:
     batch = load(examples(stickmen(annotated=False), labels=False), steps=1)[0]
     assert batch.targets == {}
-    assert batch.images.shape == (5, 3, 64, 64)
+    assert batch.inputs.shape == (5, 3, 64, 64)
 
 
 def test_data_that_can_not_be_trained_on_is_refused(stickmen: Any) -> None:
@@ -152,4 +154,4 @@ def test_a_view_of_the_batch_is_the_augmented_sample(stickmen: Any) -> None:
     data = stickmen(1)
     batch = load(examples(data, seed=9), batch_size=1, steps=1)[0]
     view = augment(data[0], (64, 64), Augmentation(), np.random.default_rng((9, 0, 0)))
-    assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), view.image)
+    assert np.array_equal(batch.inputs[0].permute(1, 2, 0).numpy(), view.image)

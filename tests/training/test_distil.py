@@ -6,14 +6,22 @@ import copy
 
 import pytest
 import torch
+from stickmen import model_of
 from torch import nn
 
 from compress.errors import NetworkError
-from compress.training.distil import Distiller, DistilWeights, Taps, feature_loss, pair_stages
+from compress.network.inputs import image_input
+from compress.training.distil import Distiller, DistilWeights, FeatureRecorder, feature_loss, pair_stages
+
+INPUTS = image_input((64, 64))
+
+
+def distiller_of(student: nn.Module, teacher: nn.Module, weights: DistilWeights) -> Distiller:
+    return Distiller(model_of(student), model_of(teacher), weights, INPUTS)
 
 
 def distil(student: nn.Module, distiller: Distiller, images: torch.Tensor) -> dict[str, float]:
-    with Taps(student, distiller.points) as taps:
+    with FeatureRecorder(student, distiller.points) as taps:
         stages = student(images)
         loss = distiller(images, stages, taps.features)
     parts = {name: float(part) for name, part in loss.parts.items()}
@@ -23,7 +31,7 @@ def distil(student: nn.Module, distiller: Distiller, images: torch.Tensor) -> di
 
 def test_a_copy_has_nothing_to_learn_from_its_original(network: nn.Module) -> None:
     student = copy.deepcopy(network).eval()
-    parts = distil(student, Distiller(student, network, DistilWeights()), torch.randn(2, 3, 64, 64))
+    parts = distil(student, distiller_of(student, network, DistilWeights()), torch.randn(2, 3, 64, 64))
     assert set(parts) == {"maps.heatmaps", "maps.pafs", "features.features", "features.refine"}
     assert all(value == 0 for value in parts.values())
 
@@ -32,7 +40,7 @@ def test_the_teacher_runs_in_eval_mode_and_stays_as_it_is(network: nn.Module) ->
     network.train()
     before = copy.deepcopy(network.state_dict())
     student = copy.deepcopy(network).eval()
-    distiller = Distiller(student, network, DistilWeights())
+    distiller = distiller_of(student, network, DistilWeights())
     for _ in range(2):
         distil(student, distiller, torch.randn(2, 3, 64, 64))
     assert network.training
@@ -43,9 +51,9 @@ def test_the_teacher_runs_in_eval_mode_and_stays_as_it_is(network: nn.Module) ->
 def test_gradients_reach_the_student_through_maps_and_features(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
     student = tiny_pose().eval()
     for weights in (DistilWeights(1, 0), DistilWeights(0, 1)):
-        distiller = Distiller(student, network, weights)
+        distiller = distiller_of(student, network, weights)
         images = torch.randn(2, 3, 64, 64)
-        with Taps(student, distiller.points) as taps:
+        with FeatureRecorder(student, distiller.points) as taps:
             distiller(images, student(images), taps.features).total.backward()
         assert all(p.grad is not None for p in student.features.parameters())
         assert float(student.features[0].weight.grad.abs().sum()) > 0
@@ -55,7 +63,7 @@ def test_gradients_reach_the_student_through_maps_and_features(network: nn.Modul
 def test_the_parts_are_those_of_the_formulas(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
     student = tiny_pose().eval()
     images = torch.randn(2, 3, 64, 64)
-    parts = distil(student, Distiller(student, network, DistilWeights(2.0, 5.0)), images)
+    parts = distil(student, distiller_of(student, network, DistilWeights(2.0, 5.0)), images)
     with torch.no_grad():
         ours, theirs = student(images), network.eval()(images)
         maps = sum(((a["pafs"] - b["pafs"]) ** 2).sum() / 4 for a, b in zip(ours, theirs, strict=True))
@@ -78,18 +86,18 @@ def test_all_stages_are_paired_if_counts_agree_and_the_last_otherwise() -> None:
 
 def test_features_of_another_width_are_left_out(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
     wide = tiny_pose(width=16)
-    distiller = Distiller(network, wide, DistilWeights())
+    distiller = distiller_of(network, wide, DistilWeights())
     assert distiller.points == ()
     assert set(distil(network, distiller, torch.randn(1, 3, 64, 64))) == {"maps.heatmaps", "maps.pafs"}
 
 
 def test_a_teacher_with_other_maps_is_refused(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
-    with pytest.raises(NetworkError, match=r"heatmaps 19x1/8.*heatmaps 18x1/8.*same skeleton"):
-        Distiller(network, tiny_pose(joints=18), DistilWeights())
+    with pytest.raises(NetworkError, match=r"heatmaps \(1, 19, 8, 8\).*heatmaps \(1, 18, 8, 8\).*same skeleton"):
+        distiller_of(network, tiny_pose(joints=18), DistilWeights())
 
 
 def test_hooks_are_gone_after_the_block(network: nn.Module) -> None:
-    with Taps(network, ("features",)) as taps:
+    with FeatureRecorder(network, ("features",)) as taps:
         network(torch.randn(1, 3, 64, 64))
         assert taps.features["features"].shape == (1, 8, 8, 8)
     assert not network.features._forward_hooks

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from stickmen import model_of, train_network
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from compress.network.inputs import image_input
 from compress.pose.spec import PoseSpec
 from compress.surgery.attention import Attended, swap_attention
 from compress.surgery.factorized import LowRankConv2d, TuckerConv2d
-from compress.training.distil import Distiller, DistilWeights, Taps
-from compress.training.loop import FineTuneOptions, finetune
+from compress.training.distil import Distiller, DistilWeights, FeatureRecorder
+from compress.training.options import FineTuneOptions
 from compress.zoo.attention import build_attention
 
 
@@ -73,10 +75,10 @@ def _with_weight_norm() -> nn.Module:
 @pytest.mark.parametrize("make", STUDENTS.values(), ids=STUDENTS.keys())
 def test_whole_blocks_are_compared_whatever_is_inside(teacher: nn.Module, make: Any) -> None:
     student = make()
-    distiller = Distiller(student, teacher, DistilWeights(0.0, 1.0))
+    distiller = Distiller(model_of(student), model_of(teacher), DistilWeights(0.0, 1.0), image_input((64, 64)))
     assert distiller.points == ("stem", "block")
     images = torch.randn(2, 3, 64, 64)
-    with Taps(student, distiller.points) as taps:
+    with FeatureRecorder(student, distiller.points) as taps:
         loss = distiller(images, student(images), taps.features)
     with torch.no_grad():
         goal = teacher.stem(images)
@@ -94,7 +96,7 @@ def test_students_that_differ_inside_learn_the_features(
 ) -> None:
     torch.manual_seed(1)
     asked = replace(options, steps=60, learning_rate=1e-2, distil=DistilWeights(0.0, 1.0), label_weight=0.0)
-    done = finetune(STUDENTS[name](), stickmen(4), asked, pose=PoseSpec(), teacher=teacher)
+    done = train_network(STUDENTS[name](), stickmen(4), asked, pose=PoseSpec(), teacher=teacher)
     assert done.distilled == ("stem", "block")
     for part in ("teacher.features.stem", "teacher.features.block"):
         assert done.log[-1].parts[part] < 0.5 * done.log[0].parts[part], part

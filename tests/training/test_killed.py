@@ -18,11 +18,11 @@ import torch
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
 from compress.commands.finetune import FineTuneStageOptions, run
-from compress.commands.watched import log_path
 from compress.errors import FileError
 from compress.progress import Silent
-from compress.training.log import read_log, steps_of
-from compress.training.processes import Processes
+from compress.training.log import log_path, read_log, steps_of
+from compress.training.loop import StateFile
+from compress.training.processes import ProcessGroup
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
@@ -38,8 +38,8 @@ def test_a_process_killed_while_it_writes_its_state_goes_on_from_the_one_before(
     left = sorted(tmp_path.iterdir())
     assert len(left) == 2, "the state of step 4 and half of that of step 8"
     assert torch.load(path, weights_only=True)["step"] == 4
-    alone = Processes(torch.device("cpu"))
-    assert launched.tune(alone, state_path=path, resume=True) == launched.tune(alone)
+    alone = ProcessGroup(torch.device("cpu"))
+    assert launched.tune(alone, state=StateFile(path, resume=True)) == launched.tune(alone)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from stickmen import train_network
 from torch import nn
 
 from compress.data.augment import Augmentation
@@ -17,8 +18,9 @@ from compress.errors import CheckpointError, CompressError, FileError, NetworkEr
 from compress.pose.spec import PoseSpec
 from compress.training import state as state_file
 from compress.training.distil import DistilWeights
-from compress.training.loop import FineTuneOptions, FineTuneResult, StepLog, finetune
-from compress.training.options import learning_rate
+from compress.training.loop import StateFile
+from compress.training.options import FineTuneOptions, learning_rate
+from compress.training.results import FineTuneResult, StepLog
 
 POSE = PoseSpec()
 
@@ -41,7 +43,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 
 def train(module: nn.Module, data: Any, options: FineTuneOptions, **more: Any) -> FineTuneResult:
-    return finetune(module, data, options, pose=POSE, **more)
+    return train_network(module, data, options, pose=POSE, **more)
 
 
 def test_training_on_labels_lowers_the_loss_and_leaves_the_input_alone(
@@ -89,11 +91,11 @@ def test_a_killed_and_resumed_run_ends_with_the_weights_of_a_straight_one(
     straight = train(network, stickmen(), replace(options, workers=0), teacher=network)
     path = tmp_path / "train.state.pt"
     with pytest.raises(Killed):
-        train(network, stickmen(), options, teacher=network, state_path=path, on_step=kill_at(6))
+        train(network, stickmen(), options, teacher=network, state=StateFile(path), on_step=kill_at(6))
     torch.manual_seed(12345)  # a new process would have other random state
     seen: list[int] = []
     resumed = train(
-        network, stickmen(), options, teacher=network, state_path=path, resume=True,
+        network, stickmen(), options, teacher=network, state=StateFile(path, resume=True),
         on_step=lambda entry: seen.append(entry.step),
     )  # fmt: skip
     assert seen == list(range(5, 13))
@@ -109,11 +111,11 @@ def test_evaluations_and_the_best_weights_survive_a_resume(
         return -float((module.heatmaps.weight - network.heatmaps.weight).abs().sum())
 
     options = replace(options, evaluate_every=3)
-    straight = train(network, stickmen(), options, evaluate=closeness)
+    straight = train(network, stickmen(), options, score=closeness)
     path = tmp_path / "state.pt"
     with pytest.raises(Killed):
-        train(network, stickmen(), options, evaluate=closeness, state_path=path, on_step=kill_at(8))
-    resumed = train(network, stickmen(), options, evaluate=closeness, state_path=path, resume=True)
+        train(network, stickmen(), options, score=closeness, state=StateFile(path), on_step=kill_at(8))
+    resumed = train(network, stickmen(), options, score=closeness, state=StateFile(path, resume=True))
     assert straight.scores == resumed.scores
     assert [step for step, _ in straight.scores] == [0, 3, 6, 9, 12]
     assert straight.best == resumed.best
@@ -131,7 +133,7 @@ def test_the_best_scoring_weights_are_returned(network: nn.Module, stickmen: Any
         return next(scores)
 
     told: list[StepLog] = []
-    result = train(network, stickmen(), replace(options, evaluate_every=3), evaluate=evaluate, on_step=told.append)
+    result = train(network, stickmen(), replace(options, evaluate_every=3), score=evaluate, on_step=told.append)
     assert result.best is not None
     assert (result.best.step, result.best.score) == (6, 0.7)
     assert equal(result.module, kept[2])
@@ -144,8 +146,8 @@ def test_resuming_a_finished_run_gives_its_result(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
-    done = train(network, stickmen(), options, state_path=path)
-    again = train(network, stickmen(), options, state_path=path, resume=True)
+    done = train(network, stickmen(), options, state=StateFile(path))
+    again = train(network, stickmen(), options, state=StateFile(path, resume=True))
     assert equal(done.module, again.module)
     assert len(again.log) == options.steps
 
@@ -166,10 +168,10 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_earlier_state(
 
     monkeypatch.setattr(state_file.torch, "save", half_written)
     with pytest.raises(Killed):
-        train(network, stickmen(), options, state_path=path)
+        train(network, stickmen(), options, state=StateFile(path))
     assert torch.load(path, weights_only=True)["step"] == 4
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
-    assert equal(train(network, stickmen(), options, state_path=path, resume=True).module, straight.module)
+    assert equal(train(network, stickmen(), options, state=StateFile(path, resume=True)).module, straight.module)
 
 
 @pytest.mark.parametrize(
@@ -185,37 +187,36 @@ def test_a_run_does_not_go_on_under_other_options(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path, change: dict[str, Any], name: str
 ) -> None:
     path = tmp_path / "state.pt"
-    train(network, stickmen(), replace(options, steps=12), state_path=path)
+    train(network, stickmen(), replace(options, steps=12), state=StateFile(path))
     with pytest.raises(UsageError, match=name):
-        train(network, stickmen(), replace(options, **change), state_path=path, resume=True)
+        train(network, stickmen(), replace(options, **change), state=StateFile(path, resume=True))
 
 
 def test_a_run_does_not_go_on_with_other_data_teacher_or_network(
     network: nn.Module, tiny_pose: Any, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
-    train(network, stickmen(), options, state_path=path, teacher=network)
+    train(network, stickmen(), options, state=StateFile(path), teacher=network)
     with pytest.raises(UsageError, match="data was 'stickmen:12' and is now 'stickmen:6'"):
-        train(network, stickmen(6), options, state_path=path, teacher=network, resume=True)
+        train(network, stickmen(6), options, state=StateFile(path, resume=True), teacher=network)
     with pytest.raises(UsageError, match="teacher was"):
-        train(network, stickmen(), options, state_path=path, teacher=tiny_pose(), resume=True)
+        train(network, stickmen(), options, state=StateFile(path, resume=True), teacher=tiny_pose())
     with pytest.raises(CheckpointError, match="another network"):
-        train(tiny_pose(width=16), stickmen(), options, state_path=path, teacher=network, resume=True)
+        train(tiny_pose(width=16), stickmen(), options, state=StateFile(path, resume=True), teacher=network)
 
 
 def test_a_state_that_is_none_is_refused(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
-    for state_path in (None, path):
-        with pytest.raises(FileError, match="training state"):
-            train(network, stickmen(), options, state_path=state_path, resume=True)
+    with pytest.raises(FileError, match="training state"):
+        train(network, stickmen(), options, state=StateFile(path, resume=True))
     path.write_bytes(b"not a state at all")
     with pytest.raises(CheckpointError, match="can't be read"):
-        train(network, stickmen(), options, state_path=path, resume=True)
+        train(network, stickmen(), options, state=StateFile(path, resume=True))
     torch.save(network.state_dict(), path)
     with pytest.raises(CheckpointError, match="not a training state"):
-        train(network, stickmen(), options, state_path=path, resume=True)
+        train(network, stickmen(), options, state=StateFile(path, resume=True))
 
 
 def test_a_diverging_run_stops_with_a_way_out_and_keeps_its_state(
@@ -226,7 +227,7 @@ def test_a_diverging_run_stops_with_a_way_out_and_keeps_its_state(
     with pytest.raises(
         CompressError, match=r"diverged at step \d+.*Lower the learning rate.*step \d+ is kept in .*state\.pt"
     ):
-        train(network, stickmen(), wild, state_path=path)
+        train(network, stickmen(), wild, state=StateFile(path))
     kept = torch.load(path, weights_only=True)
     assert kept["step"] >= 1
     assert all(torch.isfinite(value).all() for value in kept["module"].values())
@@ -335,15 +336,15 @@ def test_what_can_not_be_trained_is_refused(
         train(network, stickmen(), replace(options, label_weight=0.0))
     with pytest.raises(CompressError, match="no annotations"):
         train(network, stickmen(annotated=False), options)
-    with pytest.raises(NetworkError, match="teacher's maps"):
+    with pytest.raises(NetworkError, match="teacher's outputs"):
         train(network, stickmen(), options, teacher=tiny_pose(joints=18))
     with pytest.raises(UsageError, match="float16"):
         train(network, stickmen(), replace(options, amp="fp16"))
     with pytest.raises(RuntimeAbsent):
-        train(network, stickmen(), options, device="mps")
+        train(network, stickmen(), replace(options, device="mps"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_an_error(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     with pytest.raises(RuntimeAbsent, match="no CUDA"):
-        train(network, stickmen(), options, device="cuda")
+        train(network, stickmen(), replace(options, device="cuda"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stickmen import train_network
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,14 +17,17 @@ from compress.data.augment import PLAIN, Augmentation
 from compress.data.person_view import PersonView
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
+from compress.pose.decoders.registry import get_decoder
 from compress.pose.spec import PoseSpec
-from compress.training.batches import Batch, Examples, default_sigma, load_batches, person_targets
-from compress.training.loop import FineTuneOptions, finetune
+from compress.training.batches import Batch, Span
+from compress.training.examples import ExampleOptions, Examples
 from compress.training.losses import masked_squares, pose_loss
+from compress.training.options import FineTuneOptions
 
 POSE = PoseSpec(
-    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=64, width=48, stride=4, background=False
-)
+    skeleton="coco17", decoder="heatmap", height=64, width=48, stride=4, background=False, grid="corner",
+    fill=(0.0, 0.0, 0.0),
+)  # fmt: skip
 
 
 class TinyHeatmaps(nn.Module):
@@ -44,7 +48,7 @@ class TinyHeatmaps(nn.Module):
 def load(data: Any, pose: PoseSpec = POSE, **changes: Any) -> list[Batch]:
     settings = {"size": (64, 48), "augmentation": Augmentation(), "seed": 5, "labels": True} | changes
     workers = settings.pop("workers", 0)
-    return list(load_batches(Examples(data, pose, **settings), batch_size=4, start=0, steps=3, workers=workers))
+    return list(Examples(data, pose, ExampleOptions(**settings)).batches(Span(4, 0, 3, workers=workers)))
 
 
 def view(*labelled: int) -> PersonView:
@@ -54,8 +58,13 @@ def view(*labelled: int) -> PersonView:
     return PersonView(np.zeros((64, 48, 3), np.uint8), keypoints)
 
 
+def targets(view: PersonView, pose: PoseSpec, sigma: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    made = get_decoder(pose).targets([view.keypoints], view.image.shape[:2], pose, sigma=sigma)
+    return made.outputs, made.weight
+
+
 def test_a_target_is_an_unnormalised_gaussian_on_the_networks_grid() -> None:
-    maps, weights = person_targets(view(0, 3), POSE, 8.0)
+    maps, weights = targets(view(0, 3), POSE, 8.0)
     heat = maps["heatmaps"]
     assert heat.shape == (17, 16, 12)
     assert heat[0, 7, 5] == 1  # cell (5, 7) stands for pixel (20, 28)
@@ -65,17 +74,17 @@ def test_a_target_is_an_unnormalised_gaussian_on_the_networks_grid() -> None:
 
 
 def test_the_background_is_what_is_left_and_counts_like_a_joint() -> None:
-    pose = replace(POSE, background=True, stride=8)
-    maps, weights = person_targets(view(0, 3), pose, 7.0)
+    pose = replace(POSE, background=True, stride=8, grid="centre")
+    maps, weights = targets(view(0, 3), pose, 7.0)
     np.testing.assert_allclose(maps["heatmaps"][17], 1 - maps["heatmaps"][:17].max(axis=0))
     assert weights[:, 0, 0].tolist() == [6 if k in (0, 3, 17) else 0 for k in range(18)]
-    assert not person_targets(view(), pose, 7.0)[1].any()
+    assert not targets(view(), pose, 7.0)[1].any()
 
 
 def test_the_loss_is_the_partial_loss_of_repose_but_for_a_constant() -> None:
     torch.manual_seed(0)
-    targets, weights = zip(*(person_targets(v, POSE, 8.0) for v in (view(0), view(*range(9)))), strict=True)
-    goal = torch.from_numpy(np.stack([t["heatmaps"] for t in targets]))
+    made, weights = zip(*(targets(v, POSE, 8.0) for v in (view(0), view(*range(9)))), strict=True)
+    goal = torch.from_numpy(np.stack([t["heatmaps"] for t in made]))
     prediction = torch.rand(2, 17, 16, 12)
     loss = pose_loss([{"heatmaps": prediction}], {"heatmaps": goal}, torch.from_numpy(np.stack(weights)))
     expected = 0.0
@@ -102,10 +111,10 @@ def test_workers_do_not_change_what_is_seen() -> None:
     straight, other = load(data), load(data, workers=2)
     assert len(straight) == len(other) == 3
     for a, b in zip(straight, other, strict=True):
-        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.targets["heatmaps"], b.targets["heatmaps"])
         assert torch.equal(a.mask, b.mask)
-    assert straight[0].images.shape == (4, 3, 64, 48)
+    assert straight[0].inputs.shape == (4, 3, 64, 48)
     assert straight[0].targets["heatmaps"].shape == (4, 17, 16, 12)
     assert straight[0].mask.shape == (4, 17, 1, 1)
 
@@ -125,11 +134,11 @@ def test_data_without_a_usable_person_is_refused_and_without_labels_is_enough(st
         def __getitem__(self, index: int) -> Any:
             return replace(super().__getitem__(index), people=())
 
-    with pytest.raises(DataError, match="nobody with labelled joints"):
+    with pytest.raises(DataError, match="no person with labelled joints"):
         load(Empty())
     batch = load(stickmen(annotated=False), labels=False)[0]
     assert batch.targets == {}
-    assert batch.images.float().std() > 0
+    assert batch.inputs.float().std() > 0
 
 
 @pytest.mark.parametrize(
@@ -137,7 +146,7 @@ def test_data_without_a_usable_person_is_refused_and_without_labels_is_enough(st
     [(PoseSpec(), 7), (POSE, 8), (replace(POSE, stride=1), 5), (replace(POSE, background=True, stride=8), 7)],
 )
 def test_the_width_of_the_peaks_is_that_of_the_networks_paper(pose: PoseSpec, sigma: float) -> None:
-    assert default_sigma(pose) == sigma
+    assert get_decoder(pose).default_sigma(pose) == sigma
 
 
 @pytest.mark.parametrize("teacher", [False, True])
@@ -148,7 +157,7 @@ def test_the_loss_falls_with_labels_and_with_a_teacher(stickmen: Callable[..., A
         steps=30, batch_size=4, size=(64, 48), learning_rate=1e-2, workers=0, amp="off", augmentation=PLAIN
     )
     data = stickmen(annotated=not teacher)
-    done = finetune(network, data, options, pose=POSE, teacher=other.eval() if teacher else None)
+    done = train_network(network, data, options, pose=POSE, teacher=other.eval() if teacher else None)
     losses = [entry.loss for entry in done.log]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert {name.split(".")[0] for name in done.log[0].parts} == {"teacher" if teacher else "labels"}

@@ -21,13 +21,13 @@ from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
 from compress.cli import cli
 from compress.commands.finetune import FineTuneStageOptions, run
-from compress.commands.watched import log_path
 from compress.errors import RuntimeAbsent, UsageError
 from compress.progress import Silent
-from compress.training.batches import Steps
-from compress.training.log import read_log, steps_of
-from compress.training.norms import share_norms
-from compress.training.processes import Processes, join
+from compress.training.batches import Span, Steps
+from compress.training.log import log_path, read_log, steps_of
+from compress.training.loop import StateFile
+from compress.training.norms import synchronise_norms
+from compress.training.processes import ProcessGroup, join
 
 HERE = Path(__file__).parent
 
@@ -52,7 +52,7 @@ def launch(*words: object, cwd: Path) -> str:
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_the_processes_share_the_batches_that_one_would_see(count: int, pieces: int) -> None:
     def keys(**share: Any) -> list[list[tuple[int, int]]]:
-        return list(Steps(7, batch_size=12, start=2, steps=5, seed=4, **share))
+        return list(Steps(7, Span(12, 2, 5, **share), seed=4))
 
     shares = [keys(pieces=pieces, share=(number, count)) for number in range(count)]
     assert {len(share) for share in shares} == {3 * pieces}
@@ -70,7 +70,7 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(alone.mean(torch.ones(2)), torch.ones(2))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(RuntimeAbsent, match=r"accelerate is not installed.*compress\[scale\]"):
+    with pytest.raises(RuntimeAbsent, match=r"accelerate is not installed.*pose-compress\[scale\]"):
         join("cpu")
 
 
@@ -83,7 +83,7 @@ def test_a_recipe_does_not_run_several_times_at_once(tmp_path: Path, monkeypatch
 
 def test_shared_normalisation_in_use_is_that_of_the_network() -> None:
     network, shared = launched.network().eval(), launched.network()
-    share_norms(shared)
+    synchronise_norms(shared)
     shared.eval()
     images = torch.randn(2, 3, 64, 64)
     assert shared.state_dict().keys() == network.state_dict().keys()
@@ -92,7 +92,7 @@ def test_shared_normalisation_in_use_is_that_of_the_network() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    alone = Processes(torch.device("cpu"))
+    alone = ProcessGroup(torch.device("cpu"))
     straight = launched.tune(alone)
     pieces = launched.tune(alone, replace(launched.OPTIONS, freeze_statistics=True, recalibrate_norms=0))
     launched.stop_at_second_score(tmp_path / "of_one.state", alone)
@@ -112,7 +112,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "of_two.state", weights_only=True)
     assert state["step"] == 4
     assert len(state["random"]) == 2
-    resumed = launched.tune(alone, state_path=tmp_path / "of_two.state", resume=True)
+    resumed = launched.tune(alone, state=StateFile(tmp_path / "of_two.state", resume=True))
     assert resumed == pytest.approx(straight, rel=1e-3)
 
 

@@ -12,7 +12,7 @@ from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection
 from compress.surgery.factorize import factorize
-from compress.training.reconstruct import LAYERS, ReconstructOptions, blocks_of, reconstruct
+from compress.training.reconstruct import MAX_LAYERS, ReconstructOptions, blocks_of, reconstruct
 
 
 class Pair(nn.Module):
@@ -30,7 +30,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.long = nn.Sequential(*(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(LAYERS + 1)))
+        self.long = nn.Sequential(*(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(MAX_LAYERS + 1)))
         self.body = nn.Sequential(
             nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1)
         )
@@ -64,7 +64,7 @@ def test_blocks_are_the_largest_that_can_be_compared_in_running_order() -> None:
     original, small = networks()
     found = blocks_of(small, original, images(1)[0])
     # The pair reads two tensors: its layer is compared alone.
-    assert found == (*(f"long.{place}" for place in range(LAYERS + 1)), "body", "pair.conv")
+    assert found == (*(f"long.{place}" for place in range(MAX_LAYERS + 1)), "body", "pair.conv")
 
 
 def test_blocks_and_maps_come_nearer_to_the_original() -> None:

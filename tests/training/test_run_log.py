@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.commands.watched import curve_path, draw_curve, log_path, write_curve
 from compress.errors import FileError, RuntimeAbsent
-from compress.reporting.curve import training_curve
-from compress.training.log import RunLog, read_log, steps_of
+from compress.training.curve import curve_path, draw_curve, training_curve, write_curve
+from compress.training.log import RunLog, log_path, read_log, steps_of
 from compress.training.results import Event, StepLog
 
 
@@ -69,13 +68,13 @@ def test_a_log_that_is_none_is_refused(tmp_path: Path) -> None:
         read_log(path)
     for content in ("no json\n{}\n", "[1]\n[2]\n", '{"step": "1"}\n{"step": 2}\n'):
         path.write_text(content)
-        with pytest.raises(FileError, match="line 1 is none"):
+        with pytest.raises(FileError, match="line 1 is not that"):
             read_log(path)
 
 
 def test_tensorboard_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RuntimeAbsent, match=r"TensorBoard is not installed.*compress\[tensorboard\]"):
+    with pytest.raises(RuntimeAbsent, match=r"TensorBoard is not installed.*pose-compress\[tensorboard\]"):
         RunLog(tmp_path / "x.log.jsonl", tensorboard=tmp_path / "board")
     assert not (tmp_path / "x.log.jsonl").exists()
 

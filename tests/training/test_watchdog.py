@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from stickmen import train_network
 from torch import Tensor, nn
 
 from compress.errors import CompressError, NetworkError, UsageError
 from compress.pose.spec import PoseSpec
 from compress.surgery.factorized import LowRankConv2d
 from compress.training.freezing import parameter_groups
-from compress.training.loop import Event, FineTuneOptions, FineTuneResult, StepLog, finetune
+from compress.training.loop import StateFile
 from compress.training.norms import recalibrate
-from compress.training.options import learning_rate
+from compress.training.options import FineTuneOptions, learning_rate
+from compress.training.results import Event, FineTuneResult, StepLog
 
 POSE = PoseSpec()
 
@@ -51,7 +53,7 @@ def poisoned(network: nn.Module, *passes: int, gradient: bool = False) -> nn.Mod
 
 
 def train(module: nn.Module, data: Any, options: FineTuneOptions, **more: Any) -> FineTuneResult:
-    return finetune(module, data, options, pose=POSE, **more)
+    return train_network(module, data, options, pose=POSE, **more)
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -91,7 +93,7 @@ def test_a_run_goes_back_to_where_its_state_was_last_written(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
-    result = train(poisoned(network, 7), stickmen(), options, state_path=path)
+    result = train(poisoned(network, 7), stickmen(), options, state=StateFile(path))
     rates = [entry.learning_rate for entry in result.log]
     planned = [learning_rate(step, options) for step in range(12)]
     assert rates == pytest.approx(planned[:4] + [rate / 2 for rate in planned[4:]])
@@ -101,8 +103,8 @@ def test_a_run_goes_back_to_where_its_state_was_last_written(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(poisoned(network, 7), stickmen(), options, state_path=path, on_step=stop)
-    resumed = train(network, stickmen(), options, state_path=path, resume=True)
+        train(poisoned(network, 7), stickmen(), options, state=StateFile(path), on_step=stop)
+    resumed = train(network, stickmen(), options, state=StateFile(path, resume=True))
     assert resumed.rollbacks == 1
     assert equal(resumed.module, result.module)
 
@@ -112,7 +114,7 @@ def test_the_best_weights_of_a_part_that_was_taken_back_are_forgotten(
 ) -> None:
     scores = iter([0.1, 0.9, 0.2, 0.3])
     options = replace(options, evaluate_every=6, checkpoint_every=None)
-    result = train(poisoned(network, 9), stickmen(), options, evaluate=lambda module: next(scores))
+    result = train(poisoned(network, 9), stickmen(), options, score=lambda module: next(scores))
     assert result.scores == ((0, 0.1), (6, 0.2), (12, 0.3))
     assert result.best is not None
     assert (result.best.step, result.best.score) == (12, 0.3)
@@ -120,12 +122,12 @@ def test_the_best_weights_of_a_part_that_was_taken_back_are_forgotten(
 
 def test_a_run_that_breaks_each_time_gives_up(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     events: list[Event] = []
-    with pytest.raises(CompressError, match=r"diverged at step 1: the loss is nan.*going back 2 times"):
+    with pytest.raises(CompressError, match=r"diverged at step 1: the loss is nan.*2 rollbacks"):
         train(poisoned(network, *range(1, 9)), stickmen(), replace(options, rollbacks=2), on_event=events.append)
     assert [event.values["rate_factor"] for event in events] == [0.5, 0.25]
     with pytest.raises(CompressError, match="diverged at step 2") as caught:
         train(poisoned(network, 2), stickmen(), replace(options, rollbacks=0))
-    assert "going back" not in str(caught.value)
+    assert "rollback" not in str(caught.value)
 
 
 def test_a_run_stops_where_the_score_no_longer_rises(
@@ -135,7 +137,7 @@ def test_a_run_stops_where_the_score_no_longer_rises(
     early, path, events = replace(options, evaluate_every=2, stop_after=2), tmp_path / "state", []
     scores = iter(values)
     result = train(
-        network, stickmen(), early, evaluate=lambda module: next(scores), state_path=path, on_event=events.append
+        network, stickmen(), early, score=lambda module: next(scores), state=StateFile(path), on_event=events.append
     )
     # The second 0.5 is as good as the first, so that counting begins anew.
     assert result.scores == tuple(zip(range(0, 11, 2), values, strict=False))
@@ -143,10 +145,10 @@ def test_a_run_stops_where_the_score_no_longer_rises(
     assert result.best.step == 6
     assert len(result.log) == 10
     assert events[-1].kind == "early stop"
-    again = train(network, stickmen(), early, evaluate=lambda module: next(scores), state_path=path, resume=True)
+    again = train(network, stickmen(), early, score=lambda module: next(scores), state=StateFile(path, resume=True))
     assert equal(again.module, result.module)
     assert len(again.log) == 10
-    with pytest.raises(UsageError, match="there must be a score"):
+    with pytest.raises(UsageError, match="early stopping needs a score"):
         train(network, stickmen(), early)
 
 
@@ -185,7 +187,7 @@ def test_training_recalibrates_before_each_score_and_at_the_end(
         return float(len(seen))
 
     asked = replace(options, recalibrate_norms=2, evaluate_every=6)
-    scored = train(network, stickmen(), asked, evaluate=look).module
+    scored = train(network, stickmen(), asked, score=look).module
     plain = train(network, stickmen(), options).module
     unscored = train(network, stickmen(), asked).module
     assert not torch.allclose(seen[0], network.features[1].running_mean)
