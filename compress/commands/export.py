@@ -8,13 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from compress.commands.base import StageResult, option
 from compress.commands.options import DataOptions, ModelOptions, load_model, open_dataset
 from compress.commands.registry import Stage
 from compress.data.sample import Image
 from compress.data.source import open_data
+from compress.data.tolerant import spread
 from compress.errors import UsageError
 from compress.exporters.checked import Target, export_checked
 from compress.exporters.int8 import quantise_checked
@@ -58,8 +57,7 @@ def pick_images(options: ExportOptions) -> Sequence[Image]:
     dataset = open_dataset(chosen)
     if options.check_images < 1:
         raise UsageError("--check-images must be at least 1", found=options.check_images)
-    indices = np.linspace(0, len(dataset) - 1, min(options.check_images, len(dataset))).astype(int)
-    return [dataset[int(index)].image for index in indices]
+    return [sample.image for sample in spread(dataset, options.check_images)]
 
 
 def run(options: ExportOptions, progress: Progress) -> StageResult:

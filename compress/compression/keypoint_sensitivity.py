@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.compression.calibration import calibrate
-from compress.data.sample import Dataset, Sample, iterate
+from compress.data.sample import Dataset, Sample
+from compress.data.tolerant import readable
 from compress.errors import DataError, UsageError
-from compress.evaluation.score import detect_people, network_inputs
+from compress.evaluation.inputs import network_inputs
+from compress.evaluation.people import find_people
 from compress.network.duplicate import duplicate
 from compress.network.factors import clip_ranks, factorized_cost, full_ranks, layer_kernel
 from compress.network.layers import LayerInfo
@@ -23,9 +25,10 @@ from compress.planning.budgeted import eligible
 from compress.planning.plan import LayerPlan
 from compress.planning.policies import read_share, replace_layer, usual_method
 from compress.planning.selection import Selection
-from compress.pose.decoders.paf import Pose
+from compress.pose.decoders.base import Pose
 from compress.pose.metrics.displacement import Displacement, compare_people, summarise
 from compress.pose.spec import PoseSpec
+from compress.pose.views import View
 from compress.progress import Progress
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.data_aware import fit_layer
@@ -33,9 +36,6 @@ from compress.surgery.factorize import LayerFactors, decompose, install
 
 #: Images that networks are compared on unless told otherwise.
 IMAGES = 12
-
-#: A network that sees one person names a place for every joint; of the original's, those below this height are noise.
-SEEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,11 @@ class Scene:
 
     def displacement(self, module: nn.Module) -> Displacement:
         """How far the people of another network are from the original's."""
-        seen = SEEN if self.pose.decoder == "heatmap" else 0.0
         found = _people(module, self.pose, self.samples, self.height)
-        moved = [compare_people(a, b, self.pose.joints, seen=seen) for a, b in zip(self.people, found, strict=True)]
+        moved = [
+            compare_people(a, b, self.pose.joints, seen=self.pose.joint_threshold)
+            for a, b in zip(self.people, found, strict=True)
+        ]
         return summarise(moved, self.pose.joints)
 
 
@@ -78,10 +80,10 @@ def look(module: nn.Module, pose: PoseSpec, dataset: Dataset, height: int) -> Sc
     DataError
         If it finds nobody, so that nothing can move.
     """
-    samples = tuple(iterate(dataset))
+    samples = tuple(readable(dataset))
     people = tuple(_people(module, pose, samples, height))
     inputs = tuple(
-        torch.from_numpy(array)[None] for sample in samples for array in network_inputs(sample, pose, height)
+        torch.from_numpy(array)[None] for sample in samples for array in network_inputs(sample, pose, View(height))
     )
     scene = Scene(samples, inputs, people, pose, height)
     if not scene.displacement(module).joints:
@@ -188,7 +190,7 @@ def _half_up(value: Fraction) -> int:
 def _people(module: nn.Module, pose: PoseSpec, samples: Sequence[Sample], height: int) -> Iterator[tuple[Pose, ...]]:
     runner = TorchRunner(module, pose)
     for sample in samples:
-        yield tuple(detect_people(runner, sample, height=height))
+        yield tuple(find_people(runner, sample, view=View(height)))
 
 
 def _row(entry: LayerPlan, factors: LayerFactors, found: Displacement, pose: PoseSpec) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class CocoDataset:
                     f"an annotation of {annotations.name} is of an image that the file does not list",
                     found=annotation.get("image_id"),
                 )
-            of_image.append(_checked(annotation, annotations, self._skeleton))
+            of_image.append(_checked(annotation, annotations, self._skeleton) | {"image_id": number})
         self._paths = locate_images([entry["file_name"] for entry in self._images], images)
 
     def _of_people(self, annotations: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:

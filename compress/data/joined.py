@@ -12,6 +12,7 @@ import numpy as np
 
 from compress.data.sample import Dataset, Sample
 from compress.errors import DataError
+from compress.pose.decoders.registry import get_decoder
 from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 
@@ -113,7 +114,7 @@ def check_joints(parts: Sequence[Dataset], pose: PoseSpec) -> tuple[Joints, ...]
             tuple(name for name, there in zip(names, known, strict=True) if there),
             tuple(name for name, there in zip(names, known, strict=True) if not there),
         )
-        if not joints.known or (joints.missing and pose.decoder == "paf"):
+        if not joints.known or (joints.missing and not get_decoder(pose).top_down):
             raise DataError(
                 f"{part.name} does not have the joints that the network finds ({pose.skeleton})",
                 found=f"{source.name} without {', '.join(joints.missing)}",

@@ -290,8 +290,8 @@ def open_capture(source: str | int) -> Any:
 
 
 def usable_rate(fps: float) -> float:
-    """The frame rate, or `DEFAULT_FPS` where it makes no sense: 0, NaN, or from 1000 on."""
-    return fps if 0 < fps < 1000 else DEFAULT_FPS
+    """The frame rate, or `DEFAULT_FPS` where it makes no sense: NaN, below 0.01 or from 1000 on."""
+    return fps if 0.01 <= fps < 1000 else DEFAULT_FPS
 
 
 def _next_frame(capture: Any) -> Image | None:

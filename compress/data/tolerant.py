@@ -7,6 +7,8 @@ from ctypes import c_bool
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
+import numpy as np
+
 from compress.data.sample import Dataset, Sample
 from compress.errors import DataError
 from compress.progress import Progress, Silent
@@ -46,18 +48,61 @@ def readable(dataset: Dataset, progress: Progress | None = None) -> Iterator[Sam
                 continue
             read += 1
             yield sample
-        if unreadable and not read:
-            raise DataError(
-                f"none of the {len(unreadable)} images of {dataset.name} can be read; the first: {unreadable[0].cause}",
-                found=unreadable[0].found,
-                hint=unreadable[0].hint,
-            )
-    finally:
-        if unreadable and read:
-            images = "image" if len(unreadable) == 1 else "images"
-            (progress or Silent()).say(
-                f"{len(unreadable)} unreadable {images} of {dataset.name} left out; the first: {unreadable[0]}"
-            )
+    except GeneratorExit:  # the caller has enough
+        if read:
+            _report(dataset, unreadable, read, progress)
+        raise
+    _report(dataset, unreadable, read, progress)
+
+
+def spread(dataset: Dataset, count: int, progress: Progress | None = None) -> tuple[Sample, ...]:
+    """Samples spread evenly over a data set, the next readable one in the place of one that can't be read.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Where samples come from.
+    count : int
+        Maximum number of samples.
+    progress : Progress, optional
+        As of `readable`.
+
+    Raises
+    ------
+    DataError
+        If no image can be read.
+    """
+    length = len(dataset)
+    tried: set[int] = set()
+    unreadable: list[DataError] = []
+    samples: list[Sample] = []
+    for start in np.linspace(0, length - 1, min(count, length)).astype(int).tolist():
+        for index in range(start, length):
+            if index in tried:
+                continue
+            tried.add(index)
+            try:
+                samples.append(dataset[index])
+                break
+            except DataError as error:
+                unreadable.append(error)
+    _report(dataset, unreadable, len(samples), progress)
+    return tuple(samples)
+
+
+def _report(dataset: Dataset, unreadable: list[DataError], read: int, progress: Progress | None) -> None:
+    """Tell of unreadable images, or raise a `DataError` if there are no others."""
+    if not unreadable:
+        return
+    first = unreadable[0]
+    if not read:
+        raise DataError(
+            f"none of the {len(unreadable)} images of {dataset.name} can be read; the first: {first.cause}",
+            found=first.found,
+            hint=first.hint,
+        )
+    images = "image" if len(unreadable) == 1 else "images"
+    (progress or Silent()).say(f"{len(unreadable)} unreadable {images} of {dataset.name} left out; the first: {first}")
 
 
 class Tolerant:

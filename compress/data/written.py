@@ -101,16 +101,14 @@ def open_video(
 
 
 def container_rate(fps: float) -> float:
-    """The nearest frame rate that MPEG-4 can store, rounded no more than needed; `DEFAULT_FPS` for none that is usable.
+    """The frame rate as MPEG-4 can store it, rounded no more than needed; `DEFAULT_FPS` for one that makes no sense.
 
     OpenCV writes a rate as a fraction of at most three decimals, whose numerator has to fit into 16 bits: 211.223 does
     not, 211.22 does.
     """
-    for digits in (3, 2, 1, 0):
-        rate = Fraction(round(usable_rate(fps) * 10**digits), 10**digits)
-        if 0 < rate.numerator <= _MAX_RATE_NUMERATOR:
-            return float(rate)
-    return DEFAULT_FPS
+    exact = usable_rate(fps)
+    rates = (Fraction(round(exact * 10**digits), 10**digits) for digits in (3, 2, 1))
+    return float(next((rate for rate in rates if rate.numerator <= _MAX_RATE_NUMERATOR), round(exact)))
 
 
 def _frame_count(path: Path) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.data.sample import Dataset, iterate
+from compress.data.sample import Dataset
+from compress.data.tolerant import readable
 from compress.errors import CompressError, DataError
 from compress.evaluation.score import SEEN, detect_people, evaluate, network_inputs
 from compress.exporters.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
@@ -91,7 +92,7 @@ class Judge:
 
     def __init__(self, dataset: Dataset, first: Runner, height: int | None, progress: Progress) -> None:
         self._dataset, self._height, self._progress = dataset, height, progress
-        self._ids = [sample.image_id for sample in iterate(dataset)]
+        self._ids = [sample.image_id for sample in readable(dataset, progress)]
         self.own = not dataset.annotated
         self.metric, self._truth = "AP", {}
         if self.own:
@@ -142,7 +143,7 @@ class Judge:
     def _detect(self, runner: Runner, what: str) -> list[dict[str, Any]]:
         results = []
         with self._progress.bar(what, self.images) as advance:
-            for sample in iterate(self._dataset):
+            for sample in readable(self._dataset):
                 people = detect_people(runner, sample, height=self._height)
                 results += coco_results(people, sample.image_id, runner.pose.joints)
                 advance(1)
@@ -174,7 +175,9 @@ def own_people(results: Sequence[dict[str, Any]], image_ids: Sequence[int]) -> d
     return {"images": [{"id": number} for number in image_ids], "annotations": annotations}
 
 
-def people_images(dataset: Dataset, runner: Runner, height: int | None, count: int) -> list[Array]:
+def people_images(
+    dataset: Dataset, runner: Runner, height: int | None, count: int, progress: Progress | None = None
+) -> list[Array]:
     """The first images with people, as the network is fed them, each (1, 3, H, W).
 
     Where there are annotations they tell who is there, else the network itself.
@@ -185,7 +188,7 @@ def people_images(dataset: Dataset, runner: Runner, height: int | None, count: i
         If there is nobody in any image.
     """
     inputs: list[Array] = []
-    for sample in iterate(dataset):
+    for sample in readable(dataset, progress):
         there = bool(sample.people)
         if not dataset.annotated:
             found = detect_people(runner, sample, height=height)
@@ -268,7 +271,7 @@ def quantise_checked(
         original = open_runner(whole, threads=threads)
         try:
             outputs, tall = original.pose.outputs, height or original.pose.height
-            images = people_images(calibration, original, height, count)
+            images = people_images(calibration, original, height, count, progress)
             judge = Judge(validation, original, height, progress)
         finally:
             original.close()

@@ -96,16 +96,97 @@ def test_labelled_joints_are_counted_and_not_believed(tmp_path: Path, images: Pa
     assert dataset[0].mask[10:27, 5:37].all()
 
 
-def test_annotated_images_are_not_turned_by_what_the_camera_noted(tmp_path: Path, images: Path) -> None:
+def turned_jpeg() -> bytes:
+    """A photograph of `SIZE` whose EXIF orientation is a quarter turn."""
     ok, jpeg = cv2.imencode(".jpg", np.zeros((*SIZE, 3), np.uint8))
     assert ok
-    # One EXIF entry: orientation 6, a quarter turn.
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     content = jpeg.tobytes()
     turned = content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:]
     assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == SIZE[::-1]
-    (images / "b.png").write_bytes(turned)
+    return turned
+
+
+def test_annotated_images_are_read_as_they_are_stored(tmp_path: Path, images: Path) -> None:
+    (images / "b.png").write_bytes(turned_jpeg())
     dataset = CocoDataset(write_record(tmp_path / "people.json", record()), images)
+    assert dataset[0].image.shape[:2] == SIZE
+
+
+def as_text(content: dict[str, Any]) -> None:
+    for image in content["images"]:
+        image.update(id=str(image["id"]), height=str(image["height"]), width=f" {image['width']}")
+    content["categories"][1]["id"] = "5"
+    for annotation in content["annotations"]:
+        for key in ("image_id", "category_id", "iscrowd", "area"):
+            annotation[key] = str(annotation[key])
+
+
+def as_floats(content: dict[str, Any]) -> None:
+    for image in content["images"]:
+        image.update(id=float(image["id"]), height=float(image["height"]))
+    for annotation in content["annotations"]:
+        for key in ("image_id", "category_id", "iscrowd"):
+            annotation[key] = float(annotation[key])
+
+
+def without_sizes(content: dict[str, Any]) -> None:
+    content["images"][0].update(height=None, width=None)
+    del content["images"][1]["height"]
+
+
+@pytest.mark.parametrize("edit", [as_text, as_floats, without_sizes])
+def test_numbers_in_another_form_mean_the_same(
+    tmp_path: Path, images: Path, dataset: CocoDataset, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    content = record()
+    edit(content)
+    other = CocoDataset(write_record(tmp_path / "other.json", content), images)
+    for first, second in zip(iterate(dataset), iterate(other), strict=True):
+        assert first.image_id == second.image_id
+        assert type(second.image_id) is int
+        assert np.array_equal(first.mask, second.mask)
+        assert [p.crowd for p in first.people] == [p.crowd for p in second.people]
+        assert [p.area for p in first.people] == [p.area for p in second.people]
+    assert other.ground_truth()["annotations"] == dataset.ground_truth()["annotations"]
+    if edit is not without_sizes:
+        assert other.ground_truth() == dataset.ground_truth()
+
+
+@pytest.mark.parametrize("keypoints", ["absent", None, [], [0] * 51])
+def test_a_person_without_keypoints_is_a_person_without_labelled_joints(
+    tmp_path: Path, images: Path, dataset: CocoDataset, keypoints: Any
+) -> None:
+    content = record()
+    if keypoints == "absent":
+        del content["annotations"][2]["keypoints"]
+    else:
+        content["annotations"][2]["keypoints"] = keypoints
+    other = CocoDataset(write_record(tmp_path / "other.json", content), images)
+    assert other.ground_truth() == dataset.ground_truth()
+    assert np.array_equal(other[0].mask, dataset[0].mask)
+    assert other[0].people[2].keypoints.shape == (17, 3)
+
+
+def test_a_photograph_is_turned_where_only_that_gives_the_listed_size(tmp_path: Path, images: Path) -> None:
+    (images / "b.png").write_bytes(turned_jpeg())
+    content = record()
+    content["images"][0].update(height=SIZE[1], width=SIZE[0])
+    del content["annotations"][1]  # its region has the other size
+    dataset = CocoDataset(write_record(tmp_path / "people.json", content), images)
+    assert dataset[0].image.shape[:2] == dataset[0].mask.shape == SIZE[::-1]
+    (images / "b.png").write_bytes(cv2.imencode(".png", np.zeros((*SIZE, 3), np.uint8))[1].tobytes())
+    with pytest.raises(DataError, match="look swapped in the file"):
+        dataset[0]
+
+
+def test_images_are_found_under_similar_names(tmp_path: Path, images: Path) -> None:
+    (images / "sub").mkdir()
+    (images / "b.png").rename(images / "sub" / "bu\u0308.png")
+    content = record()
+    content["images"][0]["file_name"] = "sub\\b\u00fc.PNG"
+    dataset = CocoDataset(write_record(tmp_path / "people.json", content), images)
+    assert dataset[0].name == "sub\\b\u00fc.PNG"
     assert dataset[0].image.shape[:2] == SIZE
 
 

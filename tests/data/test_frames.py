@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from compress.data import sources as module
 from compress.data.frames import Ended, Frame, Frames, Unreadable
-from compress.data.sources import Camera, Video, open_sources
-from compress.data.written import Album, open_video, output_paths, write_picture
+from compress.data.sources import Camera, Video, open_sources, skipped_entries
+from compress.data.written import Album, container_rate, open_video, output_paths, write_picture
 from compress.errors import DataError, FileError, UsageError
 
 
@@ -213,3 +214,134 @@ def test_an_album_holds_pictures_and_videos_and_drops_an_unfinished_video(tmp_pa
     again = [frame for frame in frames_of(tmp_path / "out" / "clip.mp4")[1] if isinstance(frame, Frame)]
     assert [float(frame.image.mean()) for frame in again] == pytest.approx([40, 120, 200], abs=10)
     assert np.array_equal(cv2.imread(str(tmp_path / "out" / "p.png")), grey(77))
+
+
+def write_animation(path: Path, count: int = 5, milliseconds: int = 80) -> Path:
+    animation = cv2.Animation()
+    animation.frames = [grey(40 * number) for number in range(count)]
+    animation.durations = [milliseconds] * count
+    assert cv2.imwriteanimation(str(path), animation)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".avif"])
+def test_an_animation_gives_all_its_frames_at_its_rate(tmp_path: Path, suffix: str) -> None:
+    stream, found = frames_of(write_animation(tmp_path / f"a{suffix}"))
+    assert stream.sources[0].fps == pytest.approx(12.5)
+    assert [frame.number for frame in found if isinstance(frame, Frame)] == [0, 1, 2, 3, 4]
+    levels = [float(frame.image.mean()) for frame in found if isinstance(frame, Frame)]
+    assert levels == pytest.approx([0, 40, 80, 120, 160], abs=12)
+    assert stream.ended == []
+    assert output_paths(stream.sources, tmp_path / "out")[stream.sources[0]].name == "a.mp4"
+
+
+def test_a_long_animation_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    stream, found = frames_of(write_animation(tmp_path / "a.png"))
+    assert [round(frame.image.mean()) for frame in found if isinstance(frame, Frame)] == [0, 40, 80, 120, 160]
+    assert stream.ended == []
+
+
+def test_a_picture_in_a_format_of_animations_is_a_picture(tmp_path: Path) -> None:
+    for suffix in (".gif", ".webp", ".png", ".avif", ".tiff"):
+        write_picture(tmp_path / f"a{suffix}", grey(9))
+    stream, found = frames_of(tmp_path)
+    assert [source.fps for source in stream.sources] == [None] * 5
+    assert len(found) == 5
+
+
+def test_the_pages_of_a_tiff_are_frames(tmp_path: Path) -> None:
+    pages = [np.full((48, 64, 3), 4 * level, np.uint16) for level in (50, 150, 255)]
+    assert cv2.imwritemulti(str(tmp_path / "a.tiff"), pages)
+    _, found = frames_of(tmp_path / "a.tiff")
+    assert [int(frame.image.max()) for frame in found if isinstance(frame, Frame)] == [200, 150, 255]
+
+
+def test_a_damaged_animation_is_reported(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "a.gif")
+    (source,) = open_sources([path])
+    path.write_bytes(path.read_bytes()[:20])
+    (found,) = Frames([source]).read()
+    assert isinstance(found, Unreadable)
+    assert "no frame of the animation" in found.why
+
+
+def test_a_stream_of_jpeg_images_is_a_video(tmp_path: Path) -> None:
+    (tmp_path / "cam.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", grey(n))[1].tobytes() for n in (20, 90, 160)))
+    _, found = frames_of(tmp_path)
+    assert [frame.number for frame in found if isinstance(frame, Frame)] == [0, 1, 2]
+
+
+def test_what_a_folder_holds_besides_is_listed(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.jpg", grey(9))
+    for name in ("notes.txt", "raw.heic", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "more").mkdir()
+    assert [path.name for path in skipped_entries([tmp_path, tmp_path / "a.jpg"])] == ["more", "notes.txt", "raw.heic"]
+
+
+@pytest.mark.parametrize(
+    ("fps", "written"),
+    [
+        (12.5, 12.5), (29.97, 29.97), (211.22265625, 211.22), (999.9, 999.9), (65.537, 65.54), (0.01, 0.01),
+        (0.0, 25.0), (-3.0, 25.0), (float("nan"), 25.0), (1e6, 25.0), (0.001, 25.0),
+    ],
+)  # fmt: skip
+def test_every_frame_rate_becomes_one_that_the_container_takes(tmp_path: Path, fps: float, written: float) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [1, 2], fps)
+    assert container_rate(fps) == pytest.approx(written)
+    assert cv2.VideoCapture(str(clip)).get(cv2.CAP_PROP_FPS) == pytest.approx(written, rel=1e-4)
+
+
+def test_a_video_whose_name_is_not_utf8_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "ok.mp4", [1, 2])
+    picture = tmp_path / os.fsdecode(b"caf\xe9.png")
+    write_picture(picture, grey(9))
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(clip.read_bytes())
+    stream, found = frames_of(tmp_path)
+    (unreadable,) = [one for one in found if isinstance(one, Unreadable)]
+    assert unreadable.name == "caf\ufffd.mp4"
+    assert "not valid UTF-8" in unreadable.why
+    assert [one.source.name for one in found if isinstance(one, Frame)] == ["caf\ufffd.png", "ok.mp4", "ok.mp4"]
+    for path in output_paths(stream.sources, tmp_path / "out").values():
+        path.name.encode("utf-8")
+
+
+def test_a_drawing_that_can_not_be_written_is_recorded_and_the_rest_is_drawn(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [40, 120, 200])
+    for name in ("p.png", "q.png"):
+        write_picture(tmp_path / name, grey(77))
+    stream = Frames(open_sources([clip, tmp_path / "p.png", tmp_path / "q.png"]))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "p.png").write_bytes(b"precious")
+    with Album(output_paths(stream.sources, out), force=False) as album:
+        for frame in stream.read():
+            assert isinstance(frame, Frame)
+            odd = frame.number == 1
+            album.add(frame, grey(1, (24, 64)) if odd else frame.image)
+    assert [one.name for one in album.undrawn] == ["clip.mp4", "p.png"]
+    assert "another size" in album.undrawn[0].why
+    assert "already exists" in album.undrawn[1].why
+    assert album.written == [out / "q.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["p.png", "q.png"]
+    assert (out / "p.png").read_bytes() == b"precious"
+
+
+def test_a_video_that_lost_frames_is_recorded_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [40, 120])
+    write_picture(tmp_path / "p.png", grey(7))
+    stream = Frames(open_sources([clip, tmp_path / "p.png", clip]))
+    frames = [frame for frame in stream.read() if isinstance(frame, Frame)]
+    monkeypatch.setattr("compress.data.written._frame_count", lambda path: 1)
+    out = tmp_path / "out"
+    with Album(output_paths(stream.sources, out), force=False) as album:
+        for frame in frames:
+            album.add(frame, frame.image)
+    assert [one.name for one in album.undrawn] == ["clip.mp4", "clip.mp4"]
+    assert [path.name for path in album.written] == [path.name for path in out.iterdir()] == ["p.png"]
+
+
+def test_a_video_in_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="not valid UTF-8"):
+        write_clip(tmp_path / os.fsdecode(b"caf\xe9") / "clip.mp4", [1])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from compress.data.images import ImageFolder, read_image
+from compress.data.images import ImageFolder, locate_images, read_image, to_bytes
 from compress.data.sample import iterate
 from compress.errors import DataError
 
@@ -91,3 +91,71 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
         read_image(path)
     with pytest.raises(DataError, match=r"does not exist.*nothing\.jpg"):
         read_image(tmp_path / "nothing.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_images_of_few_bits_stored_in_sixteen_are_as_bright_as_in_eight(tmp_path: Path, bits: int, suffix: str) -> None:
+    pixels = picture()
+    pixels[0, 0] = 255
+    path = tmp_path / f"deep{suffix}"
+    cv2.imwrite(str(path), np.rint(pixels * ((2**bits - 1) / 255)).astype(np.uint16))
+    assert np.abs(read_image(path).astype(int) - pixels.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".tiff", ".hdr"])
+@pytest.mark.parametrize("white", [1.0, 30.0, 255.0])
+def test_floating_point_images_are_scaled_by_their_brightest_value(tmp_path: Path, white: float, suffix: str) -> None:
+    pixels = picture()
+    pixels[0, 0] = 255
+    path = tmp_path / f"float{suffix}"
+    cv2.imwrite(str(path), pixels.astype(np.float32) * np.float32(white / 255))
+    tolerance = 3 if suffix == ".hdr" else 1  # its 8 bits share an exponent
+    assert np.abs(read_image(path).astype(int) - pixels.astype(int)).max() <= tolerance
+
+
+def test_a_few_highlights_leave_a_floating_point_image_visible_and_non_finite_values_are_black() -> None:
+    values = np.full((40, 40, 3), 100.0, np.float32)
+    values[0, 0] = 1e6
+    assert to_bytes(values).min() > 200
+    values = np.full((4, 4, 3), 0.5, np.float32)
+    values[0, 0], values[1, 1], values[2, 2] = np.nan, np.inf, -3
+    assert to_bytes(values)[[0, 1, 2, 3], [0, 1, 2, 3]].tolist() == [[0] * 3, [0] * 3, [0] * 3, [128] * 3]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".jfif", ".avif", ".webp", ".jp2"])
+def test_a_folder_shows_every_format_that_can_be_read(tmp_path: Path, suffix: str) -> None:
+    encoded = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, picture(size=(48, 64)))[1]
+    (tmp_path / f"a{suffix}").write_bytes(encoded.tobytes())
+    (sample,) = iterate(ImageFolder(tmp_path))
+    assert sample.image.shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("listed", "stored"),
+    [
+        ("m\u00fcller.png", "mu\u0308ller.png"),
+        ("mu\u0308ller.png", "m\u00fcller.png"),
+        ("sub\\c.png", "sub/c.png"),
+        ("s\u00fcb\\d\\c.png", "su\u0308b/d/c.png"),
+        ("a.JPG", "a.jpg"),
+        ("sub/a.jpeg", "sub/a.JPEG"),
+        ("back\\slash.png", "back\\slash.png"),
+    ],
+)
+def test_names_fit_in_another_normalisation_separator_and_case_of_the_suffix(
+    tmp_path: Path, listed: str, stored: str
+) -> None:
+    path = tmp_path / stored
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    assert locate_images([listed], tmp_path) == (path,)
+
+
+def test_a_name_as_it_is_goes_before_one_that_is_similar(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.JPG", "m\u00fc.png", "mu\u0308.png"):
+        (tmp_path / name).write_bytes(b"x")
+    names = ["a.JPG", "mu\u0308.png", "a.jpg", "m\u00fc.png"]
+    assert [path.name for path in locate_images(names, tmp_path)] == names
+    with pytest.raises(DataError, match="1 of 1 images are not in"):
+        locate_images(["A.jpg"], tmp_path)
