@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from compress.checkpoint.load import Network
+from compress.checkpoint.own_code import Network
 from compress.checkpoint.save import save
 from compress.errors import RuntimeAbsent, UsageError
 from compress.exporters.to_onnx import export_onnx

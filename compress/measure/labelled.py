@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.checkpoint.load import Network, load
+from compress.checkpoint.load import load
+from compress.checkpoint.own_code import Network
 from compress.errors import UsageError
 from compress.model import Model
 from compress.runtime.opening import runtime_of

@@ -1,8 +1,7 @@
-"""Figures: trade-offs, kernel errors, what layers are worth in keypoints, and pictures side by side."""
+"""Figures: trade-offs, kernel errors, keypoint sensitivity of layers, and pictures side by side."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,52 +9,38 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.planning.pareto import pareto_front as nondominated
+from compress.planning.pareto import pareto_front
+from compress.training.curve import new_figure, to_png
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from compress.reporting.tables import ModelFacts
+    from compress.reporting.facts import ModelFacts
 
 Image = NDArray[np.uint8]
-
-
-def _new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    # The object interface draws without pyplot's global state, and needs no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | None:
     """Accuracy against MACs and against latency on each runtime, as PNG; None without accuracies.
 
-    The line joins the models that no other beats in both quantities (the Pareto front).
+    The line is the Pareto front.
     """
     scored = [model for model in models if model.metrics]
-    if not scored:
-        return None
-    panels: list[tuple[str, list[float]]] = [("GMACs", [model.macs / 1e9 for model in scored])]
+    macs = [model.macs / 1e9 for model in scored if model.macs is not None]
+    panels: list[tuple[str, list[float]]] = [("GMACs", macs)] if len(macs) == len(scored) else []
     for runtime in runtimes:
         if all(runtime in model.latency for model in scored):
-            panels.append((f"{runtime}, median ms", [model.latency[runtime]["latency_ms"] for model in scored]))
-    figure, axes = _new_figure(4.6 * len(panels), 3.9, len(panels))
+            panels.append((f"{runtime}, median ms", [model.latency[runtime].latency_ms for model in scored]))
+    if not scored or not panels:
+        return None
+    figure, axes = new_figure(4.6 * len(panels), 3.9, len(panels))
     metric = scored[0].metric
     accuracy = [model.metrics[metric] for model in scored]
     for panel, (axis, (name, cost)) in enumerate(zip(axes, panels, strict=True)):
-        front = pareto_front(cost, accuracy)
+        front = pareto_front([(c, -a) for c, a in zip(cost, accuracy, strict=True)])
         axis.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#999999", linewidth=1, zorder=1)
         for index, model in enumerate(scored):
-            axis.scatter(cost[index], accuracy[index], s=46, zorder=2, color=f"C{index}", label=model.label)
+            axis.scatter(
+                cost[index], accuracy[index], s=46, zorder=2, color=f"C{index}", label=model.label, clip_on=False
+            )
         axis.set_xlabel(name)
         axis.set_xlim(left=0)
         axis.set_ylim(bottom=min(0.0, *accuracy), top=max(accuracy) * 1.1 + 0.01)
@@ -63,33 +48,26 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
         if panel == 0:
             axis.set_ylabel("AP (OKS)" if metric == "AP" else metric)
             axis.legend(fontsize=7, loc="lower right")
-    return _png(figure)
-
-
-def pareto_front(cost: Sequence[float], accuracy: Sequence[float]) -> list[int]:
-    """Indices of the points that no other beats, by rising cost: each costs more and scores more than the last."""
-    return list(nondominated([(c, -a) for c, a in zip(cost, accuracy, strict=True)]))
+    return to_png(figure)
 
 
 def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
     """Relative kernel error of each factorized layer, as PNG; None if nothing was factorized."""
-    shown = [(m, [x for x in m.layers if x["error"] is not None]) for m in models if not m.tuned]
-    shown = [(model, rows) for model, rows in shown if rows]
+    shown = [(m, {x.name: x.error for x in m.layers if x.error is not None}) for m in models if not m.tuned]
+    shown = [(model, errors) for model, errors in shown if errors]
     if not shown:
         return None
-    names = list(dict.fromkeys(row["name"] for _, rows in shown for row in rows))
-    figure, (axis,) = _new_figure(8.5, 1.2 + 0.21 * len(names))
-    for model, rows in shown:
-        axis.scatter(
-            [row["error"] for row in rows], [names.index(row["name"]) for row in rows], s=26, label=model.label
-        )
+    names = list(dict.fromkeys(name for _, errors in shown for name in errors))
+    figure, (axis,) = new_figure(8.5, 1.2 + 0.21 * len(names))
+    for model, errors in shown:
+        axis.scatter(list(errors.values()), [names.index(name) for name in errors], s=26, label=model.label)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.invert_yaxis()
     axis.set_xlim(left=0)
     axis.set_xlabel("relative kernel error |W - W~| / |W| before fine-tuning")
     axis.grid(alpha=0.25)
     axis.legend(fontsize=7)
-    return _png(figure)
+    return to_png(figure)
 
 
 def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], joints: Sequence[str]) -> bytes:
@@ -111,12 +89,12 @@ def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], jo
         line = names.index(row["name"])
         by_rank[line, shares.index(row["share"])] = row["loss"]
         by_joint[line] = [np.nan if (loss := row["joints"][x]["loss"]) is None else loss for x in joints]
-    figure, axes = _new_figure(12.0, 1.8 + 0.21 * len(names), 2)
-    most = max(float(np.nanmax(by_rank)), float(np.nanmax(by_joint)), 1e-6)
+    figure, axes = new_figure(12.0, 1.8 + 0.21 * len(names), 2)
+    largest = max(float(np.nanmax(by_rank)), float(np.nanmax(by_joint)), 1e-6)
     titles = ("by share of full rank", "by joint, at the smallest rank")
     for axis, values, columns, title in zip(axes, (by_rank, by_joint), (shares, joints), titles, strict=True):
-        # The root tells small losses apart, and those are the layers to factorize.
-        shown = axis.imshow(np.sqrt(values / most), cmap="YlOrRd", vmin=0, vmax=1, aspect="auto")
+        # The root makes small losses distinguishable; theirs are the layers to factorize.
+        shown = axis.imshow(np.sqrt(values / largest), cmap="YlOrRd", vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(len(columns)), columns, fontsize=7, rotation=90 if len(columns) > 6 else 0)
         axis.set_yticks(range(len(names)), names if axis is axes[0] else [], fontsize=7)
         axis.set_title(f"OKS loss {title}", fontsize=9)
@@ -124,12 +102,12 @@ def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], jo
         if np.isfinite(value):
             axes[0].text(column, line, f"{value:.3f}", ha="center", va="center", fontsize=6)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, ticks=[0, 0.25, 0.5, 0.75, 1])
-    bar.ax.set_yticklabels([f"{most * tick**2:.3f}" for tick in (0, 0.25, 0.5, 0.75, 1)], fontsize=7)
-    return _png(figure)
+    bar.ax.set_yticklabels([f"{largest * tick**2:.3f}" for tick in (0, 0.25, 0.5, 0.75, 1)], fontsize=7)
+    return to_png(figure)
 
 
 def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | None) -> bytes:
-    """Cost against map error, and against accuracy where it was measured, of all points of a search, as PNG.
+    """Cost against output error, and against accuracy where it was measured, of all points of a search, as PNG.
 
     Parameters
     ----------
@@ -140,22 +118,22 @@ def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | N
     metric : str or None
         Name of the score.
     """
-    panels = [("map_error", "relative squared error of the final maps")]
+    panels = [("map_error", "relative squared error of the final outputs")]
     panels += [] if metric is None else [("score", "AP (OKS)" if metric == "AP" else metric)]
-    figure, axes = _new_figure(4.8 * len(panels), 4.0, len(panels))
+    figure, axes = new_figure(4.8 * len(panels), 4.0, len(panels))
     for axis, (key, name) in zip(axes, panels, strict=True):
         for tuned, marker in ((False, "o"), (True, "^")):
             for chosen, colour in ((True, "C0"), (False, "#bbbbbb")):
-                some = [x for x in points if (x["tuned"], x["front"]) == (tuned, chosen)]
-                label = f"{'tuned' if tuned else 'as fitted'}, {'on the front' if chosen else 'beaten'}"
-                if some:
-                    costs, values = ([x[k] for x in some] for k in ("cost", key))
+                group = [x for x in points if (x["tuned"], x["front"]) == (tuned, chosen)]
+                label = f"{'tuned' if tuned else 'as fitted'}, {'on the front' if chosen else 'dominated'}"
+                if group:
+                    costs, values = ([x[k] for x in group] for k in ("cost", key))
                     axis.scatter(costs, values, s=34, marker=marker, color=colour, label=label, zorder=2)
         axis.set_xlabel(unit)
         axis.set_ylabel(name)
         axis.grid(alpha=0.25)
     axes[0].legend(fontsize=7)
-    return _png(figure)
+    return to_png(figure)
 
 
 def side_by_side(pictures: Sequence[Image], labels: Sequence[str], height: int = 280) -> bytes:
@@ -171,5 +149,5 @@ def side_by_side(pictures: Sequence[Image], labels: Sequence[str], height: int =
         tiles += [tile, np.full((height + 24, 6, 3), 255, np.uint8)]
     encoded, buffer = cv2.imencode(".png", np.hstack(tiles[:-1]))
     if not encoded:
-        raise ValueError("the picture could not be encoded")
+        raise ValueError("the picture can't be encoded as PNG")
     return buffer.tobytes()

@@ -1,70 +1,22 @@
-"""Tables of a report: plain rows from measured facts."""
+"""Tables of a report, from the facts of its models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from compress.reporting.facts import ModelFacts
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """All that was measured of one model.
-
-    Attributes
-    ----------
-    label : str
-        Short name in tables and figures.
-    file : str
-        The checkpoint.
-    params, macs : int
-        Parameters, and executed multiply-adds of convolution and linear layers at the report's input size.
-    size_bytes : int
-        Bytes of its weights.
-    edits : tuple of str
-        What was done to the structure.
-    tuned : bool
-        Whether it was fine-tuned after its last edit.
-    before : str or None
-        Label of the same network before its fine-tuning, where that is part of the report.
-    metrics : dict
-        Keypoint metrics, the headline first, empty where the data has no annotations.
-    latency : dict
-        Runtime label to ``{"latency_ms", "interval_ms", "p90_ms", "fps", "speedup"}``; ``speedup`` is (median, low,
-        high) against the original or None.
-    layers : tuple of dict
-        The layers of its last factorization: name, method, ranks, reason, params, macs, error.
-    """
-
-    label: str
-    file: str
-    params: int
-    macs: int
-    size_bytes: int
-    edits: tuple[str, ...] = ()
-    tuned: bool = False
-    before: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    latency: dict[str, dict[str, Any]] = field(default_factory=dict)
-    layers: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric that stands for the accuracy; AP where there is none."""
-        return next(iter(self.metrics), "AP")
-
-    @property
-    def accuracy(self) -> float | None:
-        """That metric."""
-        return self.metrics.get(self.metric)
+#: What MACs and FLOPs are, wherever both are shown.
+OPERATIONS = "MACs are executed multiply-adds of convolution and linear layers; a FLOP count is twice that"
 
 
 def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
-    """One row a model, the original first: costs, accuracy before and after fine-tuning, latency per runtime.
+    """One row for each model, the original first: costs, accuracy before and after fine-tuning, latency per runtime.
 
     Raises
     ------
@@ -77,14 +29,16 @@ def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
         raise ValueError("a report needs at least one model")
     original = models[0]
     by_label = {model.label: model for model in models}
+    with_errors = any(model.output_error is not None for model in models)
     rows = []
     for model in models:
         row: dict[str, Any] = {
             "model": model.label,
             "params": model.params,
-            "params ratio": model.params / original.params,
+            "params ratio": _ratio(model.params, original.params),
             "MACs": model.macs,
-            "MACs ratio": model.macs / original.macs,
+            "FLOPs": model.flops,
+            "MACs ratio": _ratio(model.macs, original.macs),
             "weights (MB)": model.size_bytes / 1e6,
         }
         if original.metrics:
@@ -94,57 +48,63 @@ def summary(models: Sequence[ModelFacts]) -> pd.DataFrame:
             row[metric] = model.metrics.get(metric)
             row[f"{metric} change"] = model.metrics[metric] - original.metrics[metric] if model.metrics else None
             row |= {name: model.metrics.get(name) for name in ("AP50", "AR") if name in original.metrics}
-        for runtime, found in model.latency.items():
-            row[f"{runtime} (ms)"] = found["latency_ms"]
-            row[f"{runtime} speed-up"] = found["speedup"][0] if found["speedup"] else None
+        if with_errors:
+            row["output error"] = model.output_error
+        for runtime, timed in model.latency.items():
+            row[f"{runtime} (ms)"] = timed.latency_ms
+            row[f"{runtime} speed-up"] = timed.speedup.median if timed.speedup else None
         rows.append(row)
     return pd.DataFrame(rows)
 
 
+def _ratio(part: int | None, whole: int | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
 def latency(models: Sequence[ModelFacts]) -> pd.DataFrame:
-    """One row a model and runtime: median, interval, p90, speed-up with its interval and what may be said of it."""
+    """One row for each model and runtime: median, interval, p90, and speed-up with its interval and verdict."""
     import pandas as pd
 
     rows = []
     for model in models:
-        for runtime, found in model.latency.items():
-            speedup = found["speedup"]
+        for runtime, timed in model.latency.items():
+            timing, speedup = timed.timing, timed.speedup
             rows.append(
                 {
                     "model": model.label,
                     "runtime": runtime,
-                    "median (ms)": found["latency_ms"],
-                    "low (ms)": found["interval_ms"][0],
-                    "high (ms)": found["interval_ms"][1],
-                    "p90 (ms)": found["p90_ms"],
-                    "fps": found["fps"],
-                    "speed-up": speedup[0] if speedup else None,
-                    "speed-up low": speedup[1] if speedup else None,
-                    "speed-up high": speedup[2] if speedup else None,
-                    "verdict": found.get("verdict") or "original",
+                    "median (ms)": timing.latency_ms,
+                    "low (ms)": timing.interval_ms[0],
+                    "high (ms)": timing.interval_ms[1],
+                    "p90 (ms)": timing.p90_ms,
+                    "fps": timing.fps,
+                    "speed-up": speedup.median if speedup else None,
+                    "speed-up low": speedup.low if speedup else None,
+                    "speed-up high": speedup.high if speedup else None,
+                    "verdict": timed.verdict or "original",
                 }
             )
     return pd.DataFrame(rows)
 
 
 def layers(model: ModelFacts) -> pd.DataFrame:
-    """One row a layer: ranks, costs, kernel error, and the reason it was changed or kept."""
+    """One row for each layer: ranks, costs, kernel error, and the reason why it was changed or kept."""
     import pandas as pd
 
     return pd.DataFrame(
         [
             {
-                "layer": row["name"],
-                "method": row["method"],
-                "ranks": ", ".join(map(str, row["ranks"])) or "-",
-                "params before": row["params"][0],
-                "params after": row["params"][1],
-                "MACs before": row["macs"][0],
-                "MACs after": row["macs"][1],
-                "kernel error": row["error"],
-                "reason": row["reason"],
+                "layer": layer.name,
+                "method": layer.method,
+                "ranks": ", ".join(map(str, layer.ranks)) or "-",
+                "params before": layer.params[0],
+                "params after": layer.params[1],
+                "MACs before": layer.macs[0],
+                "MACs after": layer.macs[1],
+                "kernel error": layer.error,
+                "reason": layer.reason,
             }
-            for row in model.layers
+            for layer in model.layers
         ]
     )
 
@@ -158,13 +118,13 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def show(value: object, column: str) -> str:
-    """One cell: counts with separators, costs in G or M, three decimals for scores, a dash for what is missing."""
+    """A cell: operations in G or M, parameters in M, three decimals for scores, a dash for what is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, str):
         return value
     number = float(value)  # type: ignore[arg-type]
-    if column.startswith("MACs") and "ratio" not in column:
+    if column.startswith(("MACs", "FLOPs")) and "ratio" not in column:
         return f"{number / 1e9:.3f} G" if number >= 1e8 else f"{number / 1e6:.2f} M"
     if column.startswith("params") and "ratio" not in column:
         return f"{number / 1e6:.3f} M"
@@ -172,4 +132,6 @@ def show(value: object, column: str) -> str:
         return f"{number:.2f}"
     if column.endswith(" change"):
         return f"{number:+.3f}"
+    if column == "output error":
+        return f"{number:.2e}"
     return f"{number:.3f}"
