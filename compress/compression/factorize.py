@@ -7,16 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from torch import nn
-
 from compress.compression.budgets import Scorer, alignment, within_budget
 from compress.compression.calibration import CalibrationImages, calibrate, calibrated_curves, doubts, read_images
 from compress.compression.options import FactorizeOptions
 from compress.compression.problem import BudgetProblem
 from compress.compression.reached import Reached
+from compress.compression.scoring import metric_of
 from compress.data.source import images as open_images
 from compress.errors import RankError, UsageError
-from compress.evaluation.score import evaluate_dataset
 from compress.model import Model
 from compress.network.cost import Cost
 from compress.network.inputs import Inputs
@@ -29,7 +27,6 @@ from compress.planning.plan import Plan
 from compress.planning.policies import Energy, Ratio, Vbmf, make_plan
 from compress.planning.selection import Selection
 from compress.progress import Progress, Silent
-from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.compose import compose
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.edits import Edit, FactorizeEdit
@@ -181,7 +178,7 @@ def factorize_model(
         notices += doubts(prepared.model, calibration.fitted)
     reached = None
     if isinstance(policy, Budget):
-        score = scorer(prepared.model, source, progress) if policy.kind == "drop" else None
+        score = _scorer(prepared.model, source, progress)
         done, reached = _by_budget(prepared.model, policy, fitted, score, options, progress)
     else:
         done = _by_plan(prepared.model, _choose(prepared.model, policy, options), fitted, options.rounds, progress)
@@ -335,28 +332,11 @@ def _by_budget(
     return replace(done, plan=replace(done.plan, policy=policy)), reached
 
 
-def scorer(model: Model, data: Any, progress: Progress) -> Scorer | None:
-    """What scores networks like this model on data; None without annotations or for a network without pose.
-
-    Parameters
-    ----------
-    model : Model
-        Whose specification, outputs and size networks share.
-    data : Dataset or other images
-        As `compress.images` returns them.
-    progress : Progress
-        Receives every image.
-    """
+def _scorer(model: Model, data: Any, progress: Progress) -> Scorer | None:
+    """Accuracy on annotated data; None without annotations or for a network without pose specification."""
     if model.pose is None or not getattr(data, "annotated", False):
         return None
-
-    def score(module: nn.Module) -> float:
-        with progress.bar("scoring", len(data)) as advance:
-            runner = TorchRunner(module, model.pose, outputs=model.outputs)
-            done = evaluate_dataset(data, runner, height=model.size[0], progress=lambda *_: advance(1))
-        return done.score.headline[1]
-
-    return score
+    return lambda module: metric_of(model, module, data, progress)[1]
 
 
 def _reconstruct(

@@ -15,6 +15,7 @@ from compress.compression.problem import BudgetProblem, cheapest_price
 from compress.compression.reached import Reached
 from compress.errors import Infeasible, UsageError
 from compress.exporters.to_onnx import export_onnx
+from compress.forms.registry import FORMS
 from compress.measure.gate import Gate, never_slower
 from compress.measure.layer_latency import LatencyTable, VariantTimingOptions, measure_variants, spread_variants
 from compress.measure.on_target import open_on_target
@@ -30,9 +31,6 @@ from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.factorize import Factorized
 from compress.target import Target
-
-#: Forms that a latency budget chooses from: kxk - 1x1 hardly ever pays, and every form costs measurements.
-FORMS = ("tucker2", "svd", "tucker1_in", "spatial_vh", "spatial_hv")
 
 #: Number of plans that are measured before one is fitted.
 PLANS = 4
@@ -93,7 +91,8 @@ class TargetClock:
 
     def prices(self, layers: tuple[str, ...]) -> LatencyTable:
         """Time all layers in many forms."""
-        variants = spread_variants(self.model.layers, layers, align=self.align, methods=FORMS)
+        timed = [name for name, form in FORMS.items() if form.timed]
+        variants = spread_variants(self.model.layers, layers, align=self.align, methods=timed)
         options = VariantTimingOptions(align=self.align)
         return measure_variants(self.model, self.target, variants, options=options)
 

@@ -1,4 +1,4 @@
-"""The trials of a search: which there are, what came of them, and the file that keeps both."""
+"""The trials of a search, their outcomes, and the file that keeps both."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from typing import Any
 
 from compress.errors import FileError, UsageError
 from compress.files import read_bytes, write_text
+from compress.forms import registry
 from compress.planning.pareto import pareto_front
-from compress.planning.plan import METHODS
+from compress.planning.plan import KEEP
 
 FORMAT = "compress-search"
 VERSION = 1
 
-#: Block forms that a trial may use. A 1x1 convolution or linear layer has one form alone.
+#: Forms that a trial may use. A 1x1 convolution or linear layer has only one.
 FORMS = {
-    "all": tuple(METHODS),
-    "no_spatial": ("keep", "tucker2", "svd", "tucker1_in", "tucker1_out"),
-    "tucker2": ("keep", "tucker2", "svd"),
+    "all": (KEEP, *registry.FORMS),
+    "no_spatial": (KEEP, *(name for name, form in registry.FORMS.items() if not form.spatial)),
+    "tucker2": (KEEP, *(name for name, form in registry.FORMS.items() if form.usual)),
 }
 
-#: What can come of a trial.
+#: Outcomes of a trial.
 VERDICTS = {
     "done": "a network was made and measured",
-    "infeasible": "these forms can't meet so small a budget",
+    "infeasible": "these forms can't meet this budget",
     "not_faster": "measured no faster than the original",
-    "beaten": "not tried: what it would start from is not on the front",
+    "beaten": "not tried: the network that it would start from is not on the front",
 }
 
 _POINT = re.compile(r"\d[\d.e-]*-(all|no_spatial|tucker2)(-tuned)?\.pt")
@@ -39,7 +40,7 @@ _POINT = re.compile(r"\d[\d.e-]*-(all|no_spatial|tucker2)(-tuned)?\.pt")
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination to try.
+    """One combination of budget, forms and recovery.
 
     Attributes
     ----------
@@ -48,7 +49,7 @@ class Trial:
     forms : str
         A key of `FORMS`.
     tuned : bool
-        Whether the network is then distilled from the original; it starts from the trial without.
+        Whether the network is then distilled from the original; it starts from the trial that is not tuned.
     """
 
     level: float
@@ -68,7 +69,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial; the numbers are those of a network that was made, else None.
+    """The outcome of a trial; the numbers are those of the network that was made, else None.
 
     Attributes
     ----------
@@ -81,7 +82,7 @@ class Outcome:
     macs, params, size_bytes : int or None
         As of `compress.network.cost`.
     map_error : float or None
-        Relative squared error of the final maps, mean over their kinds.
+        Relative squared error of the final outputs, mean over them.
     score : float or None
         Accuracy, where there are annotations.
     """
@@ -97,7 +98,7 @@ class Outcome:
 
     @property
     def quantities(self) -> tuple[float, ...]:
-        """What the front is about: cost, map error and, where it was measured, accuracy lost; less is better."""
+        """Cost, map error and, if it was measured, negative accuracy: the quantities of the front, less is better."""
         assert self.cost is not None  # of every network that was made
         assert self.map_error is not None
         return (self.cost, self.map_error, *(() if self.score is None else (-self.score,)))
@@ -105,18 +106,18 @@ class Outcome:
 
 @dataclass
 class Search:
-    """A search as far as it has come.
+    """The state of a search.
 
     Attributes
     ----------
     conditions : mapping
-        What it was asked for, as plain data: a search goes on under the same conditions alone.
+        Everything that decides the outcomes, as plain data: a search is resumed under the same conditions only.
     original : dict
         Costs, and the score where there are annotations, of the network that is compressed.
     trials : tuple of Trial
         All of them in their order.
     outcomes : dict of str to Outcome
-        Of those that were tried, by name.
+        By name of the trial.
     """
 
     conditions: Mapping[str, Any]
@@ -126,22 +127,22 @@ class Search:
 
     @property
     def left(self) -> tuple[Trial, ...]:
-        """Trials that were not tried yet."""
+        """Trials that are left."""
         return tuple(trial for trial in self.trials if trial.name not in self.outcomes)
 
     @property
     def front(self) -> tuple[str, ...]:
-        """Names of the trials that no other beats, the cheapest first."""
+        """Names of the trials on the Pareto front, the cheapest first."""
         done = [name for name, outcome in self.outcomes.items() if outcome.verdict == "done"]
         return tuple(done[i] for i in pareto_front([self.outcomes[name].quantities for name in done]))
 
     def expected_seconds(self, trial: Trial) -> float:
-        """How long a trial may take: as the longest of its kind did."""
+        """Expected time of a trial: that of the longest one of its kind."""
         kind = [x.name for x in self.trials if x.tuned == trial.tuned and x.name in self.outcomes]
         return max((self.outcomes[name].seconds for name in kind), default=0.0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All trials that were tried, in their order, as plain data."""
+        """All finished trials in their order, as plain data."""
         front = self.front
         return [
             {
@@ -156,7 +157,7 @@ class Search:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write ``front.json`` in one step, then remove the checkpoints of points that are beaten."""
+        """Write ``front.json`` atomically, then remove the checkpoints of dominated points."""
         record = {
             "format": FORMAT,
             "version": VERSION,
@@ -173,12 +174,12 @@ class Search:
 
 
 def order_trials(levels: Sequence[float], tuned: bool, seed: int) -> tuple[Trial, ...]:
-    """All trials: the whole budget with all forms, the others in an order drawn by the seed, then the tuned ones.
+    """All trials: first the whole budget with all forms, then the others in a random order, then the tuned ones.
 
     Raises
     ------
     UsageError
-        If a level is none, or there are none.
+        If a level is not a share, or there are none.
     """
     if not levels or not all(0 < level <= 1 for level in levels):
         raise UsageError("levels are shares of the budget, above 0 and at most 1", found=list(levels))
@@ -190,14 +191,14 @@ def order_trials(levels: Sequence[float], tuned: bool, seed: int) -> tuple[Trial
 
 
 def read_search(folder: Path, conditions: Mapping[str, Any], trials: tuple[Trial, ...]) -> Search:
-    """Read what `Search.write` wrote, to go on.
+    """Read what `Search.write` wrote, to resume it.
 
     Parameters
     ----------
     folder : Path
         Folder of the search.
     conditions : mapping
-        What is asked for now.
+        Those of the present request.
     trials : tuple of Trial
         All trials under these conditions.
 
@@ -206,27 +207,29 @@ def read_search(folder: Path, conditions: Mapping[str, Any], trials: tuple[Trial
     FileError
         If there is no search, or its file can't be read.
     UsageError
-        If it was begun under other conditions.
+        If it was started under other conditions.
     """
     path = folder / "front.json"
-    content = read_bytes(path, "search to go on with")
+    content = read_bytes(path, "search to resume")
     try:
         record = json.loads(content)
         if record["format"] != FORMAT or record["version"] != VERSION:
-            raise ValueError(f"it is of another kind or version: {record['format']!r}, {record['version']!r}")
-        began, original = dict(record["conditions"]), dict(record["original"])
+            raise ValueError(f"unsupported kind or version: {record['format']!r}, {record['version']!r}")
+        started, original = dict(record["conditions"]), dict(record["original"])
         keys = {x.name for x in fields(Outcome)}
         found = {row["name"]: Outcome(**{key: row[key] for key in keys}) for row in record["trials"]}
         if not all(_sound(outcome, original["score"]) for outcome in found.values()):
-            raise ValueError("a trial's outcome makes no sense")
+            raise ValueError("a trial's outcome is inconsistent")
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise FileError(f"the search can't be read ({error})", found=str(path), hint="Begin anew: --force") from error
-    other = sorted(key for key in {*began, *conditions} if began.get(key) != conditions.get(key))
+        raise FileError(
+            f"the search can't be read ({error})", found=str(path), hint="Start over with --force"
+        ) from error
+    other = sorted(key for key in {*started, *conditions} if started.get(key) != conditions.get(key))
     if other:
         raise UsageError(
-            f"the search was begun under other conditions ({', '.join(other)})",
-            found={key: [began.get(key), conditions.get(key)] for key in other},
-            hint="Ask for the same again, or begin anew with --force or in another folder",
+            f"the search was started under other conditions ({', '.join(other)})",
+            found={key: [started.get(key), conditions.get(key)] for key in other},
+            hint="Repeat the same request, or start over with --force or in another folder",
         )
     return Search(conditions, original, trials, {x.name: found[x.name] for x in trials if x.name in found})
 

@@ -13,7 +13,10 @@ KINDS = {
     "macs": "multiply-adds", "params": "parameters", "size": "bytes", "error": "", "drop": "", "latency": "ms",
 }  # fmt: skip
 
-_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "ms": 1.0}
+#: Kinds whose value is never a share.
+ABSOLUTE = ("error", "drop")
+
+_UNITS = {"g": 1e9, "m": 1e6, "k": 1e3, "ms": 1.0}
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Budget:
         """
         if isinstance(text, Budget):
             return text
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.]+(?:e-?\d+)?)\s*([a-zA-Z]*)\s*(?:@\s*([\w-]+))?\s*", text)
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9.]+(?:e[+-]?\d+)?)\s*([a-zA-Z]*)\s*(?:@\s*([\w-]+))?\s*", text)
         if not match or match[1] not in KINDS:
             raise RankError(
                 "a budget is KIND=VALUE",
@@ -75,7 +78,7 @@ class Budget:
                 hint=f"For example latency=0.6@openvino-cpu; known: {', '.join(targets())}",
             )
         suffix = suffix.lower()
-        absolute_only = kind in ("error", "drop")
+        absolute_only = kind in ABSOLUTE
         if suffix and (suffix not in _UNITS or absolute_only or (suffix == "ms") != (kind == "latency")):
             raise RankError("unknown unit of a budget", found=text, hint="For example macs=4G, params=2M, size=8M")
         relative = not suffix and not absolute_only
@@ -93,8 +96,18 @@ class Budget:
         return self.value * original if self.relative else self.value
 
     def __str__(self) -> str:
-        """As it is written."""
-        return f"{self.kind}={self.value:g}" + (f"@{self.target}" if self.target else "")
+        """As `parse` reads it."""
+        return f"{self.kind}={self._value()}" + (f"@{self.target}" if self.target else "")
+
+    def _value(self) -> str:
+        if self.relative or self.kind in ABSOLUTE:
+            return f"{self.value:g}"
+        if self.kind == "latency":
+            return f"{self.value:g}ms"
+        suffix, unit = next(
+            ((name, unit) for name, unit in _UNITS.items() if name != "ms" and self.value >= unit), ("k", 1e3)
+        )
+        return f"{self.value / unit:.12g}{suffix.upper() if suffix != 'k' else suffix}"
 
 
 def infeasible(budget: Budget, nearest: float, original: float) -> Infeasible:

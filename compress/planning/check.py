@@ -7,9 +7,10 @@ from dataclasses import replace
 from torch import nn
 
 from compress.errors import PlanError, similar
-from compress.network.factors import clip_ranks, layer_kernel, methods_for
+from compress.forms.registry import forms_for, get_form
+from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerIndex, LayerInfo, list_layers
-from compress.planning.plan import KEPT, LayerPlan, Plan
+from compress.planning.plan import KEEP, KEPT, LayerPlan, Plan
 from compress.planning.policies import keep_layer, replace_layer
 from compress.planning.selection import obstacle
 
@@ -73,16 +74,16 @@ def check_plan(
 
 def _misfits(layer: LayerInfo, entry: LayerPlan) -> list[str]:
     """Why a plan's entry can't be applied to the layer."""
-    if entry.method == "keep":
+    if entry.method == KEEP:
         return []
     reason = obstacle(layer)
     if reason:
         return [f"{entry.name} can't be factorized ({KEPT[reason].removeprefix('kept: ')})"]
     shape = layer_kernel(layer)
-    methods = methods_for(shape, layer.kind, layer.groups)
+    methods = [form.name for form in forms_for(layer)]
     if entry.method not in methods:
         return [f"{entry.name} takes the method {' or '.join(methods)}, not {entry.method}"]
-    usable = clip_ranks(shape, entry.method, entry.ranks)
+    usable = get_form(entry.method).clip(shape, entry.ranks)
     if usable != entry.ranks:
         return [f"{entry.name} can use ranks of at most {usable}, not {entry.ranks}"]
     return []
@@ -92,6 +93,6 @@ def _renew(layer: LayerInfo, entry: LayerPlan | None) -> LayerPlan:
     """The plan's decision with the network's numbers."""
     if entry is None:
         return keep_layer(layer, "excluded")
-    if entry.method == "keep":
+    if entry.method == KEEP:
         return keep_layer(layer, entry.reason if entry.reason in KEPT else "plan")
     return replace_layer(layer, entry.method, entry.ranks, "plan" if entry.reason in KEPT else entry.reason)

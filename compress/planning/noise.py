@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
-from compress.network.factors import group_kernels
+from compress.network.kernels import group_kernels
 from compress.network.layers import kind_of
-from compress.planning.plan import Plan
+from compress.planning.plan import KEEP, Plan
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def layer_noise(module: nn.Module, plan: Plan) -> dict[str, LayerNoise]:
     """
     found = {}
     for entry in plan.layers:
-        if entry.method != "keep" or entry.reason == "rank_zero":
+        if entry.method != KEEP or entry.reason == "rank_zero":
             layer = module.get_submodule(entry.name)
             weight = layer.get_parameter("weight").detach()
             kernel = group_kernels(weight, str(kind_of(layer)), int(getattr(layer, "groups", 1)))[0]

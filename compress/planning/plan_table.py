@@ -42,7 +42,7 @@ def plan_html(plan: Plan) -> str:
     """The plan as an HTML table; layers that are kept are grey."""
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     rows = _rows(plan)
-    styles = [' style="opacity: 0.6"' if layer.method == "keep" else "" for layer in plan.layers]
+    styles = [' style="opacity: 0.6"' if not layer.ranks else "" for layer in plan.layers]
     body = "".join(f"<tr{style}>{_cells(row, 'td')}</tr>" for row, style in zip(rows, styles, strict=False))
     height, width = plan.input_size
     caption = f"Plan for {escape(plan.network)} at {height}×{width}"

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from compress.decomposition.evbmf import evbmf_kernel
 from compress.decomposition.tucker import mode_spectra
 from compress.errors import RankError
-from compress.network.factors import clip_ranks, factorized_cost, full_ranks, group_kernels, layer_kernel, methods_for
+from compress.forms.base import Form
+from compress.forms.registry import forms_for, get_form
+from compress.network.kernels import group_kernels
 from compress.network.layers import LayerIndex, LayerInfo, list_layers
-from compress.planning.plan import LayerPlan, Plan
+from compress.planning.plan import KEEP, LayerPlan, Plan
 from compress.planning.selection import Selection, kept_by_selection
 
 
@@ -203,34 +205,27 @@ def _kernels(module: nn.Module, layer: LayerInfo) -> Tensor:
 
 
 def _weigh(layer: LayerInfo, kernels: Tensor, policy: Policy) -> LayerPlan:
-    """Replace the layer if that makes it smaller and cheaper."""
-    method = usual_method(layer)
-    full = full_ranks(kernels.shape[1:], method)
-    # All groups have the same ranks, so each gets what the neediest one needs.
-    found = [_ranks(kernel, method, policy) for kernel in kernels]
+    """Replace the layer by its usual form if that makes it smaller and cheaper."""
+    form, shape = forms_for(layer)[0], kernels.shape[1:]
+    # All groups have the same ranks: the largest that any of them needs.
+    found = [_ranks(kernel, form, policy) for kernel in kernels]
     chosen = [ranks for ranks in found if ranks is not None]
     if not chosen:
         return keep_layer(layer, "rank_zero")
-    ranks = clip_ranks(kernels.shape[1:], method, tuple(max(column) for column in zip(*chosen, strict=True)))
-    if ranks == full:
+    ranks = form.clip(shape, tuple(max(column) for column in zip(*chosen, strict=True)))
+    if ranks == form.max_ranks(shape):
         return keep_layer(layer, "full_rank")
-    params, macs = factorized_cost(layer, method, ranks)
+    params, macs = form.cost(layer, ranks)
     if not layer.tied_to and params >= layer.params:
         return keep_layer(layer, "not_smaller")
     if macs >= layer.macs:
         return keep_layer(layer, "not_cheaper")
-    return replace_layer(layer, method, ranks, policy.to_dict()["rank"])
+    return replace_layer(layer, form.name, ranks, policy.to_dict()["rank"])
 
 
-def usual_method(layer: LayerInfo) -> str:
-    """The method by which the papers replace such a layer: Tucker-2, or two matrices where there is one place."""
-    return methods_for(layer_kernel(layer), layer.kind, layer.groups)[0]
-
-
-def _ranks(kernel: Tensor, method: str, policy: Policy) -> tuple[int, ...] | None:
-    """(r3, r4) of a kernel (T, S, *k), (r,) of a matrix, None for rank zero."""
-    outputs, inputs = kernel.shape[:2]
-    channels = (inputs, outputs) if method == "tucker2" else (min(inputs, outputs),)
+def _ranks(kernel: Tensor, form: Form, policy: Policy) -> tuple[int, ...] | None:
+    """Ranks of a kernel (T, S, *k) by a policy, None for rank zero."""
+    channels = form.channels(kernel.shape)
     if isinstance(policy, Ratio):
         return tuple(max(1, _round(policy.value * count)) for count in channels)
     if isinstance(policy, Energy):
@@ -259,20 +254,20 @@ def _round(value: Fraction | float) -> int:
 
 def keep_layer(layer: LayerInfo, reason: str) -> LayerPlan:
     """A plan's entry for a layer that stays."""
-    return LayerPlan(layer.name, "keep", (), reason, (layer.params, layer.params), (layer.macs, layer.macs))
+    return LayerPlan(layer.name, KEEP, (), reason, (layer.params, layer.params), (layer.macs, layer.macs))
 
 
 def replace_layer(layer: LayerInfo, method: str, ranks: tuple[int, ...], reason: str) -> LayerPlan:
     """A plan's entry for a layer that is replaced."""
-    params, macs = factorized_cost(layer, method, ranks)
+    params, macs = get_form(method).cost(layer, ranks)
     return LayerPlan(layer.name, method, ranks, reason, (layer.params, params), (layer.macs, macs))
 
 
 def keep_tied(layers: Sequence[LayerInfo], entries: Sequence[LayerPlan]) -> tuple[LayerPlan, ...]:
     """Keep a layer if another one with the very same weight is kept: one weight, one decision."""
     firsts = [layer.tied_to or layer.name for layer in layers]
-    kept = {first for first, entry in zip(firsts, entries, strict=True) if entry.method == "keep"}
+    kept = {first for first, entry in zip(firsts, entries, strict=True) if entry.method == KEEP}
     return tuple(
-        keep_layer(layer, "tied") if first in kept and entry.method != "keep" else entry
+        keep_layer(layer, "tied") if first in kept and entry.method != KEEP else entry
         for layer, first, entry in zip(layers, firsts, entries, strict=True)
     )

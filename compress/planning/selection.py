@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from compress.errors import UsageError, similar
-from compress.network.factors import layer_kernel, methods_for
+from compress.forms.registry import forms_for
+from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerInfo
 
 #: A convolution with at most this many input channels reads the image (with a depth map or a mask) itself.
@@ -45,7 +46,7 @@ def obstacle(layer: LayerInfo) -> str | None:
         return "unused"
     if not layer.plain or len(layer.kernel_size) not in (0, 2):
         return "unsupported"
-    if not methods_for(layer_kernel(layer), layer.kind, layer.groups):
+    if not forms_for(layer):
         return "grouped" if min(layer_kernel(layer)[:2]) > 1 else "depthwise"
     return None
 

@@ -42,6 +42,17 @@ def test_a_written_budget_is_read_back(kind: str, value: float, target: str) -> 
     assert budget.bound(200.0) == pytest.approx(200 * value)
 
 
+@given(
+    kind=st.sampled_from(["macs", "params", "size"]), value=st.integers(1, 10**12), target=st.sampled_from(targets())
+)
+def test_a_written_absolute_budget_is_read_back(kind: str, value: int, target: str) -> None:
+    read = Budget.parse(str(Budget(kind, float(value), False)))
+    assert (read.kind, read.relative) == (kind, False)
+    assert read.value == pytest.approx(value, rel=1e-10)
+    latency = Budget("latency", value / 1024, False, Target.parse(target))
+    assert Budget.parse(str(latency)).value == pytest.approx(value / 1024, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "text",
     [

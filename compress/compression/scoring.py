@@ -1,0 +1,32 @@
+"""Scores of networks that were made from a model, for budgets of accuracy and for searches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from compress.evaluation.score import evaluate_dataset
+from compress.model import Model
+from compress.progress import Progress
+from compress.runtime.torch_runner import TorchRunner
+
+
+def metric_of(model: Model, module: nn.Module, data: Any, progress: Progress) -> tuple[str, float]:
+    """Name and value of the headline metric of a network.
+
+    Parameters
+    ----------
+    model : Model
+        Whose pose specification, outputs and size the network shares.
+    module : nn.Module
+        The network.
+    data : Dataset
+        Annotated images.
+    progress : Progress
+        Receives every image.
+    """
+    with progress.bar("scoring", len(data)) as advance:
+        runner = TorchRunner(module, model.pose, outputs=model.outputs)
+        done = evaluate_dataset(data, runner, height=model.size[0], progress=lambda *_: advance(1))
+    return done.score.headline
