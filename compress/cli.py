@@ -47,11 +47,12 @@ def subcommand(name: str) -> click.Command:
 
     def callback(**values: Any) -> None:
         from compress.commands.terminal import TerminalProgress
-        from compress.training.processes import is_main
 
         as_json = values.pop("json")
         options = check_options(command.options, given(values), f"compress {name}")
         result = command.run(options, TerminalProgress(quiet=as_json))
+        from compress.training.processes import is_main  # with torch, which wrong options need not wait for
+
         if not is_main():  # only one of several processes prints
             return
         if as_json:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.commands.base import Command, Result, plain
 from compress.commands.fields import option
-from compress.commands.options import DataOptions, ModelOptions, RunnerOptions, ViewOptions, open_dataset
+from compress.commands.options import (
+    DataOptions,
+    ModelOptions,
+    RunnerOptions,
+    ViewOptions,
+    decoder_of,
+    open_dataset,
+    open_model_runner,
+    view_of,
+)
 from compress.progress import Progress
 
 if TYPE_CHECKING:
@@ -60,9 +70,8 @@ class EvaluateResult(Result):
 
 def run(options: EvaluateOptions, progress: Progress) -> EvaluateResult:
     """Run the model on every image and score the people it finds."""
-    from compress.commands.options import decoding, open_model_runner
     from compress.data.boxes import read_boxes
-    from compress.evaluation.score import evaluate
+    from compress.evaluation.score import EvaluationOptions, evaluate_dataset
     from compress.files import refuse_existing, write_text
 
     if options.results is not None:
@@ -70,15 +79,9 @@ def run(options: EvaluateOptions, progress: Progress) -> EvaluateResult:
     dataset = open_dataset(options)
     boxes = None if options.boxes is None else read_boxes(options.boxes)
     runner = open_model_runner(options, options)
-    with progress.bar("evaluate", len(dataset)) as advance:
-        done = evaluate(
-            dataset,
-            runner,
-            **decoding(options),
-            boxes=boxes,
-            strict=options.strict,
-            progress=lambda done, total: advance(1),
-        )
+    how = EvaluationOptions(decoder_of(options, runner.pose), view_of(options), boxes, options.strict)
+    with closing(runner), progress.bar("evaluate", len(dataset)) as advance:
+        done = evaluate_dataset(dataset, runner, how, progress=lambda done, total: advance(1))
     if options.results is None:
         return EvaluateResult(str(options.model), done.score)
     write_text(options.results, json.dumps(done.detections), force=options.force)

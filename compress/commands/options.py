@@ -11,6 +11,9 @@ from compress.commands.fields import DataTexts, NetworkText, Size, option
 if TYPE_CHECKING:
     from compress.data.sample import Dataset
     from compress.model import Model
+    from compress.pose.decoders.base import Decoder
+    from compress.pose.spec import PoseSpec
+    from compress.pose.views import View
     from compress.runtime.runner import Runner
 
 _NETWORK_HELP = (
@@ -61,12 +64,18 @@ class ViewOptions(CommandOptions):
     """How the network looks at an image, and how its outputs are decoded."""
 
     height: int | None = option(None, "Height that images are scaled to (default: the network's own)")
-    decoder: Literal["fast", "compat"] = option("fast", "PAF decoder: fast, or compat for the public algorithm")
-    assignment: Literal["greedy", "jv"] = option("greedy", "Assignment of limbs: greedy or Jonker-Volgenant")
-    upsample: int = option(4, "Points per cell and axis among which the fast decoder looks for peaks, 1 to 8")
+    decoder: Literal["fast", "compat"] | None = option(
+        None, "PAF decoder: fast, or compat for the public algorithm step by step (default: fast)"
+    )
+    assignment: Literal["greedy", "jv"] | None = option(
+        None, "PAF decoder: assignment of limbs, greedy or Jonker-Volgenant (default: greedy)"
+    )
+    upsample: int | None = option(
+        None, "PAF decoder: points per cell and axis among which fast looks for peaks, 1 to 8 (default: 4)"
+    )
     flip: bool = option(False, "Average the outputs with those of the mirrored image")
     scales: str = option("1", "Average the outputs over these scales of the image, such as 0.5,1,1.5")
-    blur: int | None = option(None, "Gaussian filter over the heatmaps of single-person networks: 11 or 17 cells")
+    blur: int | None = option(None, "Heatmap decoder: Gaussian filter over the heatmaps, 11 or 17 cells")
     strict: bool = option(False, "Stop at an unreadable image instead of skipping and reporting it")
 
 
@@ -138,18 +147,26 @@ def open_validation(text: str | None, options: DataOptions) -> Dataset | None:
     return None if text is None else open_data(text, split=options.split)
 
 
-def decoding(options: ViewOptions) -> dict[str, Any]:
-    """The options as arguments of `compress.evaluation.score.evaluate`."""
-    from compress.pose.decoders.heatmap import HeatmapOptions
-    from compress.pose.decoders.paf import PafOptions
-    from compress.pose.views import read_scales
+def view_of(options: ViewOptions) -> View:
+    """How the options look at an image."""
+    from compress.pose.views import View, read_scales
 
-    scales = read_scales(options.scales)
-    paf = PafOptions(
-        mode=options.decoder, assignment=options.assignment, upsample=options.upsample, flip=options.flip, scales=scales
-    )
-    heatmap = HeatmapOptions(flip=options.flip, blur=options.blur, scales=scales)
-    return {"height": options.height, "options": paf, "heatmap": heatmap}
+    return View(options.height, options.flip, read_scales(options.scales))
+
+
+def decoder_overrides(options: ViewOptions) -> dict[str, Any]:
+    """Options of the decoder that replace those of the network's pose specification."""
+    given = {
+        "mode": options.decoder, "assignment": options.assignment, "upsample": options.upsample, "blur": options.blur,
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def decoder_of(options: ViewOptions, pose: PoseSpec | None) -> Decoder | None:
+    """The network's decoder with the options; None for a network without a pose specification."""
+    from compress.pose.decoders.registry import get_decoder
+
+    return None if pose is None else get_decoder(pose, **decoder_overrides(options))
 
 
 def open_model_runner(model: ModelOptions, runner: RunnerOptions, *, streams: int = 1) -> Runner:

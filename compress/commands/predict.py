@@ -1,294 +1,259 @@
-"""Find people in pictures, videos or a camera's images, and draw them."""
+"""`compress predict`: find people in images, videos or a camera stream, and draw them."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from compress.commands.base import StageResult, option
-from compress.commands.evaluate import RunnerOptions, ScoreOptions
-from compress.commands.options import ModelOptions
-from compress.commands.registry import Stage
-from compress.data.boxes import Boxes, read_boxes
-from compress.data.frames import Frame, Frames, Unreadable
-from compress.data.sample import Image
-from compress.data.sources import open_sources, skipped_entries
-from compress.data.written import Album, output_paths
+from compress.commands.base import Command, Result
+from compress.commands.fields import option
+from compress.commands.options import (
+    ModelOptions,
+    RunnerOptions,
+    ViewOptions,
+    decoder_of,
+    open_model_runner,
+    view_of,
+)
 from compress.errors import DataError
-from compress.evaluation.overlap import in_order
-from compress.evaluation.score import crop_size
-from compress.evaluation.stream import Finder, Item, Network, Seen
-from compress.files import refuse_existing, write_text
-from compress.pose.metrics.oks import coco_results
-from compress.pose.skeleton import COCO17, Skeleton
-from compress.pose.spec import PoseSpec
 from compress.progress import Progress
-from compress.reporting.drawing import draw_poses
-from compress.runtime.opening import MOST_STREAMS, open_runner, runtime_of, usual_streams
 
-#: What is timed, in the order in which it happens to an image.
-STEPS = ("read", "prepare", "network", "decode", "draw", "write")
-
-#: Images that are gone through one after the other, to tell what overlap wins; at most a third of all.
-_ALONE = 8
-
-#: What a joint's score has to exceed to be drawn where every joint has one; lower ones don't count for scores either.
-_DRAWN_ABOVE = 0.2
+if TYPE_CHECKING:
+    from compress.data.boxes import Boxes
+    from compress.data.frames import Ended, Frames, Unreadable
+    from compress.data.sample import Image
+    from compress.data.written import Album, Undrawn
+    from compress.evaluation.prediction import Predicted
+    from compress.evaluation.stream import FramePeople, Network
+    from compress.pose.skeleton import Skeleton
+    from compress.pose.spec import PoseSpec
 
 RESULTS = "people.json"
 
+#: Names of steps in the table, where they are not those of the record.
+_STEP_NAMES = {"draw": "draw people", "wall": "image to people, wall clock"}
 
-class PredictOptions(ModelOptions, ScoreOptions, RunnerOptions):
+
+class PredictOptions(ModelOptions, ViewOptions, RunnerOptions):
     """Options of `compress predict`."""
 
-    inputs: tuple[Path, ...] = option(..., "Pictures, folders, videos, or a camera's number", positional=True)
+    inputs: tuple[Path, ...] = option(..., "Images, folders, videos, or the number of a camera", positional=True)
     output: Path = option(Path("predicted"), f"Folder for drawn people and {RESULTS}", flag="-o", output=True)
     boxes: Path | None = option(
         None, "Detections in COCO results form: where a top-down network looks for people (default: the whole image)"
     )
-    limit: int | None = option(None, "Stop after so many images")
+    limit: int | None = option(None, "Stop after N images")
     draw: bool = option(True, f"Draw people; without it only {RESULTS} is written")
     streams: int | None = option(
         None,
-        "Images in the network at once, each on its share of the threads: more in all, each one later (OpenVINO only; "
-        f"default: up to {MOST_STREAMS}, 1 for a camera)",
+        "Images in the network at once, each on its share of the threads: higher throughput and latency (OpenVINO "
+        "only; default: up to 4, 1 for a camera)",
     )
-    show_scores: bool = option(False, "Write each person's score over its head")
+    show_scores: bool = option(False, "Write each person's score above the head")
     force: bool = option(False, "Replace existing outputs")
 
 
-@dataclass
-class _Times:
-    """Seconds of steps, summed over images, and of the wall clock."""
+@dataclass(frozen=True)
+class PredictResult(Result):
+    """How many people were found, where time went, and what could not be read or drawn."""
 
-    images: int = 0
-    wall: float = 0.0
-    steps: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
-
-    def add(self, seconds: dict[str, float]) -> None:
-        self.images += 1
-        for step, value in seconds.items():
-            self.steps[step] += value
-
-    def milliseconds(self) -> dict[str, float]:
-        """Means an image, the wall clock last."""
-        means = {step: 1e3 * value / self.images for step, value in self.steps.items()}
-        return means | {"wall": 1e3 * self.wall / self.images}
-
-
-def run(options: PredictOptions, progress: Progress) -> StageResult:
-    """Find people and draw them: reading, network, decoding and drawing side by side."""
-    results = options.output / RESULTS
-    frames = Frames(open_sources(options.inputs), options.limit)
-    where = output_paths(frames.sources, options.output) if options.draw else {}
-    for path in (results, *where.values()):
-        refuse_existing(path, options.force)
-    boxes = None if options.boxes is None else read_boxes(options.boxes)
-    streams = options.streams
-    if streams is None:
-        streams = 1 if frames.live else usual_streams(runtime_of(options.model), options.device, options.threads)
-    runner = open_runner(
-        options.model,
-        runtime=options.runtime,
-        device=options.device,
-        precision=options.precision,
-        threads=options.threads,
-        streams=streams,
-        network=options.network,
-    )
-    network = Network(runner, streams)
-    with closing(network):
-        if boxes is not None and runner.pose.decoder != "heatmap":
-            raise DataError("this network finds people by itself and takes no boxes", found=boxes.name)
-        with Album(where, options.force) as album:
-            find = Finder(network, options, boxes)
-            found = _go_through(frames, find, album, options, runner.pose, progress, streams)
-        _check(found, boxes, options.inputs)
-    write_text(results, json.dumps(found.people), force=options.force)
-    both = found.alone.images > 0 and found.side_by_side.images > 0
-    mean = (found.side_by_side if found.side_by_side.images else found.alone).milliseconds()
-    alone = found.alone.milliseconds() if both else None
-    record: dict[str, Any] = {
-        "model": str(options.model),
-        "runtime": runner.name,
-        "device": runner.device,
-        "precision": runner.precision,
-        "threads": runner.threads,
-        "streams": streams,
-        "height": crop_size(runner.pose, options.height)[0],
-        "images": found.images,
-        "people": len(found.people),
-        "nobody": found.nobody,
-        "fps": 1e3 / mean["wall"],
-        "milliseconds": mean,
-        "alone": alone,
-        "alone_images": found.alone.images if both else 0,
-        "overlap": None if alone is None else alone["wall"] / mean["wall"],
-        "skeleton": _result_skeleton(runner.pose.joints).name,
-        "unreadable": [asdict(one) for one in found.unreadable],
-        "undrawn": [asdict(one) for one in album.undrawn],
-        "skipped": [str(path) for path in skipped_entries(options.inputs)],
-        "ended": [asdict(one) for one in frames.ended],
-        "results": str(results),
-        "outputs": [str(path) for path in album.written],
-    }
-    return StageResult(record, (results, *album.written))
-
-
-@dataclass
-class _Found:
-    """What came out of all images."""
-
-    people: list[dict[str, Any]] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
-    image_ids: list[int] = field(default_factory=list)
-    nobody: int = 0
-    alone: _Times = field(default_factory=_Times)
-    side_by_side: _Times = field(default_factory=_Times)
+    model: str
+    runtime: str
+    device: str
+    precision: str
+    threads: int
+    streams: int
+    height: int
+    images: int
+    people: int
+    nobody: int
+    fps: float
+    milliseconds: dict[str, float]
+    alone: dict[str, float] | None
+    alone_images: int
+    overlap: float | None
+    skeleton: str
+    unreadable: tuple[Unreadable, ...]
+    undrawn: tuple[Undrawn, ...]
+    skipped: tuple[str, ...]
+    ended: tuple[Ended, ...]
+    results: str
+    outputs: tuple[str, ...]
 
     @property
-    def images(self) -> int:
-        return len(self.image_ids)
+    def summary(self) -> str:
+        """People, speed and files."""
+        drawn = f", {len(self.outputs)} drawn file(s)" if self.outputs else ""
+        return f"{self.results}: {self.people} people in {self.images} image(s), {self.fps:.1f} images/s{drawn}"
+
+    def show(self) -> None:
+        """Print where time goes, the gain of the overlap, and what was unusual."""
+        from compress.commands.terminal import print_lines, print_table
+
+        alone = self.alone
+        print_table(
+            f"{self.model}: {self.runtime} {self.device} {self.precision}, {self.threads} thread(s), {self.streams} "
+            f"image(s) at once, height {self.height}; milliseconds per image",
+            ["step", "overlapping", *([] if alone is None else ["one after the other"])],
+            [
+                [_STEP_NAMES.get(step, step), f"{value:.2f}", *([] if alone is None else [f"{alone[step]:.2f}"])]
+                for step, value in self.milliseconds.items()
+            ],
+        )
+        print_lines(*_notes(self), self.summary)
 
 
-def _go_through(
-    frames: Frames,
-    find: Finder,
-    album: Album,
-    options: PredictOptions,
-    pose: PoseSpec,
-    progress: Progress,
-    streams: int,
-) -> _Found:
-    """All images: some one after the other, to have something to compare with, then all others side by side."""
-    found = _Found()
-    items = _timed(frames.read())
-    alone = _ALONE if frames.total is None else min(_ALONE, frames.total // 3)
-    if streams > 1:
-        alone = 0  # alone, an image would have a part of the threads only: overlap would look better than it is
-
-    def finish(seen: Seen | Unreadable, times: _Times, advance: Callable[..., None]) -> None:
-        if isinstance(seen, Unreadable):
-            found.unreadable.append(seen)
-            return
-        if options.draw:
-            start = time.perf_counter()
-            picture = _draw(seen, pose, options)
-            drawn = time.perf_counter()
-            album.add(seen.frame, picture)
-            seen.seconds.update(draw=drawn - start, write=time.perf_counter() - drawn)
-        times.add(seen.seconds)
-        found.people += _results(seen, pose.joints)
-        found.nobody += not seen.poses
-        found.image_ids.append(seen.frame.image_id)
-        advance(1)
-
-    def go(advance: Callable[..., None]) -> None:
-        item = _warmed_up(items, find, found.unreadable)
-        for _ in range(alone):
-            if item is None:
-                return
-            start = time.perf_counter()
-            finish(find(item), found.alone, advance)
-            found.alone.wall += item[1] + time.perf_counter() - start
-            item = next(items, None)
-        if item is None:
-            return
-        start = time.perf_counter() - item[1]
-        try:
-            # More than the network takes, so that it never waits for an image.
-            with closing(in_order(_chain(item, items), find, workers=streams + 2)) as stream:
-                for seen in stream:
-                    finish(seen, found.side_by_side, advance)
-        finally:
-            found.side_by_side.wall = time.perf_counter() - start
-
-    with closing(items), progress.bar("predict", frames.total) as advance:
-        try:
-            go(advance)
-        except KeyboardInterrupt:
-            # A camera does not end by itself: what has been seen is the result.
-            if not frames.live:
-                raise
-    return found
+def _notes(result: PredictResult) -> list[str]:
+    lines = []
+    if result.overlap is not None:
+        lines.append(
+            f"overlap: x{result.overlap:.2f} the speed of the first {result.alone_images} image(s), which were "
+            "processed one after the other"
+        )
+    lines += [f"not read: {one.name}: {one.why}" for one in result.unreadable]
+    lines += [f"not drawn: {one.name}: {one.why}" for one in result.undrawn]
+    if result.skipped:
+        lines.append(f"skipped, no image or video: {', '.join(Path(name).name for name in result.skipped)}")
+    for one in result.ended:
+        promised = "" if one.promised is None else f" of the {one.promised} that its file announces"
+        lines.append(f"{one.name} ended early: {one.read} frame(s) read{promised}; they are kept")
+    if result.nobody:
+        lines.append(f"nobody found in {result.nobody} of {result.images} image(s)")
+    return lines
 
 
-def _timed(items: Generator[Frame | Unreadable, None, None]) -> Generator[Item, None, None]:
-    """Items and the seconds that each took to come."""
-    with closing(items):
-        while True:
-            start = time.perf_counter()
-            item = next(items, None)
-            if item is None:
-                return
-            yield item, time.perf_counter() - start
+class _Writer:
+    """Collects the people of each image as COCO results, and draws them."""
 
+    def __init__(self, options: PredictOptions, pose: PoseSpec, album: Album) -> None:
+        self.people: list[dict[str, Any]] = []
+        self.skeleton = _result_skeleton(pose.joints)
+        self.pose, self._options, self._album = pose, options, album
 
-def _chain(first: Item, rest: Generator[Item, None, None]) -> Generator[Item, None, None]:
-    yield first
-    yield from rest
+    def __call__(self, found: FramePeople) -> dict[str, float]:
+        """Take an image; the seconds of drawing and writing."""
+        from compress.pose.metrics.oks import people_records
 
+        where: dict[str, Any] = {"file_name": found.frame.source.name}
+        if found.frame.number is not None:
+            where["frame"] = found.frame.number
+        records = people_records(found.poses, found.frame.image_id, self.pose.joints, self.skeleton)
+        self.people += [record | where for record in records]
+        if not self._options.draw:
+            return {}
+        start = time.perf_counter()
+        image = self._drawn(found)
+        drawn = time.perf_counter()
+        self._album.add(found.frame, image)
+        return {"draw": drawn - start, "write": time.perf_counter() - drawn}
 
-def _warmed_up(items: Generator[Item, None, None], find: Finder, unreadable: list[Unreadable]) -> Item | None:
-    """The first image, looked at once without a clock: a runtime's first run takes many times what others do."""
-    for item in items:
-        if isinstance(item[0], Frame):
-            find(item)
-            return item
-        unreadable.append(item[0])
-    return None
+    def _drawn(self, found: FramePeople) -> Image:
+        from compress.reporting.drawing import draw_poses
 
-
-def _draw(seen: Seen, pose: PoseSpec, options: PredictOptions) -> Image:
-    labels = [f"{found.score:.3g}" for found in seen.poses] if options.show_scores else []
-    above = _DRAWN_ABOVE if pose.decoder == "heatmap" else 0.0
-    return draw_poses(seen.frame.image, [p.keypoints for p in seen.poses], pose.joints, above=above, labels=labels)
+        labels = [f"{person.score:.3g}" for person in found.poses] if self._options.show_scores else []
+        keypoints = [person.keypoints for person in found.poses]
+        above = self.pose.joint_threshold
+        return draw_poses(found.frame.image, keypoints, self.pose.joints, above=above, labels=labels)
 
 
 def _result_skeleton(skeleton: Skeleton) -> Skeleton:
-    """COCO's, unless joints of it are missing: then the network's own."""
+    """COCO's, unless the network lacks joints of it: then the network's own."""
+    from compress.pose.skeleton import COCO17
+
     return COCO17 if set(COCO17.joints) <= set(skeleton.joints) else skeleton
 
 
-def _results(seen: Seen, skeleton: Skeleton) -> list[dict[str, Any]]:
-    """People as COCO results, with the file they are from."""
-    where: dict[str, Any] = {"file_name": seen.frame.source.name}
-    if seen.frame.number is not None:
-        where["frame"] = seen.frame.number
-    image_id = seen.frame.image_id
-    if _result_skeleton(skeleton) is COCO17:
-        entries = coco_results(seen.poses, image_id, skeleton)
-    else:
-        entries = [
-            {
-                "image_id": image_id,
-                "category_id": 1,
-                "keypoints": pose.keypoints.ravel().tolist(),
-                "score": float(pose.score),
-            }
-            for pose in seen.poses
-        ]
-    return [entry | where for entry in entries]
-
-
-def _check(found: _Found, boxes: Boxes | None, inputs: Sequence[Path]) -> None:
-    """Refuse a run that saw nothing."""
-    if not found.image_ids:
-        bad = found.unreadable
-        if bad:
-            raise DataError(f"none of the {len(bad)} inputs can be read; the first: {bad[0].why}")
-        raise DataError("no image came", found=", ".join(map(str, inputs)), hint="Is the camera in use elsewhere?")
-    if boxes is not None and not boxes.by_image.keys() & set(found.image_ids):
+def _check(done: Predicted, boxes: Boxes | None, options: PredictOptions) -> None:
+    """Refuse a run without any image."""
+    if not done.image_ids:
+        if done.unreadable:
+            count, first = len(done.unreadable), done.unreadable[0]
+            raise DataError(f"none of the {count} inputs can be read; the first: {first.why}")
+        found = ", ".join(map(str, options.inputs))
+        raise DataError("no image was read", found=found, hint="Is the camera in use by another program?")
+    if boxes is not None and not boxes.by_image.keys() & set(done.image_ids):
         raise DataError(
             "the boxes are of other images",
             found=boxes.name,
-            hint="An image's id is the number that is its file's name, if all have one; else they count from 1",
+            hint="An image's id is the number that is its file's name, if all have one; otherwise they count from 1",
         )
 
 
-STAGE = Stage(PredictOptions, run, "compress predict model.pt photos clip.mp4 -o predicted")
+def _streams(options: PredictOptions, frames: Frames) -> int:
+    """Images in the network at once."""
+    from compress.runtime.opening import runtime_of, usual_streams
+
+    if options.streams is not None:
+        return options.streams
+    return 1 if frames.live else usual_streams(runtime_of(options.model), options.device, options.threads)
+
+
+def run(options: PredictOptions, progress: Progress) -> PredictResult:
+    """Find people and draw them: reading, network, decoding and drawing overlap."""
+    from compress.data.boxes import read_boxes
+    from compress.data.frames import Frames
+    from compress.data.sources import open_sources
+    from compress.data.written import Album, output_paths
+    from compress.evaluation.people import pose_of
+    from compress.evaluation.prediction import predict_frames
+    from compress.evaluation.stream import Finder, Network
+    from compress.files import refuse_existing, write_text
+
+    results = options.output / RESULTS
+    frames = Frames(open_sources(options.inputs), options.limit)
+    paths = output_paths(frames.sources, options.output) if options.draw else {}
+    for path in (results, *paths.values()):
+        refuse_existing(path, options.force)
+    boxes = None if options.boxes is None else read_boxes(options.boxes)
+    streams = _streams(options, frames)
+    network = Network(open_model_runner(options, options, streams=streams), streams)
+    with closing(network), Album(paths, options.force) as album:
+        pose = pose_of(network.runner)
+        writer = _Writer(options, pose, album)
+        find = Finder(network, decoder_of(options, pose), view_of(options), boxes)
+        done = predict_frames(frames, find, writer, progress, streams=streams)
+        _check(done, boxes, options)
+    write_text(results, json.dumps(writer.people), force=options.force)
+    return _result(options, network, frames, done, writer, album)
+
+
+def _result(
+    options: PredictOptions, network: Network, frames: Frames, done: Predicted, writer: _Writer, album: Album
+) -> PredictResult:
+    from compress.data.sources import skipped_entries
+    from compress.pose.crop import crop_size
+
+    runner, mean, alone = network.runner, done.mean, done.mean_sequential
+    results = options.output / RESULTS
+    return PredictResult(
+        model=str(options.model),
+        runtime=runner.name,
+        device=runner.device,
+        precision=runner.precision,
+        threads=runner.threads,
+        streams=_streams(options, frames),
+        height=crop_size(writer.pose, options.height)[0],
+        images=done.images,
+        people=len(writer.people),
+        nobody=done.nobody,
+        fps=1e3 / mean["wall"],
+        milliseconds=mean,
+        alone=alone,
+        alone_images=0 if alone is None else done.sequential.images,
+        overlap=None if alone is None else alone["wall"] / mean["wall"],
+        skeleton=writer.skeleton.name,
+        unreadable=tuple(done.unreadable),
+        undrawn=tuple(album.undrawn),
+        skipped=tuple(str(path) for path in skipped_entries(options.inputs)),
+        ended=tuple(frames.ended),
+        results=str(results),
+        outputs=tuple(map(str, album.written)),
+        written=(results, *album.written),
+    )
+
+
+COMMAND = Command(PredictOptions, run, "compress predict model.pt photos clip.mp4 -o predicted")
