@@ -148,7 +148,7 @@ def evaluate_dataset(
     options: EvaluationOptions | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
-    processes: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> Evaluation:
     """Find people in all images of a data set and score them.
 
@@ -168,7 +168,7 @@ def evaluate_dataset(
         How people are found.
     progress : callable, optional
         Called as ``progress(images done, all images)`` after each image.
-    processes : ProcessGroup, optional
+    group : ProcessGroup, optional
         Processes that share the images; each gets the result that one alone would have.
 
     Raises
@@ -189,10 +189,10 @@ def evaluate_dataset(
         )
     if options.boxes is not None and not decoder.top_down:
         raise DataError("this network finds people by itself and takes no boxes", found=options.boxes.name)
-    number, count = (0, 1) if processes is None else (processes.number, processes.count)
+    number, count = (0, 1) if group is None else (group.number, group.count)
     found = _find_all(dataset, range(number, len(dataset), count), runner, decoder, options, progress)
-    if processes is not None:
-        found = _gather(found, processes)
+    if group is not None:
+        found = _gather(found, group)
     image_ids = [found.results[index][0] for index in sorted(found.results)]
     detections = [record for index in sorted(found.results) for record in found.results[index][1]]
 
@@ -202,7 +202,7 @@ def evaluate_dataset(
         shares = _pck(dataset.ground_truth(), detections, found.skeleton.name)
         return shares.metrics, shares.convention
 
-    metrics, convention = measure() if processes is None else processes.from_main(measure)
+    metrics, convention = measure() if group is None else group.from_main(measure)
     source = (GT_BOXES if options.boxes is None else options.boxes.name) if decoder.top_down else None
     words = [convention, _describe(source, options.view, decoder)]
     if found.unreadable:
@@ -272,11 +272,11 @@ def _records(
     return people_records(people, sample.image_id, pose.joints, get_skeleton(sample.skeleton))
 
 
-def _gather(found: _Found, processes: ProcessGroup) -> _Found:
+def _gather(found: _Found, group: ProcessGroup) -> _Found:
     # A process that could read no image knows no skeleton.
-    skeleton = get_skeleton(max(processes.gather((bool(found.results), found.skeleton.name)))[1])
-    results = {index: one for part in processes.gather(found.results) for index, one in part.items()}
-    return _Found(results, [text for part in processes.gather(found.unreadable) for text in part], skeleton)
+    skeleton = get_skeleton(max(group.gather((bool(found.results), found.skeleton.name)))[1])
+    results = {index: one for part in group.gather(found.results) for index, one in part.items()}
+    return _Found(results, [text for part in group.gather(found.unreadable) for text in part], skeleton)
 
 
 def _describe(boxes: str | None, view: View, decoder: Decoder) -> str:

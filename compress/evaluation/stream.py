@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from compress.data.boxes import Boxes
 from compress.data.frames import Frame, Unreadable

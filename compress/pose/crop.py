@@ -174,9 +174,7 @@ def crop_image(image: NDArray[np.uint8], region: Region, pose: PoseSpec, size: t
     return Crop(normalise_crop(cut(image, matrix, size, pose.fill), pose), matrix)
 
 
-def cut(
-    image: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int], fill: tuple[float, ...]
-) -> NDArray[np.uint8]:
+def cut(image: NDArray[np.uint8], matrix: Matrix, size: tuple[int, int], fill: tuple[float, ...]) -> NDArray[np.uint8]:
     """The crop of an image, bilinear: (H, W, 3) uint8 in the channel order of the image.
 
     There is no antialiasing where the image gets smaller: the public networks were trained and are scored without it.

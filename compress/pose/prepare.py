@@ -118,7 +118,7 @@ def prepare(image: NDArray[np.uint8], spec: PoseSpec, height: int | None = None)
             found=image.shape,
             hint="Give a larger height, or crop the image",
         )
-    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. The weights of an
+    # Given a factor and no size, OpenCV samples at exactly that scale even where the width is rounded. Weights of an
     # interpolation sum to 1, so the scaled image can be normalised, which is smaller.
     scaled = cv2.resize(image.astype(np.float32), (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     inner = scaled.shape[:2]

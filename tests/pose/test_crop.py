@@ -13,7 +13,6 @@ from compress.pose.crop import (
     Region,
     box_region,
     cut,
-    fill_colour,
     image_region,
     invert,
     normalise_crop,
@@ -79,9 +78,9 @@ def test_a_whole_image_of_the_right_size_is_left_as_it_is() -> None:
 def test_a_wide_image_is_padded_above_and_below_in_equal_parts() -> None:
     image = np.full((10, 20, 3), 7, np.uint8)
     pose = PoseSpec(skeleton="lip16", decoder="heatmap", outputs=("heatmaps",), height=40, mean=(1.0, 2.0, 3.0),
-                    scale=(1.0, 1.0, 1.0), color="rgb")  # fmt: skip
+                    scale=(1.0, 1.0, 1.0), color="rgb", fill=(3.0, 2.0, 1.0))  # fmt: skip
     matrix = region_matrix(image_region(image.shape, (40, 40)), (40, 40), corner_grid=False)
-    crop = cut(image, matrix, (40, 40), fill_colour(pose))
+    crop = cut(image, matrix, (40, 40), pose.fill)
     assert (crop[:9] == [3, 2, 1]).all()
     assert (crop[-9:] == [3, 2, 1]).all()
     assert (crop[12:28, 2:38] == 7).all()
@@ -92,8 +91,15 @@ def test_a_wide_image_is_padded_above_and_below_in_equal_parts() -> None:
     assert read[:, 20, 20].tolist() == [6, 5, 4]
 
 
-def test_black_lies_around_crops_of_networks_without_a_background_map() -> None:
-    assert fill_colour(PoseSpec(skeleton="coco17", decoder="heatmap", background=False)) == (0, 0, 0)
+def test_a_gray_crop_has_one_channel() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[..., 1] = 100
+    pose = PoseSpec(skeleton="lip16", decoder="heatmap", height=40, mean=(10.0,), scale=(0.5,), color="gray")
+    read = normalise_crop(image, pose)
+    assert read.shape == (1, 40, 40)
+    assert np.allclose(read, (round(100 * 0.587) - 10) / 2)
+    with pytest.raises(DataError, match="4 channels"):
+        normalise_crop(image, PoseSpec(mean=(0.0,) * 4, scale=(1.0,) * 4, color="rgb"))
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (0, 0, 5, -1), (0, 0, 5), (0, np.nan, 5, 5), (0, 0, np.inf, 5)])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import DataError
-from compress.pose.prepare import prepare, to_image
+from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 
 SPEC = PoseSpec()
@@ -86,14 +86,14 @@ def test_a_point_returns_to_where_it_was_in_the_image(height: int, width: int, t
     value = prepared.array[:2, y, x] * 256 + 128
     expected = value / 255 * (width, height)
     # One grey value of rounding, a little more where the cubic filter sharpens it.
-    assert np.all(np.abs(to_image((x, y), prepared) - expected) <= 1.2 * np.array([width, height]) / 255 + 0.1)
+    assert np.all(np.abs(prepared.to_image((x, y)) - expected) <= 1.2 * np.array([width, height]) / 255 + 0.1)
 
 
 def test_points_of_any_shape_are_mapped() -> None:
     prepared = prepare(noise(100, 50), SPEC, 64)
     points = np.random.default_rng(0).random((2, 3, 2)) * 64
-    one_by_one = [[to_image(p, prepared) for p in row] for row in points]
-    np.testing.assert_allclose(to_image(points, prepared), one_by_one)
+    one_by_one = [[prepared.to_image(p) for p in row] for row in points]
+    np.testing.assert_allclose(prepared.to_image(points), one_by_one)
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,29 @@ from numpy.typing import NDArray
 from compress.data.sample import Person
 from compress.data.synthetic import DrawnPeople
 from compress.errors import UsageError
-from compress.evaluation.score import detect
-from compress.pose.crop import image_region, transform
-from compress.pose.decoders.heatmap import HeatmapOptions, decode_heatmaps
-from compress.pose.decoders.paf import PafOptions, decode
-from compress.pose.prepare import prepare
+from compress.evaluation.people import find_people
+from compress.pose.crop import crop_image, image_region, scaled_size, transform
+from compress.pose.decoders.averaging import merge_mirrored_pafs, resample
+from compress.pose.decoders.heatmap import HeatmapDecoder
+from compress.pose.decoders.paf import PafDecoder
+from compress.pose.prepare import Prepared, prepare
 from compress.pose.skeleton import COCO17, OPENPOSE18, convert_keypoints
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
-from compress.pose.views import merge_mirrored_pafs, person_maps, read_scales, resample, whole_image_maps
+from compress.pose.views import Run, View, average_views, read_scales
 
 Maps = dict[str, NDArray[np.float32]]
 
 PEOPLE = PoseSpec(height=256)
 ONE = PoseSpec(
-    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=128, width=96, stride=4, background=False
+    skeleton="coco17",
+    decoder="heatmap",
+    height=128,
+    width=96,
+    stride=4,
+    background=False,
+    grid="corner",
+    flip_shift=True,
 )
 
 
@@ -66,6 +74,17 @@ class Oracle:
         pass
 
 
+def whole_image_maps(
+    run: Run, image: NDArray[np.uint8], view: View | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Prepared]:
+    decoder, view = PafDecoder(), view or View()
+    outputs, (prepared,) = average_views(
+        run, lambda scale: [decoder.whole_image(image, PEOPLE, view.height, scale)], decoder, PEOPLE, view
+    )
+    assert isinstance(prepared, Prepared)
+    return outputs["heatmaps"][0], outputs["pafs"][0], prepared
+
+
 @pytest.fixture
 def scene() -> tuple[NDArray[np.uint8], list[NDArray[np.float32]]]:
     sample = DrawnPeople(11, 1, (240, 317))[0]
@@ -77,11 +96,11 @@ def test_one_scale_and_no_flip_change_nothing(scene: Any) -> None:
     oracle = Oracle(*scene)
     prepared = prepare(scene[0], PEOPLE, 256)
     plain = oracle.run(prepared.array[None])
-    heatmaps, pafs, base = whole_image_maps(oracle.run, scene[0], PEOPLE)
+    heatmaps, pafs, base = whole_image_maps(oracle.run, scene[0])
     assert np.array_equal(heatmaps, plain["heatmaps"][0])
     assert np.array_equal(pafs, plain["pafs"][0])
     assert np.array_equal(base.array, prepared.array)
-    half, _, smaller = whole_image_maps(oracle.run, scene[0], PEOPLE, scales=(0.5,))
+    half, _, smaller = whole_image_maps(oracle.run, scene[0], View(scales=(0.5,)))
     assert np.array_equal(half, oracle.run(prepare(scene[0], PEOPLE, 128).array[None])["heatmaps"][0])
     assert smaller.scaled_size[0] == 128
 
@@ -89,7 +108,7 @@ def test_one_scale_and_no_flip_change_nothing(scene: Any) -> None:
 def test_the_maps_of_the_mirrored_image_turn_back_into_those_of_the_image(scene: Any) -> None:
     oracle = Oracle(*scene)
     plain = oracle.run(prepare(scene[0], PEOPLE, 256).array[None])
-    heatmaps, pafs, _ = whole_image_maps(oracle.run, scene[0], PEOPLE, flip=True)
+    heatmaps, pafs, _ = whole_image_maps(oracle.run, scene[0], View(flip=True))
     assert [plain_side for *_, plain_side in oracle.sizes] == [True, True, False]
     assert np.abs(plain["pafs"]).max() > 0.9
     # Limbs of several people on one cell: the last writer wins, whichever way the image is turned.
@@ -122,10 +141,9 @@ def test_a_limb_listed_the_other_way_round_changes_its_sign() -> None:
 def test_scales_agree_on_where_joints_are(scene: Any, scales: tuple[float, ...]) -> None:
     image, people = scene
     oracle = Oracle(image, people)
-    options = PafOptions(scales=scales, flip=True)
-    found = detect(oracle, image, options=options)
+    found = find_people(oracle, image, view=View(scales=scales, flip=True))
     assert len({size[:2] for size in oracle.sizes}) == len(scales)
-    alone = detect(Oracle(image, people), image, height=round(256 * max(scales)))
+    alone = find_people(Oracle(image, people), image, view=View(round(256 * max(scales))))
     assert len(found) == len(alone) > 0
     for pose, other in zip(sorted(found, key=_place), sorted(alone, key=_place), strict=True):
         both = (pose.keypoints[:, 2] > 0) & (other.keypoints[:, 2] > 0)
@@ -139,10 +157,10 @@ def _place(pose: Any) -> float:
 
 def test_the_grid_of_the_mean_is_that_of_the_largest_scale(scene: Any) -> None:
     oracle = Oracle(*scene)
-    heatmaps, pafs, base = whole_image_maps(oracle.run, scene[0], PEOPLE, scales=(1.5, 1.0))
+    heatmaps, pafs, base = whole_image_maps(oracle.run, scene[0], View(scales=(1.5, 1.0)))
     assert base.array.shape[1:] == (384, base.array.shape[2])
     assert heatmaps.shape[1:] == pafs.shape[1:] == (48, base.array.shape[2] // 8)
-    assert decode(heatmaps, pafs, base, PEOPLE)
+    assert PafDecoder().people(heatmaps, pafs, base, PEOPLE)
 
 
 def test_a_ramp_stays_the_same_ramp_at_another_size() -> None:
@@ -157,7 +175,9 @@ def test_a_ramp_stays_the_same_ramp_at_another_size() -> None:
     assert moved[0, 1] == pytest.approx(-expected, abs=0.02)
 
 
-@pytest.mark.parametrize("pose", [ONE, replace(ONE, background=True, stride=8)], ids=["corners", "centres"])
+@pytest.mark.parametrize(
+    "pose", [ONE, replace(ONE, background=True, stride=8, grid="centre")], ids=["corners", "centres"]
+)
 def test_a_person_is_found_at_the_same_place_at_every_scale(pose: PoseSpec) -> None:
     image = np.random.default_rng(0).integers(0, 256, (200, 160, 3), dtype=np.uint8)
     place = np.array([[70.3, 90.2], [100.0, 60.0]])
@@ -166,10 +186,7 @@ def test_a_person_is_found_at_the_same_place_at_every_scale(pose: PoseSpec) -> N
     def run(images: NDArray[np.float32]) -> Maps:
         height, width = images.shape[2:]
         sizes.append((height, width))
-        region = image_region(image.shape, (height, width))
-        _, (matrix,) = person_maps(
-            lambda x: {"heatmaps": np.zeros((1, 18, 2, 2))}, image, [region], pose, (height, width)
-        )
+        matrix = crop_image(image, image_region(image.shape, (height, width)), pose, (height, width)).matrix
         keypoints = np.zeros((17, 3), dtype=np.float32)
         keypoints[:2] = np.column_stack([transform(place, matrix), [2, 2]])
         maps = heatmap_targets(
@@ -178,18 +195,24 @@ def test_a_person_is_found_at_the_same_place_at_every_scale(pose: PoseSpec) -> N
         )  # fmt: skip
         return {"heatmaps": maps[None]}
 
-    size = (128, 96)
-    regions = [image_region(image.shape, size)]
+    region = image_region(image.shape, pose.size)
+    decoder = HeatmapDecoder(refine="cubic")
     for scales in ((1.0,), (1.5, 1.0, 0.75)):
-        maps, matrices = person_maps(run, image, regions, pose, size, scales=scales)
-        (found,) = decode_heatmaps(maps, matrices, pose, HeatmapOptions(refine="cubic"))
+        outputs, crops = average_views(
+            run,
+            lambda scale: [crop_image(image, region, pose, scaled_size(pose.size, pose, scale))],
+            decoder,
+            pose,
+            View(scales=scales),
+        )
+        (found,) = decoder.joints(outputs["heatmaps"], crops, pose)
         assert found[:2, :2] == pytest.approx(place, abs=0.2 * pose.stride)
         assert found[0, 2] == pytest.approx(1, abs=0.05)
     assert sizes[1:] == [(192, 144), (128, 96), (96, 72)]
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,1", "0", "-1,2", "1,,2", "12"])
-def test_scales_that_are_none_are_refused(text: str) -> None:
+def test_text_without_valid_scales_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"different numbers above 0.*0\.5,1,1\.5"):
         read_scales(text)
     assert read_scales("0.5, 1,1.5") == (1.5, 1.0, 0.5)

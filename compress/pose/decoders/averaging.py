@@ -1,4 +1,4 @@
-"""Maps of several views of an image as one: those of the mirrored image turned back, those of other scales resampled."""
+"""Averages of maps over views of an image: mirrored maps are turned back, those of other scales resampled."""
 
 from __future__ import annotations
 

@@ -9,16 +9,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import DataError, UsageError
-from compress.pose.crop import box_region, region_matrix, transform
-from compress.pose.decoders.heatmap import HeatmapOptions, blur_maps, decode_heatmaps, find_maxima, merge_mirrored
+from compress.pose.crop import Crop, box_region, region_matrix, transform
+from compress.pose.decoders.averaging import merge_mirrored
+from compress.pose.decoders.heatmap import HeatmapDecoder, blur_maps, find_maxima
 from compress.pose.skeleton import COCO17
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 
 TOP_DOWN = PoseSpec(
-    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=256, width=192, stride=4, background=False
+    skeleton="coco17",
+    decoder="heatmap",
+    height=256,
+    width=192,
+    stride=4,
+    background=False,
+    grid="corner",
+    flip_shift=True,
+    joint_threshold=0.2,
 )
-SINGLE = PoseSpec(skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=128, stride=8, background=True)
+SINGLE = PoseSpec(skeleton="coco17", decoder="heatmap", height=128, stride=8, joint_threshold=0.2)
+
+
+def crop_of(spec: PoseSpec, matrix: np.ndarray) -> Crop:
+    return Crop(np.zeros((3, *spec.size), np.float32), matrix)
 
 
 def brute_quarter(one: np.ndarray) -> tuple[float, float, float]:
@@ -81,11 +94,15 @@ def test_joints_come_back_from_their_targets(spec: PoseSpec, flip: bool) -> None
     if flip:
         mirrored = inside[list(COCO17.flip_order)]
         mirrored[:, 0] = np.where(mirrored[:, 2] > 0, spec.size[1] - 1 - mirrored[:, 0], 0)
-        merged = merge_mirrored(maps, maps_of(mirrored), COCO17, shift=spec.corner_grid)
+        merged = merge_mirrored(maps, maps_of(mirrored), COCO17, shift=spec.flip_shift)
         # Without the right shift the two would not lie on top of each other.
         assert float(merged.max()) > 0.9
         maps = merged
-    (found,) = decode_heatmaps(maps, [matrix], spec)
+    decoder = HeatmapDecoder(refine="cubic" if spec.background else "quarter")
+    ((person,),) = decoder.decode({"heatmaps": maps}, [crop_of(spec, matrix)], spec)
+    found = person.keypoints
+    counted = found[:, 2][found[:, 2] > spec.joint_threshold]
+    assert person.score == pytest.approx(counted.mean())
     cell = spec.stride / np.sqrt(np.abs(np.linalg.det(matrix[:, :2])))
     there = people[:, 2] > 0
     assert found[4].tolist() == [0, 0, 0]
@@ -121,13 +138,13 @@ def test_a_merge_is_the_mean_with_sides_swapped_and_the_background_its_own_mirro
 
 def test_what_can_not_be_decoded_is_refused() -> None:
     maps = np.zeros((1, 17, 4, 4), np.float32)
-    matrix = np.eye(2, 3)
-    assert not decode_heatmaps(maps, [matrix], TOP_DOWN).any()
+    crops, decoder = [crop_of(TOP_DOWN, np.eye(2, 3))], HeatmapDecoder()
+    assert not decoder.joints(maps, crops, TOP_DOWN).any()
     with pytest.raises(DataError, match="17 channels"):
-        decode_heatmaps(maps[:, :16], [matrix], TOP_DOWN)
+        decoder.joints(maps[:, :16], crops, TOP_DOWN)
     with pytest.raises(DataError, match="not finite"):
-        decode_heatmaps(maps + np.nan, [matrix], TOP_DOWN)
+        decoder.joints(maps + np.nan, crops, TOP_DOWN)
     with pytest.raises(UsageError, match="11 or 17"):
-        HeatmapOptions(blur=12)
+        HeatmapDecoder(blur=12)
     with pytest.raises(UsageError, match="refinement"):
-        HeatmapOptions(refine="dark")  # type: ignore[arg-type]
+        HeatmapDecoder(refine="dark")  # type: ignore[arg-type]

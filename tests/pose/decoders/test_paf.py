@@ -10,17 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.paf import PafOptions, Pose, decode
-from compress.pose.prepare import prepare, to_image
+from compress.pose.decoders.base import Pose
+from compress.pose.decoders.paf import PafDecoder
+from compress.pose.prepare import Prepared, prepare
 from compress.pose.skeleton import OPENPOSE18
+from compress.pose.spec import PoseSpec
 
 CELLS = (36, 60)
 PLAIN = blank((CELLS[0] * STRIDE, CELLS[1] * STRIDE), CELLS)  # an image of the input's own size
-FAST = pytest.param(PafOptions(), id="fast")
-JV = pytest.param(PafOptions(assignment="jv"), id="jv")
-COMPAT = pytest.param(PafOptions(mode="compat"), id="compat")
+FAST = pytest.param(PafDecoder(), id="fast")
+JV = pytest.param(PafDecoder(assignment="jv"), id="jv")
+COMPAT = pytest.param(PafDecoder(mode="compat"), id="compat")
 MODES = pytest.mark.parametrize("options", [FAST, JV, COMPAT])
 FAST_MODES = pytest.mark.parametrize("options", [FAST, JV])
+
+
+def decode(
+    heatmaps: np.ndarray, pafs: np.ndarray, prepared: Prepared, pose: PoseSpec, decoder: PafDecoder | None = None
+) -> list[Pose]:
+    outputs = {"heatmaps": heatmaps[None], "pafs": pafs[None]}
+    (people,) = (decoder or PafDecoder()).decode(outputs, [prepared], pose)
+    return people
 
 
 def joints_of(poses: list[Pose]) -> np.ndarray:
@@ -39,7 +49,7 @@ def assert_found(people: list[np.ndarray], poses: list[Pose], tolerance: float) 
 @FAST_MODES
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 6))
-def test_people_come_back_from_their_targets(options: PafOptions, seed: int, count: int) -> None:
+def test_people_come_back_from_their_targets(options: PafDecoder, seed: int, count: int) -> None:
     people = line_up(np.random.default_rng(seed), count, CELLS)
     assert_found(people, decode(*fields(people, CELLS), PLAIN, SPEC, options), STRIDE / 2)
 
@@ -48,7 +58,7 @@ def test_people_come_back_from_their_targets(options: PafOptions, seed: int, cou
 def test_people_come_back_from_the_compatible_decoder(seed: int) -> None:
     # Not any people: it loses a joint whose peak is as high on the next pixel.
     people = line_up(np.random.default_rng(seed), 4, CELLS)
-    assert_found(people, decode(*fields(people, CELLS), PLAIN, SPEC, PafOptions(mode="compat")), STRIDE / 2 + 1)
+    assert_found(people, decode(*fields(people, CELLS), PLAIN, SPEC, PafDecoder(mode="compat")), STRIDE / 2 + 1)
 
 
 @settings(max_examples=10, deadline=None)
@@ -59,7 +69,7 @@ def test_people_lie_where_they_are_in_the_original_image(seed: int, height: int,
     cells = (prepared.array.shape[1] // STRIDE, prepared.array.shape[2] // STRIDE)
     people = line_up(np.random.default_rng(seed), 1, cells)
     (pose,) = decode(*fields(people, cells), prepared, SPEC)
-    expected = to_image(people[0][:, :2], prepared)
+    expected = prepared.to_image(people[0][:, :2])
     assert np.abs(pose.keypoints[:, :2] - expected).max() < STRIDE / 2 / prepared.scale
 
 
@@ -76,7 +86,7 @@ def test_the_order_of_the_people_does_not_matter(seed: int) -> None:
 @FAST_MODES
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_a_mirrored_image_has_mirrored_people(options: PafOptions, seed: int) -> None:
+def test_a_mirrored_image_has_mirrored_people(options: PafDecoder, seed: int) -> None:
     people = line_up(np.random.default_rng(seed), 3, CELLS)
     heatmaps, pafs = fields(people, CELLS)
     mirrored = [p.keypoints.copy() for p in decode(*mirror_fields(heatmaps, pafs), PLAIN, SPEC, options)]
@@ -106,7 +116,7 @@ def test_missing_joints_are_zero() -> None:
 
 
 @MODES
-def test_maps_without_people_give_nobody(options: PafOptions) -> None:
+def test_maps_without_people_give_nobody(options: PafDecoder) -> None:
     heatmaps, pafs = fields([], CELLS)
     assert decode(heatmaps, pafs, PLAIN, SPEC, options) == []
     person = np.zeros((18, 3), np.float32)
@@ -116,7 +126,7 @@ def test_maps_without_people_give_nobody(options: PafOptions) -> None:
 
 
 @MODES
-def test_maps_full_of_anything_are_survived(options: PafOptions) -> None:
+def test_maps_full_of_anything_are_survived(options: PafDecoder) -> None:
     cells = (10, 12)
     prepared = blank((cells[0] * STRIDE, cells[1] * STRIDE), cells)
     rng = np.random.default_rng(0)
@@ -133,7 +143,7 @@ def test_maps_full_of_anything_are_survived(options: PafOptions) -> None:
 @MODES
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_thresholds_hold_for_each_person(options: PafOptions, seed: int) -> None:
+def test_thresholds_hold_for_each_person(options: PafDecoder, seed: int) -> None:
     rng = np.random.default_rng(seed)
     heatmaps, pafs = fields(scatter(rng, 6, CELLS), CELLS, rng, 0.02)
     strict = replace(options, min_parts=6, peak_threshold=0.4, merge=False)
@@ -150,7 +160,7 @@ def test_thresholds_hold_for_each_person(options: PafOptions, seed: int) -> None
 def test_an_image_of_a_single_cell_can_be_decoded() -> None:
     prepared = blank((8, 8), (1, 1))
     for mode in ("fast", "compat"):
-        poses = decode(np.ones((19, 1, 1)), np.ones((38, 1, 1)), prepared, SPEC, PafOptions(mode=mode))
+        poses = decode(np.ones((19, 1, 1)), np.ones((38, 1, 1)), prepared, SPEC, PafDecoder(mode=mode))
         assert poses == []
 
 
@@ -166,7 +176,7 @@ def test_maps_are_left_as_they_were() -> None:
     heatmaps, pafs = fields(line_up(np.random.default_rng(6), 2, CELLS), CELLS, np.random.default_rng(1), 0.05)
     copies = heatmaps.copy(), pafs.copy()
     for mode in ("fast", "compat"):
-        decode(heatmaps, pafs, PLAIN, SPEC, PafOptions(mode=mode))
+        decode(heatmaps, pafs, PLAIN, SPEC, PafDecoder(mode=mode))
         np.testing.assert_array_equal(heatmaps, copies[0])
         np.testing.assert_array_equal(pafs, copies[1])
 
@@ -203,9 +213,9 @@ def test_maps_of_other_shapes_are_refused() -> None:
 )  # fmt: skip
 def test_options_without_meaning_are_refused(broken: dict) -> None:
     with pytest.raises(UsageError):
-        PafOptions(**broken)
+        PafDecoder(**broken)
 
 
 def test_every_option_is_documented() -> None:
-    for field in fields_of(PafOptions):
-        assert f"{field.name} : " in (PafOptions.__doc__ or "")
+    for field in fields_of(PafDecoder):
+        assert f"{field.name} : " in (PafDecoder.__doc__ or "")

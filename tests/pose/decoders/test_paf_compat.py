@@ -12,12 +12,13 @@ import torch
 from crowds import SPEC, blank, fields, line_up, scatter
 
 from compress.network.source import NetworkSpec
-from compress.pose.decoders.paf import PafOptions, Pose, decode
+from compress.pose.decoders.base import Pose
+from compress.pose.decoders.paf import PafDecoder
 from compress.pose.decoders.paf_compat import find_public_peaks
 from compress.pose.prepare import Prepared, prepare
 from compress.zoo.registry import build
 
-COMPAT = PafOptions(mode="compat")
+COMPAT = PafDecoder(mode="compat")
 
 PAIRS = [
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
@@ -129,7 +130,7 @@ def test_people_are_those_of_the_published_algorithm(count: int, noise: float, s
     heatmaps, pafs = fields(people, cells, rng, noise)
     prepared = blank(size, cells)
     expected = reference(heatmaps, pafs, prepared)
-    assert_same_people(decode(heatmaps, pafs, prepared, SPEC, COMPAT), expected)
+    assert_same_people(COMPAT.people(heatmaps, pafs, prepared, SPEC), expected)
     assert count < 2 or len(expected) > 1
 
 
@@ -142,7 +143,7 @@ def test_an_image_padded_above_and_below_is_cut_like_the_published_one() -> None
     heatmaps, pafs = fields(line_up(rng, 2, cells), cells)
     expected = reference(heatmaps, pafs, prepared)
     assert len(expected) == 2
-    assert_same_people(decode(heatmaps, pafs, prepared, SPEC, COMPAT), expected)
+    assert_same_people(COMPAT.people(heatmaps, pafs, prepared, SPEC), expected)
 
 
 def test_near_peaks_are_thinned_out_from_left_to_right_whatever_their_heights() -> None:
@@ -177,7 +178,7 @@ def test_people_of_real_images_are_those_of_the_published_algorithm(assets: Path
         with torch.inference_mode():
             maps = network(torch.from_numpy(prepared.array)[None])[-1]
         heatmaps, pafs = maps["heatmaps"][0].numpy(), maps["pafs"][0].numpy()
-        poses = decode(heatmaps, pafs, prepared, SPEC, COMPAT)
+        poses = COMPAT.people(heatmaps, pafs, prepared, SPEC)
         assert_same_people(poses, reference(heatmaps, pafs, prepared))
         found += len(poses)
     assert found > 3

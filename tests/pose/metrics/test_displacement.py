@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compress.pose.decoders.paf import Pose
+from compress.pose.decoders.base import Pose
 from compress.pose.metrics.displacement import NARROW, areas_of, compare_people, joint_sigmas, summarise
 from compress.pose.metrics.oks import oks
 from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, OPENPOSE18, Skeleton

@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from compress.errors import DataError
-from compress.pose.decoders.paf import Pose
-from compress.pose.metrics.oks import METRICS, coco_results, keypoint_ap, oks
+from compress.pose.decoders.base import Pose
+from compress.pose.metrics.oks import METRICS, keypoint_ap, oks, people_records
 from compress.pose.skeleton import COCO17, OPENPOSE18, convert_keypoints
 
 Record = dict[str, Any]
@@ -236,7 +236,7 @@ def test_scoring_changes_nothing_and_says_nothing(capfd: pytest.CaptureFixture[s
 def test_results_have_the_joints_of_coco_without_the_neck() -> None:
     keypoints = np.random.default_rng(0).uniform(1, 99, (18, 3)).astype(np.float32)
     keypoints[OPENPOSE18.joints.index("left_ankle")] = 0
-    first, second = coco_results([Pose(keypoints, 2.5), Pose(keypoints * 2, 1.5)], 42, OPENPOSE18)
+    first, second = people_records([Pose(keypoints, 2.5), Pose(keypoints * 2, 1.5)], 42, OPENPOSE18)
     assert first["image_id"] == second["image_id"] == 42
     assert (first["score"], second["score"]) == (2.5, 1.5)
     assert first["category_id"] == 1
@@ -245,4 +245,4 @@ def test_results_have_the_joints_of_coco_without_the_neck() -> None:
     assert back[COCO17.joints.index("left_ankle")].tolist() == [0, 0, 0]
     assert (back.any(axis=1)).sum() == 16
     assert all(type(value) is float for value in first["keypoints"])
-    assert coco_results([], 1, OPENPOSE18) == []
+    assert people_records([], 1, OPENPOSE18) == []

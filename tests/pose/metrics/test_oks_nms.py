@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.pose.decoders.paf import Pose
+from compress.pose.decoders.base import Pose
 from compress.pose.metrics.oks import oks, oks_nms
 from compress.pose.skeleton import COCO17
 
