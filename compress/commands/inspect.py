@@ -161,7 +161,7 @@ def _measure(options: InspectOptions, model: Model, progress: Progress) -> dict[
     selection = Selection(options.include, options.exclude, pointwise=True)
     record = keypoint_sensitivity(
         model, dataset, options.share, selection=selection, height=options.height, progress=progress
-    )
+    ).to_dict()
     if options.plot is not None:
         with atomic_path(options.plot, force=options.force) as temporary:
             temporary.write_bytes(sensitivity_map(record["rows"], record["shares"], record["joint_names"]))

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from compress.model import Model
-from compress.surgery.attention import swap_attention as swap_blocks
+from compress.surgery.attention import AttentionOptions as AttentionOptions
+from compress.surgery.attention import swap_blocks
 from compress.zoo.attention import Attention
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """How new attention blocks are made.
-
-    Attributes
-    ----------
-    reduction : int or None
-        Reduction ratio of the channel gate; None takes that of the replaced block where both kinds' papers have the
-        same, else the paper's.
-    identity : bool
-        Whether new gates start as the identity, so that an inserted block changes no output before training.
-    seed : int
-        Of new weights.
-    """
-
-    reduction: int | None = None
-    identity: bool = True
-    seed: int = 0
 
 
 def swap_attention(
@@ -41,12 +21,12 @@ def swap_attention(
 ) -> Model:
     """Swap the attention blocks of a model for another kind, or insert blocks after layers.
 
-    Gates of an old block that fit the new one keep their weights: `compress.surgery.attention.swap_attention`.
+    Gates of an old block that fit the new one keep their weights: `compress.surgery.attention.swap_blocks`.
 
     Parameters
     ----------
     model : Model
-        The model; it stays as it was.
+        The model; it is not changed.
     to : str
         Kind of the new blocks, one of `compress.zoo.attention.KINDS`.
     at : sequence of str
@@ -59,7 +39,7 @@ def swap_attention(
     Returns
     -------
     Model
-        With the edit; the last record of its history lists the blocks.
+        The model with the edit; the last record of its history lists the blocks.
 
     Raises
     ------
@@ -71,16 +51,7 @@ def swap_attention(
     """
     options = options or AttentionOptions()
     at, after = ((names,) if isinstance(names, str) else tuple(names) for names in (at, after))
-    done = swap_blocks(
-        model.module,
-        to,
-        at,
-        after,
-        options.reduction,
-        identity=options.identity,
-        input_size=model.size,
-        seed=options.seed,
-    )
+    done = swap_blocks(model.module, to, model.inputs, at=at, after=after, options=options)
     blocks: list[dict[str, Any]] = []
     for name, spec in (*done.edit.swaps.items(), *done.edit.inserts.items()):
         old = model.module.get_submodule(name)

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from compress.evaluation.score import evaluate_dataset
+from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.model import Model
+from compress.pose.views import View
 from compress.progress import Progress
 from compress.runtime.torch_runner import TorchRunner
 
@@ -28,5 +29,6 @@ def metric_of(model: Model, module: nn.Module, data: Any, progress: Progress) ->
     """
     with progress.bar("scoring", len(data)) as advance:
         runner = TorchRunner(module, model.pose, outputs=model.outputs)
-        done = evaluate_dataset(data, runner, height=model.size[0], progress=lambda *_: advance(1))
+        options = EvaluationOptions(view=View(model.size[0]))
+        done = evaluate_dataset(data, runner, options, progress=lambda *_: advance(1))
     return done.score.headline
