@@ -171,13 +171,11 @@ def decoder_of(options: ViewOptions, pose: PoseSpec | None) -> Decoder | None:
 
 def open_model_runner(model: ModelOptions, runner: RunnerOptions, *, streams: int = 1) -> Runner:
     """A runner for the model that the options name."""
-    from compress.runtime.opening import open_runner
+    from compress.runtime.opening import open_runner, target_for
 
     return open_runner(
         model.model,
-        runtime=runner.runtime,
-        device=runner.device,
-        precision=runner.precision,
+        target_for(model.model, runtime=runner.runtime, device=runner.device, precision=runner.precision),
         threads=runner.threads,
         streams=streams,
         network=model.network,
