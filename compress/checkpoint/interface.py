@@ -10,6 +10,7 @@ from torch import nn
 from compress.errors import NetworkError
 from compress.network.inputs import InputSpec, image_input
 from compress.network.outputs import Outputs, describe, probe_outputs, read_once
+from compress.pose.decoders.registry import get_decoder
 from compress.pose.spec import PoseSpec
 
 
@@ -20,13 +21,6 @@ class Interface:
     inputs: tuple[InputSpec, ...]
     outputs: Outputs
     pose: PoseSpec | None
-
-
-def expected_outputs(pose: PoseSpec) -> dict[str, int | None]:
-    """Names of the outputs that a pose specification needs, with their number of channels where it is known."""
-    joints = pose.joints
-    channels = {"heatmaps": len(joints.joints) + pose.background, "pafs": 2 * len(joints.limbs)}
-    return {name: channels.get(name) for name in pose.outputs}
 
 
 def find_interface(
@@ -52,7 +46,7 @@ def find_interface(
     """
     usual = pose or PoseSpec()
     try:
-        inputs = _single(module, inputs or image_input(usual.size, len(usual.mean)))
+        inputs = _single(module, inputs or image_input(usual.size, usual.channels))
     except NetworkError as error:
         if pose is None and inputs is None:
             raise NetworkError(
@@ -87,12 +81,12 @@ def _single(module: nn.Module, inputs: Sequence[InputSpec]) -> tuple[InputSpec, 
 
 
 def _fitted(module: nn.Module, inputs: Sequence[InputSpec], pose: PoseSpec) -> Interface:
-    outputs = probe_outputs(module, inputs, expected_outputs(pose))
+    outputs = probe_outputs(module, inputs, get_decoder(pose).expected_outputs(pose))
     image = inputs[0].shape
-    channels = len(pose.mean)
-    if len(image) != 4 or image[1] != channels:
+    rows = 1 if pose.layout == "nhwc" else 2
+    if len(image) != 4 or image[3 if pose.layout == "nhwc" else 1] != pose.channels:
         raise NetworkError(
-            f"the pose specification prepares images of {channels} channel(s), and the network reads another shape",
+            f"the pose specification prepares images of {pose.channels} channel(s), and the network reads others",
             found=image,
             hint="Give mean and scale one number for each channel, or leave the pose specification out",
         )
@@ -100,11 +94,11 @@ def _fitted(module: nn.Module, inputs: Sequence[InputSpec], pose: PoseSpec) -> I
     for name, value in found.items():
         if value.dim() != 4:
             continue
-        wanted = [{side // pose.stride, -(-side // pose.stride)} for side in image[2:]]
+        wanted = [{side // pose.stride, -(-side // pose.stride)} for side in image[rows : rows + 2]]
         if any(side not in sides for side, sides in zip(value.shape[2:], wanted, strict=True)):
             raise NetworkError(
                 f"the pose specification has a stride of {pose.stride}, and the output {name} of an input of "
-                f"{image[2]}x{image[3]} pixels has another size",
+                f"{image[rows]}x{image[rows + 1]} pixels has another size",
                 found=describe(found),
                 hint="Give the number of input pixels for each cell of the maps as stride",
             )

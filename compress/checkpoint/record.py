@@ -121,7 +121,7 @@ def read_record(raw: Mapping[str, Any]) -> Model:
 
 def inputs_of(source: NetworkSpec, pose: PoseSpec) -> tuple[InputSpec, ...]:
     """What a network reads of which no file says it."""
-    return image_input(pose.size if source.is_custom else get_entry(source.name).input_size, len(pose.mean))
+    return image_input(pose.size if source.is_custom else get_entry(source.name).input_size, pose.channels)
 
 
 def _last_plan(history: Sequence[Mapping[str, Any]], source: NetworkSpec, inputs: tuple[InputSpec, ...]) -> Plan | None:

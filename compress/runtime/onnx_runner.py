@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from compress.checkpoint.own_code import Network
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import PEAKS, Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.file_interface import SECTION, Port, read_interface
+from compress.runtime.runner import Array, ArrayInputs, cannot_run, check_inputs, fits, one_by_one
 
 #: Where an exported file's metadata holds the pose specification as JSON.
-POSE_KEY = "compress.pose"
+POSE_KEY = f"{SECTION}.pose"
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -23,24 +25,22 @@ class OnnxRunner:
     Parameters
     ----------
     path : Path
-        The file. Its metadata says what the network expects and gives, or ``network`` does.
+        The file. Its metadata says what the network expects and returns, or ``network`` does.
     device : {"cpu", "cuda"}
         Where to run.
     precision : {"fp32"}
         onnxruntime computes in the types that the file's graph names; only float32 graphs are run.
     threads : int, optional
         CPU threads; all cores by default.
-    network : str, optional
-        Name of the network in a file from elsewhere.
+    network : str, callable or nn.Module, optional
+        The network in a file from elsewhere.
 
     Raises
     ------
     RuntimeAbsent
         If onnxruntime, the device or the precision is not there.
     FileError
-        If the file is missing, empty, no ONNX model, or not a pose network.
-    CompressError
-        If the file does not say what it expects and gives, and ``network`` is not given.
+        If the file is missing, empty, no ONNX model, or does not fit its pose specification.
     """
 
     name = "onnxruntime"
@@ -52,36 +52,42 @@ class OnnxRunner:
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
-        network: str | None = None,
+        network: Network | None = None,
     ) -> None:
         read_bytes(path, "ONNX model")
         self._session, options = _open(path, device, precision, threads)
         self.device = device
         self.precision = precision
         self.threads = options.intra_op_num_threads or _cores()
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.pose: PoseSpec = (
-            read_pose(metadata[POSE_KEY], path) if POSE_KEY in metadata else foreign_pose(path, network)
-        )
         outputs = self._session.get_outputs()
-        matched = match_outputs([({o.name}, _channels(o.shape)) for o in outputs], self.pose, path)
-        self._outputs = [outputs[index].name for index in matched]
-        self._names = self.pose.outputs
-        if any(output.name == PEAKS for output in outputs):
-            self._outputs, self._names = [*self._outputs, PEAKS], (*self._names, PEAKS)
-        self._input = _find_input(self._session.get_inputs(), path)
+        ports = [Port(frozenset({output.name}), _channels(output.shape)) for output in outputs]
+        found = read_interface(path, ports, _metadata(self._session, path), network)
+        self.pose: PoseSpec | None = found.pose
+        self._names = found.names
+        self._outputs = [outputs[index].name for index in found.indices]
+        self._inputs = self._session.get_inputs()
+        if self.pose is not None:
+            _check_image(self._inputs, self.pose, path)
 
-    def run(self, images: Array) -> dict[str, Array]:
-        """Final maps of images; see `compress.runtime.runner.Runner.run`."""
-        check_input(images, self.pose)
-        fixed = self._input.shape
-        if any(isinstance(want, int) and want != have for want, have in zip(fixed, images.shape, strict=True)):
-            raise UsageError("the file takes inputs of one shape only", found=images.shape, hint=f"It takes {fixed}")
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
+        """Outputs of the network; see `compress.runtime.runner.Runner.run`."""
+        arrays = check_inputs(inputs, self.pose)
+        if len(arrays) != len(self._inputs):
+            raise UsageError(f"the file takes {len(self._inputs)} input(s)", found=len(arrays))
+        for port, array in zip(self._inputs, arrays, strict=True):
+            shape = tuple(side if isinstance(side, int) else None for side in port.shape)
+            if not fits(shape, array):
+                if shape[0] == 1 < len(array):
+                    return one_by_one(self.run, inputs)
+                raise UsageError(
+                    "the file takes inputs of one shape only", found=array.shape, hint=f"It takes {port.shape}"
+                )
         try:
-            maps = self._session.run(self._outputs, {self._input.name: images})
+            feed = {port.name: array for port, array in zip(self._inputs, arrays, strict=True)}
+            values = self._session.run(self._outputs, feed)
         except Exception as error:  # onnxruntime's exceptions share no base but this
-            raise cannot_run(self.name, images, error) from error
-        return dict(zip(self._names, maps, strict=True))
+            raise cannot_run(self.name, arrays, error) from error
+        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """Drop the session."""
@@ -123,22 +129,33 @@ def _open(path: Path, device: str, precision: str, threads: int | None) -> tuple
     return session, options
 
 
-def _find_input(inputs: list[Any], path: Path) -> Any:
-    """The one input, a batch of float32 images."""
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or _channels(inputs[0].shape) not in (3, None):
+def _metadata(session: Any, path: Path) -> dict[str, str]:
+    """Our own metadata, keys without their prefix."""
+    try:
+        entries: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise FileError("the file's metadata is not valid UTF-8", found=str(path), hint="Export it again") from error
+    prefix = f"{SECTION}."
+    return {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
+
+
+def _check_image(inputs: list[Any], pose: PoseSpec, path: Path) -> None:
+    """Refuse a pose network whose first input is no batch of float32 images."""
+    shape = inputs[0].shape if inputs else []
+    axis = 3 if pose.layout == "nhwc" else 1
+    if len(shape) != 4 or (isinstance(shape[axis], int) and shape[axis] != pose.channels):
         raise FileError(
-            "the model does not take one batch of images (images, 3, height, width)",
+            f"the model does not take one batch of images with {pose.channels} channel(s)",
             found=", ".join(f"{i.name} {i.shape}" for i in inputs),
-            hint=f"Is {path.name} a pose network?",
+            hint=f"Is {path.name} a pose network, and is its pose specification right?",
         )
     if inputs[0].type != "tensor(float)":
         raise FileError("the model does not take float32", found=inputs[0].type, hint="Export it in float32")
-    return inputs[0]
 
 
 def _channels(shape: list[int | str | None] | None) -> int | None:
     """Size of the second axis where it is fixed."""
-    count = shape[1] if shape and len(shape) == 4 else None
+    count = shape[1] if shape and len(shape) > 1 else None
     return count if isinstance(count, int) else None
 
 

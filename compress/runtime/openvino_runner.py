@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from compress.checkpoint.own_code import Network
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import PEAKS, Array, cannot_run, check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.file_interface import SECTION, Port, read_interface
+from compress.runtime.runner import Array, ArrayInputs, Shape, cannot_run, check_inputs, fits, one_by_one
 
-#: Where an exported file's ``rt_info`` holds the pose specification as JSON.
-POSE_PATH = ["compress", "pose"]
-
-#: Public releases, by the name inside their IR, which bring no specification of their own. Their graphs begin with the
-#: normalisation and take pixels as they are.
+#: Public releases without a specification of their own, by the name inside their IR. Their graphs begin with the
+#: normalisation and take raw pixels.
 _RELEASES = {"human-pose-estimation-0001": PoseSpec()}
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -31,27 +30,25 @@ class OpenVinoRunner:
     ----------
     path : Path
         The ``.xml`` file; the weights lie beside it with the suffix ``.bin``. Its ``rt_info`` says what the network
-        expects and gives, or it is a known public release, or ``network`` says it.
+        expects and returns, or it is a known public release, or ``network`` says it.
     device : str
         ``"cpu"``, or another device that OpenVINO finds, such as ``"gpu"``.
     precision : {"fp32", "bf16", "fp16"}
-        What to compute in. Left to itself, OpenVINO takes bf16 wherever the CPU has it.
+        What to compute in. By default OpenVINO would take bf16 wherever the CPU has it.
     threads : int, optional
         CPU threads; OpenVINO's own choice by default.
     streams : int
-        So many threads may call `run` at once; each call then has its share of the CPU threads. One image takes
-        longer, all of them together less: small layers lose time wherever threads wait for each other.
-    network : str, optional
-        Name of the network in a file from elsewhere.
+        Number of threads that may call `run` at once; each call then has its share of the CPU threads. One image
+        takes longer, all of them together less: in small layers threads mostly wait for each other.
+    network : str, callable or nn.Module, optional
+        The network in a file from elsewhere.
 
     Raises
     ------
     RuntimeAbsent
         If OpenVINO, the device or the precision is not there.
     FileError
-        If one of the two files is missing, empty or damaged, or it is not a pose network.
-    CompressError
-        If the file does not say what it expects and gives, and ``network`` is not given.
+        If one of the two files is missing, empty or damaged, or does not fit its pose specification.
     """
 
     name = "openvino"
@@ -64,22 +61,25 @@ class OpenVinoRunner:
         precision: str = "fp32",
         threads: int | None = None,
         streams: int = 1,
-        network: str | None = None,
+        network: Network | None = None,
     ) -> None:
         read_bytes(path, "OpenVINO model")
         read_bytes(path.with_suffix(".bin"), "file of the OpenVINO model's weights")
         core = open_core(device)
         model = _read(core, path)
         self.device = device
-        self.pose = _pose(model, path, network)
-        self._outputs = match_outputs([(o.names, _channels(o)) for o in model.outputs], self.pose, path)
-        self._names = self.pose.outputs
-        peaks = [index for index, output in enumerate(model.outputs) if PEAKS in output.names]
-        if peaks:
-            self._outputs, self._names = [*self._outputs, *peaks], (*self._names, PEAKS)
-        self._shape = _free_sizes(model, path)
-        if not model.has_rt_info(POSE_PATH) and model.get_friendly_name() in _RELEASES:
-            model = _denormalised(model, self.pose)
+        ports = [Port(frozenset(output.names), _channels(output)) for output in model.outputs]
+        release = _RELEASES.get(model.get_friendly_name())
+        metadata = _metadata(model, path)
+        found = read_interface(path, ports, metadata, network, release)
+        self.pose: PoseSpec | None = found.pose
+        self._names, self._outputs = found.names, found.indices
+        self._shape: Shape | None = None
+        if self.pose is not None:
+            _check_image(model, self.pose, path)
+            self._shape = _free_sizes(model, self.pose)
+            if release is not None and "pose" not in metadata:
+                model = _denormalised(model, self.pose)
         several = {"NUM_STREAMS": streams} if streams > 1 else {}
         self._compiled = compile_model(core, model, device, precision, threads, **several)
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -89,23 +89,24 @@ class OpenVinoRunner:
         self.precision = precision if not quantised else "int8" if precision == "fp32" else f"int8+{precision}"
         self.threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS")) if device == "cpu" else 1
 
-    def run(self, images: Array) -> dict[str, Array]:
-        """Final maps of images; see `compress.runtime.runner.Runner.run`."""
-        check_input(images, self.pose)
-        if self._shape is not None and images.shape != self._shape:
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
+        """Outputs of the network; see `compress.runtime.runner.Runner.run`."""
+        arrays = check_inputs(inputs, self.pose)
+        if not fits(self._shape, arrays[0]):
+            if self._shape is not None and self._shape[0] == 1 < len(arrays[0]):
+                return one_by_one(self.run, inputs)
             raise UsageError(
-                "the file takes inputs of one shape only", found=images.shape, hint=f"It takes {self._shape}"
+                "the file takes inputs of one shape only", found=arrays[0].shape, hint=f"It takes {self._shape}"
             )
         # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
         request = self._idle.get()
         try:
-            maps = request.infer([np.ascontiguousarray(images)], share_inputs=True, share_outputs=True)
-            return {
-                name: np.array(maps[index], dtype=np.float32)
-                for name, index in zip(self._names, self._outputs, strict=True)
-            }
+            values = request.infer(
+                [np.ascontiguousarray(array) for array in arrays], share_inputs=True, share_outputs=True
+            )
+            return {name: _owned(values[index]) for name, index in zip(self._names, self._outputs, strict=True)}
         except RuntimeError as error:
-            raise cannot_run(self.name, images, error) from error
+            raise cannot_run(self.name, arrays, error) from error
         finally:
             self._idle.put(request)
 
@@ -118,9 +119,9 @@ class OpenVinoRunner:
 def shared_core() -> Any:
     """OpenVINO itself, one for the whole program; `RuntimeAbsent` if it is not installed.
 
-    Not one for each model: the CPU plugin of every ``Core`` sets a stack for signals aside and takes the one before
-    it back at its end, also when that is gone by then, and the next signal that Python handles, such as the end of a
-    worker of a data loader, kills the program (OpenVINO 2026.4).
+    Not one for each model: the CPU plugin of every ``Core`` installs an alternate signal stack and restores the
+    previous one at its end, even if that has been freed by then; the next signal that Python handles, such as the end
+    of a data loader's worker, then kills the program (OpenVINO 2026.4).
     """
     try:
         import openvino
@@ -152,50 +153,81 @@ def _read(core: Any, path: Path) -> Any:
         ) from error
 
 
-def _pose(model: Any, path: Path, network: str | None) -> PoseSpec:
-    if model.has_rt_info(POSE_PATH):
-        return read_pose(model.get_rt_info(POSE_PATH).astype(str), path)
-    release = _RELEASES.get(model.get_friendly_name())
-    return release if release is not None else foreign_pose(path, network)
+def _metadata(model: Any, path: Path) -> dict[str, str]:
+    """Our own metadata in the model's ``rt_info``."""
+    try:
+        return {
+            key: model.get_rt_info([SECTION, key]).astype(str)
+            for key in ("pose", "outputs")
+            if model.has_rt_info([SECTION, key])
+        }
+    except UnicodeDecodeError as error:
+        raise FileError("the file's metadata is not valid UTF-8", found=str(path), hint="Export it again") from error
 
 
 def _channels(port: Any) -> int | None:
     """Size of a port's second axis where it is fixed."""
     shape = port.get_partial_shape()
-    if shape.rank.is_dynamic or len(shape) != 4 or shape[1].is_dynamic:
+    if shape.rank.is_dynamic or len(shape) < 2 or shape[1].is_dynamic:
         return None
     return int(shape[1].get_length())
 
 
-def _free_sizes(model: Any, path: Path) -> tuple[int, ...] | None:
-    """Let the model take any batch, height and width; gives the only shape it takes where that can't be.
+def _owned(value: Any) -> Array:
+    """A copy of an output; floating ones in float32."""
+    return np.array(value, dtype=np.float32 if np.issubdtype(value.dtype, np.floating) else None)
+
+
+def _check_image(model: Any, pose: PoseSpec, path: Path) -> None:
+    """Refuse a pose network whose first input is no batch of images."""
+    shapes = [port.get_partial_shape() for port in model.inputs]
+    axis = 3 if pose.layout == "nhwc" else 1
+    image = shapes[0] if shapes and not shapes[0].rank.is_dynamic and len(shapes[0]) == 4 else None
+    if image is None or (image[axis].is_static and image[axis].get_length() != pose.channels):
+        raise FileError(
+            f"the model does not take one batch of images with {pose.channels} channel(s)",
+            found=", ".join(map(str, shapes)),
+            hint=f"Is {path.name} a pose network, and is its pose specification right?",
+        )
+
+
+def _free_sizes(model: Any, pose: PoseSpec) -> Shape | None:
+    """Let the model take any batch, height and width, or any batch; returns the shape it takes where one is fixed.
 
     Compiled for any size, a model runs as fast as compiled for one, and each new size of image costs next to nothing.
     """
     from openvino import PartialShape
 
-    if len(model.inputs) != 1 or _channels(model.inputs[0]) not in (3, None):
-        raise FileError(
-            "the model does not take one batch of images (images, 3, height, width)",
-            found=", ".join(str(port.get_partial_shape()) for port in model.inputs),
-            hint=f"Is {path.name} a pose network?",
-        )
-    before = model.inputs[0].get_partial_shape()
-    try:
-        model.reshape(PartialShape([-1, 3, -1, -1]))
-        free = all(side.is_dynamic for o in model.outputs for side in list(o.get_partial_shape())[2:])
-    except RuntimeError:
-        free = False
-    if free:
-        return None
-    model.reshape(before)
-    return None if before.is_dynamic else tuple(before.to_shape())
+    image = model.inputs[0]
+    before = image.get_partial_shape()
+    fixed = [side.get_length() if side.is_static else -1 for side in before]
+    sides = {1, 2} if pose.layout == "nhwc" else {2, 3}
+    for free in ({0} | sides, {0}):
+        try:
+            model.reshape({image: PartialShape([-1 if axis in free else fixed[axis] for axis in range(4)])})
+        except RuntimeError:
+            continue
+        shapes = [list(output.get_partial_shape()) for output in model.outputs]
+        maps = [side for shape in shapes for side in shape[2:] if len(shape) == 4]
+        # The sides of outputs that are no maps do not tell whether the input's are free.
+        whole = all(side.is_dynamic for side in maps) and all(len(shape) == 4 for shape in shapes)
+        if all(shape[0].is_dynamic for shape in shapes if shape) and (whole or free == {0}):
+            return None if whole and free != {0} else _static(image)
+    model.reshape({image: before})
+    return _static(image)
+
+
+def _static(port: Any) -> Shape | None:
+    """The shape of an input where a side of it is fixed, None for each free side; None if all are free."""
+    shape = port.get_partial_shape()
+    sides = tuple(int(side.get_length()) if side.is_static else None for side in shape)
+    return sides if any(side is not None for axis, side in enumerate(sides) if axis != 1) else None
 
 
 def _denormalised(model: Any, pose: PoseSpec) -> Any:
-    """The model behind a step that makes pixels of prepared images, so that it sees what all other models see.
+    """The model behind a step that turns prepared images back into pixels, so that it reads what all others read.
 
-    Giving it pixels by a specification without normalisation would pad images with black instead of the mean.
+    A specification without normalisation would pad images with black instead of the mean.
     """
     from openvino import Layout
     from openvino.preprocess import PrePostProcessor
@@ -208,7 +240,7 @@ def _denormalised(model: Any, pose: PoseSpec) -> Any:
 
 def compile_model(core: Any, model: Any, device: str, precision: str, threads: int | None, **config: Any) -> Any:
     """Compile a model for a device; `RuntimeAbsent` if the precision is not there."""
-    # Asked for more than the device can do, OpenVINO quietly computes in something else.
+    # Asked for a precision that the device lacks, OpenVINO silently computes in another.
     hint = _HINTS[precision]
     able = core.get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
     if hint != "f32" and {"f16": "FP16", "bf16": "BF16"}[hint] not in able:

@@ -12,16 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.errors import NetworkError, RuntimeAbsent
+from compress.model import Model
 from compress.network.duplicate import duplicate
+from compress.network.outputs import BY_STRUCTURE, Outputs
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import Array, check_input
+from compress.runtime.runner import Array, ArrayInputs, check_inputs
+from compress.target import Target
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: Recorded graphs are kept for so many shapes of input; each holds the memory of all its activations.
+#: Number of input shapes for which recorded graphs are kept; each holds the memory of all its activations.
 _GRAPHS = 4
 
 #: Runs before a graph is recorded, in which libraries choose their kernels.
@@ -59,10 +63,12 @@ class TorchRunner:
     Parameters
     ----------
     module : nn.Module
-        A network as the registry builds it. A copy is run, in evaluation mode and as it is now: later changes of the
-        module do not reach the runner, and the runner changes nothing of the module.
-    pose : PoseSpec
-        What the network expects and gives.
+        A network. A copy is run, in evaluation mode: later changes of the module do not reach the runner, and the
+        runner changes nothing of the module.
+    pose : PoseSpec or None
+        What the network expects and returns; None for a network without keypoints, of which all outputs are returned.
+    outputs : Outputs
+        How its return value is read.
     device : str
         A device that torch knows, for example ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
     precision : {"fp32", "bf16", "fp16"}
@@ -75,8 +81,8 @@ class TorchRunner:
     Attributes
     ----------
     device_ms : float or None
-        What the network alone took in the last run on a GPU, between two events there: without copies and the time
-        in which Python had not yet given it work.
+        Time of the network alone in the last run on a GPU, between two events there: without copies, and without
+        the time before Python has submitted work.
 
     Raises
     ------
@@ -89,8 +95,9 @@ class TorchRunner:
     def __init__(
         self,
         module: nn.Module,
-        pose: PoseSpec,
+        pose: PoseSpec | None,
         *,
+        outputs: Outputs = BY_STRUCTURE,
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
@@ -101,6 +108,7 @@ class TorchRunner:
         self.options = TorchOptions() if options is None else options
         self.device_ms: float | None = None
         self.pose = pose
+        self.outputs = outputs
         self.threads = torch.get_num_threads() if threads is None else threads
         self._device = _find_device(device)
         if self._device.type == "cpu" and precision == "fp16":
@@ -113,42 +121,73 @@ class TorchRunner:
         self._layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
         module = duplicate(module).to(self._device, _DTYPES[precision]).eval().requires_grad_(False)
         self._module = module.to(memory_format=self._layout)  # type: ignore[call-overload]
-        self._call: Callable[[Tensor], Any] = (
+        self._call: Callable[..., Any] = (
             torch.compile(self._module, dynamic=False) if self.options.compile else self._module
         )
-        self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
 
-    def run(self, images: Array) -> dict[str, Array]:
-        """Final maps of images; see `compress.runtime.runner.Runner.run`."""
-        check_input(images, self.pose)
-        batch = torch.from_numpy(np.require(images, requirements=("C", "W"))).to(
-            self._device, _DTYPES[self.precision], memory_format=self._layout
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        target: Target | None = None,
+        *,
+        threads: int | None = None,
+        options: TorchOptions | None = None,
+    ) -> TorchRunner:
+        """A runner of a model; on the CPU in FP32 unless another target is given."""
+        target = target or Target("torch", "cpu")
+        return cls(
+            model.module,
+            model.pose,
+            outputs=model.outputs,
+            device=target.device,
+            precision=target.precision,
+            threads=threads,
+            options=options,
         )
+
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
+        """Final outputs; see `compress.runtime.runner.Runner.run`."""
+        batch = tuple(self._tensor(array) for array in check_inputs(inputs, self.pose))
         with torch.inference_mode(), _threads(self.threads), _exact(self._device):
             network = self._graph(batch) if self.options.graphs else self._call
             if self._device.type != "cuda":
-                return self._arrays(network(batch)[-1])
+                return self._arrays(network(*batch))
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
-            maps = network(batch)[-1]
+            raw = network(*batch)
             end.record()
-            arrays = self._arrays(maps)
+            arrays = self._arrays(raw)
             self.device_ms = float(begin.elapsed_time(end))
             return arrays
 
-    def _arrays(self, maps: dict[str, Tensor]) -> dict[str, Array]:
-        missing = [name for name in self.pose.outputs if name not in maps]
-        if missing:
-            raise NetworkError(f"the network's last stage has no {', '.join(missing)}", found=sorted(maps))
-        return {name: maps[name].float().cpu().contiguous().numpy() for name in self.pose.outputs}
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
+        if not tensor.is_floating_point():
+            return tensor.to(self._device)
+        layout = self._layout if tensor.dim() == 4 else torch.contiguous_format
+        return tensor.to(self._device, _DTYPES[self.precision], memory_format=layout)
 
-    def _graph(self, batch: Tensor) -> _Graph:
-        shape = tuple(batch.shape)
-        if shape not in self._graphs:
+    def _arrays(self, raw: Any) -> dict[str, Array]:
+        final = self.outputs.final(raw)
+        names = tuple(final) if self.pose is None else self.pose.outputs
+        missing = [name for name in names if name not in final]
+        if missing:
+            raise NetworkError(f"the network's last stage has no {', '.join(missing)}", found=sorted(final))
+        values = ((name, final[name]) for name in names)
+        return {
+            name: (value.float() if value.is_floating_point() else value).cpu().contiguous().numpy()
+            for name, value in values
+        }
+
+    def _graph(self, batch: tuple[Tensor, ...]) -> _Graph:
+        shapes = tuple(tensor.shape for tensor in batch)
+        if shapes not in self._graphs:
             while len(self._graphs) >= _GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
-            self._graphs[shape] = _Graph(self._call, batch)
-        return self._graphs[shape]
+            self._graphs[shapes] = _Graph(self._call, batch)
+        return self._graphs[shapes]
 
     def close(self) -> None:
         """Drop the network."""
@@ -159,22 +198,23 @@ class TorchRunner:
 class _Graph:
     """A network's kernels for one shape of input, recorded once; results are overwritten by the next call."""
 
-    def __init__(self, network: Callable[[Tensor], Any], batch: Tensor) -> None:
-        self._input = torch.empty_like(batch)
-        self._input.copy_(batch)
-        # Recording wants a stream of its own on which everything has run before.
-        stream = torch.cuda.Stream(batch.device)
-        stream.wait_stream(torch.cuda.current_stream(batch.device))
+    def __init__(self, network: Callable[..., Any], batch: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(torch.empty_like(tensor).copy_(tensor) for tensor in batch)
+        device = batch[0].device
+        # Recording needs a stream of its own on which everything has run before.
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(_WARMUP):
-                network(self._input)
-        torch.cuda.current_stream(batch.device).wait_stream(stream)
+                network(*self._inputs)
+        torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(batch.device), torch.cuda.graph(self._graph):
-            self._output = network(self._input)
+        with torch.cuda.device(device), torch.cuda.graph(self._graph):
+            self._output = network(*self._inputs)
 
-    def __call__(self, batch: Tensor) -> Any:
-        self._input.copy_(batch)
+    def __call__(self, *batch: Tensor) -> Any:
+        for own, given in zip(self._inputs, batch, strict=True):
+            own.copy_(given)
         self._graph.replay()
         return self._output
 
@@ -186,7 +226,7 @@ def _check_options(options: TorchOptions, device: torch.device) -> None:
         )
     if not options.compile:
         return
-    # torch.compile would find out in the first run, with pages of its own trace.
+    # torch.compile would report it only in the first run, with a long trace.
     compiler = os.environ.get("CXX", "")
     if not any(shutil.which(name) for name in (compiler, "c++", "g++", "clang++", "cl") if name):
         raise RuntimeAbsent("torch.compile needs a C++ compiler", hint="Install one, or leave out --compile")
@@ -222,7 +262,7 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Keep a GPU from rounding float32 to the ten bits of TF32, which it does in convolutions by default."""
+    """Keep a GPU from computing convolutions in TF32, with ten bits of mantissa, which is its default."""
     if device.type != "cuda":
         yield
         return

@@ -16,7 +16,6 @@ from compress.checkpoint.load import create
 from compress.checkpoint.save import save
 from compress.errors import (
     CheckpointError,
-    CompressError,
     DataError,
     FileError,
     NetworkError,
@@ -24,8 +23,11 @@ from compress.errors import (
     UsageError,
 )
 from compress.pose.spec import PoseSpec
-from compress.runtime.opening import open_runner
-from compress.runtime.runner import check_input, foreign_pose, match_outputs, read_pose
+from compress.runtime.file_interface import Port, match_outputs, read_pose
+from compress.runtime.opening import open_runner, target_for
+from compress.runtime.runner import check_inputs
+from compress.target import Target
+from compress.zoo.registry import pose_spec
 
 Make = Callable[..., Path]
 
@@ -41,7 +43,7 @@ def test_the_suffix_chooses_the_runtime(onnx_path: Path, xml_path: Path, checkpo
     images = np.random.default_rng(0).random((1, 3, 64, 40), dtype=np.float32)
     for path, name in ((checkpoint_path, "torch"), (onnx_path, "onnxruntime"), (xml_path, "openvino")):
         for runtime in (None, name):
-            runner = open_runner(path, runtime=runtime, threads=1)
+            runner = open_runner(path, target_for(path, runtime=runtime), threads=1)
             assert (runner.name, runner.device, runner.precision, runner.threads) == (name, "cpu", "fp32", 1)
             maps = runner.run(images)
             assert {key: value.shape for key, value in maps.items()} == {
@@ -51,12 +53,12 @@ def test_the_suffix_chooses_the_runtime(onnx_path: Path, xml_path: Path, checkpo
             runner.close()
 
 
-def test_a_file_of_another_runtime_is_refused_with_the_way_out(onnx_path: Path, xml_path: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_runtime_is_refused_with_a_hint(onnx_path: Path, xml_path: Path, tmp_path: Path) -> None:
     for path, wrong in ((onnx_path, "openvino"), (onnx_path, "torch"), (xml_path, "onnxruntime")):
         with pytest.raises(UsageError, match=rf"{wrong} does not run a file that is for .*{path.name}.*Leave out"):
-            open_runner(path, runtime=wrong)
+            open_runner(path, Target(wrong, "cpu"))
     with pytest.raises(UsageError, match=r"openvino does not run .* torch.*compress export .*model\.pt"):
-        open_runner(tmp_path / "model.pt", runtime="openvino")
+        open_runner(tmp_path / "model.pt", Target("openvino", "cpu"))
     (tmp_path / "ir.xml").write_text("<net/>")
     with pytest.raises(UsageError, match=r"weights of an OpenVINO model.*Name ir\.xml"):
         open_runner(tmp_path / "ir.bin")
@@ -65,8 +67,6 @@ def test_a_file_of_another_runtime_is_refused_with_the_way_out(onnx_path: Path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": "tensorrt"}, "unknown runtime.*tensorrt.*torch, onnxruntime, openvino"),
-        ({"precision": "int4"}, "unknown precision.*int4.*fp32, bf16, fp16"),
         ({"threads": 0}, "at least one thread"),
         ({"threads": -3}, "at least one thread"),
         ({"streams": 0}, "at least one stream"),
@@ -77,6 +77,14 @@ def test_a_file_of_another_runtime_is_refused_with_the_way_out(onnx_path: Path, 
 def test_options_that_make_no_sense_are_refused(onnx_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         open_runner(onnx_path, **options)
+
+
+def test_unknown_runtimes_and_precisions_are_refused_by_name(onnx_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown runtime.*tensorrt.*torch, onnxruntime, openvino"):
+        target_for(onnx_path, runtime="tensorrt")
+    with pytest.raises(UsageError, match=r"unknown precision.*int4.*fp32, bf16, fp16"):
+        target_for(onnx_path, precision="int4")
+    assert target_for(onnx_path, precision="bf16") == Target("onnxruntime", "cpu", "bf16")
 
 
 @pytest.mark.parametrize("device", ["cuda", "quantum"])
@@ -91,7 +99,7 @@ def test_a_device_that_is_not_there_is_named(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     for path in (onnx_path, xml_path, checkpoint_path):
         with pytest.raises(RuntimeAbsent, match=f"no device {device}"):
-            open_runner(path, device=device)
+            open_runner(path, target_for(path, device=device))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".xml"])
@@ -120,25 +128,29 @@ def test_an_input_of_another_shape_is_refused_by_every_runtime(
 
 
 def test_an_input_must_fit_the_stride_and_be_float32() -> None:
-    check_input(np.zeros((2, 3, 16, 24), np.float32), PoseSpec())
+    check_inputs(np.zeros((2, 3, 16, 24), np.float32), PoseSpec())
     for size in ((16, 20), (12, 24)):
         with pytest.raises(DataError, match=rf"multiples of 8.*{size[0]}x{size[1]}"):
-            check_input(np.zeros((1, 3, *size), np.float32), PoseSpec())
+            check_inputs(np.zeros((1, 3, *size), np.float32), PoseSpec())
     with pytest.raises(DataError, match=r"float32.*float64"):
-        check_input(np.zeros((1, 3, 16, 24)), PoseSpec())  # type: ignore[arg-type]
+        check_inputs(np.zeros((1, 3, 16, 24)), PoseSpec())  # type: ignore[arg-type]
+
+
+def ports(*outputs: tuple[set[str], int | None]) -> list[Port]:
+    return [Port(frozenset(names), count) for names, count in outputs]
 
 
 def test_outputs_are_matched_by_name_and_else_by_their_channels() -> None:
     pose, path = PoseSpec(), Path("model.onnx")
-    two_stages = [({"a"}, 19), ({"b"}, 38), ({"c"}, 38), ({"d"}, 19)]
-    assert match_outputs(two_stages, pose, path) == [3, 2]
-    named = [({"pafs", "1"}, None), ({"other"}, 19), ({"heatmaps"}, None)]
-    assert match_outputs(named, pose, path) == [2, 0]
-    with pytest.raises(FileError, match=r"no output pafs, nor one with 38 channels.*a \(19\).*is.*model\.onnx|pafs"):
-        match_outputs([({"a"}, 19), ({"b"}, 57)], pose, path)
+    two_stages = ports(({"a"}, 19), ({"b"}, 38), ({"c"}, 38), ({"d"}, 19))
+    assert match_outputs(two_stages, pose, path) == (3, 2)
+    named = ports(({"pafs", "1"}, None), ({"other"}, 19), ({"heatmaps"}, None))
+    assert match_outputs(named, pose, path) == (2, 0)
+    with pytest.raises(FileError, match=r"no output pafs, nor one with 38 channels.*a \(19\).*model\.onnx"):
+        match_outputs(ports(({"a"}, 19), ({"b"}, 57)), pose, path)
     with pytest.raises(FileError, match="no output heatmaps"):
-        match_outputs([({"a"}, 18), ({"b"}, 38)], pose, path)
-    assert match_outputs([({"a"}, 18), ({"b"}, 38)], PoseSpec(background=False), path) == [0, 1]
+        match_outputs(ports(({"a"}, 18), ({"b"}, 38)), pose, path)
+    assert match_outputs(ports(({"a"}, 18), ({"b"}, 38)), PoseSpec(background=False), path) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +175,13 @@ def test_a_foreign_file_is_run_as_the_network_that_is_named(
         path = make_onnx(tmp_path / "theirs.onnx", metadata={}, **names)
     else:
         path = make_ir(tmp_path / "theirs.xml", pose="", metadata={}, **names)
-    with pytest.raises(CompressError, match=r"does not say what its network.*theirs.*compress export.*--network NAME"):
-        open_runner(path)
+    bare = open_runner(path)
+    assert bare.pose is None
+    assert list(bare.run(np.zeros((1, 3, 8, 8), np.float32))) == ["stage_1_heatmaps", "stage_1_pafs"]
     with pytest.raises(NetworkError, match="unknown network"):
         open_runner(path, network="nothing")
     runner = open_runner(path, network="lightweight-openpose")
-    assert runner.pose == foreign_pose(path, "lightweight-openpose")
+    assert runner.pose == pose_spec("lightweight-openpose")
     images = np.random.default_rng(0).random((1, 3, 32, 48), dtype=np.float32)
     for name, value in expected(images).items():
         assert np.allclose(runner.run(images)[name], value, atol=1e-4)
@@ -181,7 +194,7 @@ def test_a_model_without_the_maps_is_refused(tmp_path: Path, make_onnx: Make, ma
     with pytest.raises(FileError, match=r"no output heatmaps.*logits.*10"):
         open_runner(path)
     grey = make(tmp_path / f"grey.{kind}", shape=("batch", 1, "height", "width"))
-    with pytest.raises(FileError, match="does not take one batch of images"):
+    with pytest.raises(FileError, match=r"does not take one batch of images with 3 channel"):
         open_runner(grey)
 
 
