@@ -1,18 +1,18 @@
-"""Attention blocks put in the place of others, or behind layers that had none."""
+"""Attention blocks: swapped for another kind, or inserted after layers."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from compress.errors import CheckpointError, NetworkError, UsageError
+from compress.errors import CheckpointError, NetworkError, UsageError, similar
 from compress.network.duplicate import duplicate
+from compress.network.inputs import InputSpec, call, zero_inputs
 from compress.network.layers import kind_of
 from compress.surgery.edits import register_edit
 from compress.surgery.substitute import replace_module
@@ -26,13 +26,13 @@ from compress.zoo.attention import (
     default_reduction,
 )
 
-#: At most so many names are listed in an error.
-LISTED = 20
+#: Maximum number of names that an error lists.
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Enough to build an attention block: the arguments of `compress.zoo.attention.build_attention`."""
+    """The arguments of `compress.zoo.attention.build_attention`."""
 
     attention: str
     channels: int
@@ -44,15 +44,15 @@ class BlockSpec:
         return build_attention(self.attention, self.channels, self.reduction, identity=self.identity)
 
 
-#: Makes a block: (what to build, the block that it replaces or None) -> block.
+#: Builds a block from its specification and the block that it replaces, or None.
 Build = Callable[[BlockSpec, Attention | None], Attention]
 
 
 class Attended(nn.Module):
-    """A layer, and an attention block on its output.
+    """A layer followed by an attention block.
 
-    The layer's tensors get ``layer.`` into their names. By attribute, and so by module name too, everything inside the
-    layer can still be reached as before.
+    The names of the layer's tensors gain ``layer.``. Attributes and submodules of the layer can still be reached under
+    their old names.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -61,7 +61,7 @@ class Attended(nn.Module):
         self.attention = attention
 
     def __getattr__(self, name: str) -> Any:
-        """What this module lacks is the layer's."""
+        """Attributes that this module lacks are the layer's."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -71,7 +71,7 @@ class Attended(nn.Module):
             return getattr(layer, name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output, weighed."""
+        """The layer's output, weighted by the attention block."""
         y: Tensor = self.attention(self.layer(*args, **kwargs))
         return y
 
@@ -84,9 +84,9 @@ class AttentionEdit:
     Attributes
     ----------
     swaps : mapping
-        Name of a block in the network to what takes its place.
+        Name of a block in the network to its replacement.
     inserts : mapping
-        Name of any other module to the block that its output goes through. All names are those before the edit.
+        Name of any other module to the block inserted after it. All names are those before the edit.
     """
 
     swaps: Mapping[str, BlockSpec]
@@ -95,11 +95,11 @@ class AttentionEdit:
     kind: ClassVar[str] = "attention"
 
     def apply(self, module: nn.Module) -> nn.Module:
-        """Put the blocks in, with fresh weights."""
+        """Swap and insert the blocks, with fresh weights."""
         return self.apply_with(module, lambda spec, old: spec.build())
 
     def apply_with(self, module: nn.Module, build: Build) -> nn.Module:
-        """Put the blocks in, made by ``build``; the network is changed.
+        """Swap and insert blocks made by ``build``, in place.
 
         Raises
         ------
@@ -111,11 +111,13 @@ class AttentionEdit:
         for layer, spec in layers:
             wrapper = Attended(_like(build(spec, None), layer, module))
             module = replace_module(module, layer, wrapper)
-            # Only now: what replaces a layer everywhere must not hold it yet.
+            # Only now: the layer is replaced everywhere, so its replacement must not contain it yet.
             wrapper.layer = layer
         for old, spec, name in swapped:
             if not isinstance(old, Attention) or old.channels != spec.channels:
-                raise CheckpointError(f"{name} is no attention block of {spec.channels} channels", found=str(old)[:80])
+                raise CheckpointError(
+                    f"{name} is not an attention block of {spec.channels} channels", found=str(old)[:80]
+                )
             module = replace_module(module, old, _like(build(spec, old), old, module))
         return module
 
@@ -137,16 +139,16 @@ class AttentionEdit:
 
 @dataclass(frozen=True)
 class Swapped:
-    """A network with other attention blocks.
+    """A network with swapped or inserted attention blocks.
 
     Attributes
     ----------
     module : nn.Module
         The new network.
     edit : AttentionEdit
-        What was done, to be replayed.
+        The change, to be replayed.
     carried : mapping
-        For each swapped block the names, inside it, of the tensors that hold the old block's weights.
+        For each swapped block the names, inside it, of the tensors that keep the old block's weights.
     """
 
     module: nn.Module
@@ -154,63 +156,79 @@ class Swapped:
     carried: Mapping[str, tuple[str, ...]]
 
 
-def swap_attention(
+@dataclass(frozen=True)
+class AttentionOptions:
+    """How new attention blocks are made.
+
+    Attributes
+    ----------
+    reduction : int or None
+        Reduction ratio of the channel gate; None: that of the replaced block if both kinds' papers use the same, else
+        that of the new kind's paper.
+    identity : bool
+        Whether new gates are identity-initialised, so that an inserted block changes no output before training. False
+        makes the plain blocks of the papers.
+    seed : int
+        Seed of the fresh weights.
+    """
+
+    reduction: int | None = None
+    identity: bool = True
+    seed: int = 0
+
+
+def swap_blocks(
     module: nn.Module,
     kind: str,
+    inputs: Sequence[InputSpec],
+    *,
     at: Sequence[str] = (),
     after: Sequence[str] = (),
-    reduction: int | None = None,
-    *,
-    identity: bool = True,
-    input_size: tuple[int, int] = (256, 256),
-    seed: int = 0,
+    options: AttentionOptions | None = None,
 ) -> Swapped:
     """Swap attention blocks, or insert them after layers.
 
-    A fresh block starts as the identity, so a network with inserted blocks gives the very output that it gave before. A
-    swapped block gives what the network would give with ``none`` in its place, except for gates carried over: a gate
-    of the old block whose tensors all fit one of the new block's, by name and shape, is taken over and stays in force
-    (in the ``esa`` kinds only together with the place gate). So a block of the same kind and reduction changes
-    nothing, and ``se`` to ``se_spatial`` changes nothing either.
+    New blocks are identity-initialised: with inserted blocks a network computes the same output as before. A swapped
+    block acts only by the gates that it keeps: a gate of the old block whose tensors all match one of the new block by
+    name and shape keeps its weights and stays open (in the ``esa`` kinds only together with the spatial gate). So a
+    block of the same kind and reduction changes nothing, and neither does ``se`` to ``se_spatial``.
 
     Parameters
     ----------
     module : nn.Module
-        The network; it stays as it was and shares nothing with the new one.
+        The network; it is not changed and shares nothing with the new one.
     kind : str
-        What to put in, one of `compress.zoo.attention.KINDS`.
+        Kind of the new blocks, one of `compress.zoo.attention.KINDS`.
+    inputs : sequence of InputSpec
+        What the network reads: feature maps are found, and the new network is tried, at these shapes.
     at : sequence of str
-        Names or patterns of the blocks to swap; empty means all of them, or none where ``after`` is given.
+        Names or patterns of the blocks to swap; empty means all of them, or none if ``after`` is given.
     after : sequence of str
         Names or patterns of modules to insert a block after.
-    reduction : int, optional
-        Of the new blocks; by default that of the replaced block where both kinds' papers have the same, else the
-        paper's.
-    identity : bool
-        False makes plain blocks, whose fresh gates are in force at once and have no scalar to blend them.
-    input_size : (int, int)
-        H and W of the image by which channels are found and the new network is tried.
-    seed : int
-        Seed of the fresh weights.
+    options : AttentionOptions, optional
+        Reduction, initialisation and seed.
 
     Raises
     ------
     UsageError
-        If a name or pattern matches nothing, or there is no block to swap; it says what could match.
+        If a name or pattern matches nothing, or there is no block to swap; the hint lists what could match.
     NetworkError
-        If the kind or the reduction is none, a module to insert after gives no feature map, or the network's code does
-        not work with the new blocks.
+        If the kind or reduction is unknown, a module to insert after returns no feature map, or the network's code
+        does not work with the new blocks.
     """
+    options = options or AttentionOptions()
     blocks = {name: part for name, part in module.named_modules() if isinstance(part, Attention)}
     swaps = {}
     for name in _chosen_blocks(blocks, at, after):
         old = blocks[name]
         kept = old.reduction if default_reduction(kind) == default_reduction(old.kind) else None
-        swaps[name] = _spec(kind, old.channels, kept if reduction is None else reduction, identity)
+        swaps[name] = _spec(
+            kind, old.channels, replace(options, reduction=kept if options.reduction is None else options.reduction)
+        )
     layers = _chosen_layers(module, blocks, after)
     inserts = {
-        name: _spec(kind, channels, reduction, identity)
-        for name, channels in (_channels(module, layers, input_size) if layers else {}).items()
+        name: _spec(kind, channels, options)
+        for name, channels in (_channels(module, layers, inputs) if layers else {}).items()
     }
     edit = AttentionEdit(swaps, inserts)
     network = duplicate(module)
@@ -220,20 +238,20 @@ def swap_attention(
     def build(spec: BlockSpec, old: Attention | None) -> Attention:
         new = spec.build()
         if old is not None:
-            carried[names[old]] = _carry(old, new)
+            carried[names[old]] = _carry_over(old, new)
         return new
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(options.seed)
         network = edit.apply_with(network, build)
-    _channels(network, [*swaps, *(f"{name}.attention" for name in inserts)], input_size)
+    _channels(network, [*swaps, *(f"{name}.attention" for name in inserts)], inputs)
     return Swapped(network, edit, carried)
 
 
-def _spec(kind: str, channels: int, reduction: int | None, identity: bool) -> BlockSpec:
-    with torch.device("meta"):  # refuses what can't be built, before anything is changed
-        block = build_attention(kind, channels, reduction, identity=identity)
-    return BlockSpec(kind, channels, block.reduction, identity)
+def _spec(kind: str, channels: int, options: AttentionOptions) -> BlockSpec:
+    with torch.device("meta"):  # reports what can't be built before anything is changed
+        block = build_attention(kind, channels, options.reduction, identity=options.identity)
+    return BlockSpec(kind, channels, block.reduction, options.identity)
 
 
 def _chosen_blocks(blocks: Mapping[str, Attention], at: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -258,10 +276,9 @@ def _chosen_layers(module: nn.Module, blocks: Mapping[str, Attention], after: Se
     names = [name for name, _ in module.named_modules() if name and not name.startswith(inside)]
     for pattern in after:
         if not any(fnmatchcase(name, pattern) for name in names):
-            close = difflib.get_close_matches(pattern, names, n=3)
             layers = (name for name in names if kind_of(module.get_submodule(name)) == "conv")
             raise UsageError(
-                "no module matches this name or pattern" + (f" (similar: {', '.join(close)})" if close else ""),
+                f"no module matches this name or pattern{similar(pattern, names)}",
                 found=pattern,
                 hint=f"Convolutions: {_names(layers)}",
             )
@@ -270,12 +287,12 @@ def _chosen_layers(module: nn.Module, blocks: Mapping[str, Attention], after: Se
 
 def _names(names: Iterable[str]) -> str:
     listed = list(names)
-    more = f", and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+    more = f", and {len(listed) - MAX_LISTED} more" if len(listed) > MAX_LISTED else ""
+    return ", ".join(listed[:MAX_LISTED]) + more
 
 
-def _carry(old: Attention, new: Attention) -> tuple[str, ...]:
-    """Take over every gate that fits; the names of the tensors that were copied."""
+def _carry_over(old: Attention, new: Attention) -> tuple[str, ...]:
+    """Copy the weights of every gate that fits; the names of the copied tensors."""
     copied: list[str] = []
     gates = dict(old.named_children())
     for name, gate in new.named_children():
@@ -289,50 +306,53 @@ def _carry(old: Attention, new: Attention) -> tuple[str, ...]:
             continue
         copied += [f"{name}.{key}" for key in theirs]
         if gate.blend is not None:
-            # A plain gate is a blended one that is wholly open.
+            # A plain gate equals a blended one with blend 1.
             theirs["blend"] = torch.ones(()) if blend is None else blend
         gate.load_state_dict({key: value.detach() for key, value in theirs.items()})
     return tuple(copied)
 
 
-def _channels(module: nn.Module, names: Sequence[str], size: tuple[int, int]) -> dict[str, int]:
-    """Channels of the feature maps that modules give, in a run of a copy without values where the network can do that.
+def _channels(module: nn.Module, names: Sequence[str], inputs: Sequence[InputSpec]) -> dict[str, int]:
+    """Channels of the feature maps that modules return, from a run on the meta device if the network allows that.
 
-    Raises `NetworkError` if the network can't be run, or one of the modules is never called or gives no feature map.
+    Raises `NetworkError` if the network can't be run, or a module is never called or returns no feature map.
     """
     try:
-        found = _run(module, names, size, "meta")
-    except Exception:  # whatever the network's code raises; the second attempt tells the user
+        outputs = _run(module, names, inputs, "meta")
+    except Exception:  # whatever the network's code raises; the second attempt reports it
         try:
-            found = _run(module, names, size, None)
+            outputs = _run(module, names, inputs, None)
         except Exception as error:
+            shapes = ", ".join(str(spec.shape) for spec in inputs)
             raise NetworkError(
-                f"the network can't be run on images of {size[0]}x{size[1]}: {type(error).__name__}: {error}",
-                hint="Choose another input size, or other layers: the network's code may need what they were",
+                f"the network can't be run on inputs of shape {shapes}: {type(error).__name__}: {error}",
+                hint="Choose another input size, or other layers: the network's code may depend on the type of a layer",
             ) from error
     channels = {}
     for name in names:
-        outputs = found.get(name, [])
-        maps = [y for y in outputs if isinstance(y, Tensor) and y.ndim == 4]
-        if not maps or len(maps) != len(outputs) or len({y.shape[1] for y in maps}) > 1:
-            what = "gives no feature map" if outputs else "is never called"
-            raise NetworkError("attention needs a feature map (N, C, h, w)", found=f"{name} {what}")
+        calls = outputs.get(name, [])
+        maps = [y for y in calls if isinstance(y, Tensor) and y.ndim == 4]
+        if not maps or len(maps) != len(calls) or len({y.shape[1] for y in maps}) > 1:
+            reason = "returns no feature map" if calls else "is never called"
+            raise NetworkError("attention needs a feature map (N, C, h, w)", found=f"{name} {reason}")
         channels[name] = int(maps[0].shape[1])
     return channels
 
 
-def _run(module: nn.Module, names: Sequence[str], size: tuple[int, int], target: str | None) -> dict[str, list[object]]:
+def _run(
+    module: nn.Module, names: Sequence[str], inputs: Sequence[InputSpec], target: str | None
+) -> dict[str, list[object]]:
     network = duplicate(module, target).eval()
     some = next((p for p in (*network.parameters(), *network.buffers()) if p.is_floating_point()), torch.empty(0))
     device = torch.device(target) if target else some.device
-    found: dict[str, list[object]] = {}
+    outputs: dict[str, list[object]] = {}
     for name in names:
         network.get_submodule(name).register_forward_hook(
-            lambda _part, _inputs, output, name=name: found.setdefault(name, []).append(output)
+            lambda _part, _inputs, output, name=name: outputs.setdefault(name, []).append(output)
         )
     with torch.random.fork_rng(devices=[]), torch.no_grad(), device:
-        network(torch.zeros((1, 3, *size), dtype=some.dtype, device=device))
-    return found
+        call(network, zero_inputs(inputs, device, some.dtype))
+    return outputs
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:
@@ -346,7 +366,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
 
 
 def _like(new: Attention, old: nn.Module, module: nn.Module) -> Attention:
-    """The block where the network is, in its precision and in the mode of what it stands for."""
+    """The block on the network's device, in its precision, and in the mode of the module that it belongs to."""
     some = next((p for p in module.parameters() if p.is_floating_point()), None)
     if some is not None:
         new = new.to(device=some.device, dtype=some.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,21 +16,35 @@ from torch import Tensor, nn
 
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
-from compress.commands.attention import AttentionOptions
-from compress.commands.registry import get_stage
-from compress.commands.show import show
+from compress.checkpoint.wrap import wrap
+from compress.commands.attention import AttentionOptions as CommandOptions
+from compress.commands.registry import get_command
+from compress.compression.attention import swap_attention
 from compress.errors import CheckpointError, CompressError, FileError, NetworkError, UsageError
 from compress.model import Model
+from compress.network.inputs import image_input
 from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection
 from compress.progress import Silent
-from compress.surgery.attention import AttentionEdit, BlockSpec, swap_attention
+from compress.surgery.attention import AttentionEdit, AttentionOptions, BlockSpec, Swapped, swap_blocks
 from compress.surgery.edits import Edit, FactorizeEdit, apply_edits, edit_from_dict
 from compress.surgery.factorize import factorize
 from compress.zoo.attention import KINDS, Attention, build_attention
 
 SIZE = (32, 40)
+
+
+def swap(
+    module: nn.Module,
+    kind: str,
+    at: Sequence[str] = (),
+    after: Sequence[str] = (),
+    size: tuple[int, int] = SIZE,
+    **options: Any,
+) -> Swapped:
+    return swap_blocks(module, kind, image_input(size), at=at, after=after, options=AttentionOptions(**options))
+
 
 #: Kinds whose channel gates are of one form, so that they can be carried over.
 FAMILIES = ({"se", "se_spatial", "cbam"}, {"esa_seq", "esa_par", "esa_7"}, {"coord"})
@@ -79,7 +94,7 @@ def third(module: nn.Module, *include: str) -> Plan:
 def test_inserted_blocks_change_no_output(kind: str, after: tuple[str, ...]) -> None:
     network = toy()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    done = swap_attention(network, kind, after=after, input_size=SIZE)
+    done = swap(network, kind, after=after)
     assert torch.equal(maps(done.module), maps(network))
     assert not done.edit.swaps
     assert not done.carried
@@ -92,8 +107,8 @@ def test_inserted_blocks_change_no_output(kind: str, after: tuple[str, ...]) -> 
 @pytest.mark.parametrize("new", KINDS)
 def test_a_swapped_block_is_as_none_but_for_what_is_carried_over(old: str, new: str) -> None:
     network = toy(old)
-    done = swap_attention(network, new, reduction=4, input_size=SIZE)
-    empty = swap_attention(network, "none", input_size=SIZE).module
+    done = swap(network, new, reduction=4)
+    empty = swap(network, "none").module
     assert set(done.edit.swaps) == {"body.1", "last"}
     family = any({old, new} <= kinds for kinds in FAMILIES)
     assert {bool(names) for names in done.carried.values()} == {family}
@@ -111,39 +126,39 @@ def test_a_swapped_block_is_as_none_but_for_what_is_carried_over(old: str, new: 
 
 def test_another_reduction_fits_no_channel_gate_and_the_default_keeps_the_old_one() -> None:
     network = toy("se_spatial")
-    done = swap_attention(network, "cbam", reduction=8, input_size=SIZE)
+    done = swap(network, "cbam", reduction=8)
     assert done.carried == {"body.1": (), "last": ()}
-    kept = swap_attention(network, "cbam", input_size=SIZE)
+    kept = swap(network, "cbam")
     assert {spec.reduction for spec in kept.edit.swaps.values()} == {4}
     assert all("channel.reduce.weight" in names for names in kept.carried.values())
-    assert {spec.reduction for spec in swap_attention(network, "coord", input_size=SIZE).edit.swaps.values()} == {32}
+    assert {spec.reduction for spec in swap(network, "coord").edit.swaps.values()} == {32}
 
 
 def test_a_blend_that_was_trained_is_carried_over() -> None:
-    network = swap_attention(toy("none"), "se", input_size=SIZE).module
+    network = swap(toy("none"), "se").module
     with torch.no_grad():
         network.get_parameter("last.channel.blend").fill_(0.25)
-    done = swap_attention(network, "se_spatial", input_size=SIZE)
+    done = swap(network, "se_spatial")
     assert done.module.get_parameter("last.channel.blend").item() == 0.25
     assert done.module.get_parameter("last.place.blend").item() == 0
     assert torch.equal(maps(done.module), maps(network))
-    plain = swap_attention(network, "se", identity=False, input_size=SIZE)
+    plain = swap(network, "se", identity=False)
     assert plain.carried == {"body.1": (), "last": ()}  # a plain gate can't be partly open
 
 
 def test_only_what_is_named_is_swapped() -> None:
     network = toy("se")
-    done = swap_attention(network, "cbam", at=("body.*",), after=("stem",), input_size=SIZE)
+    done = swap(network, "cbam", at=("body.*",), after=("stem",))
     kinds = {name: part.kind for name, part in done.module.named_modules() if isinstance(part, Attention)}
     assert kinds == {"stem.attention": "cbam", "body.1": "cbam", "last": "se"}
     assert done.module.get_submodule("again") is done.module.get_submodule("body")
-    both = swap_attention(network, "cbam", at=("last",), after=("last",), input_size=SIZE)
+    both = swap(network, "cbam", at=("last",), after=("last",))
     kinds = {name: part.kind for name, part in both.module.named_modules() if isinstance(part, Attention)}
     assert kinds == {"body.1": "se", "last.layer": "cbam", "last.attention": "cbam"}
 
 
 def test_a_wrapped_module_is_reached_as_before() -> None:
-    network = swap_attention(toy(), "se", after=("body.0", "stem"), input_size=SIZE).module
+    network = swap(toy(), "se", after=("body.0", "stem")).module
     assert network.get_submodule("stem").stride == (2, 2)
     assert network.get_parameter("body.0.weight") is network.get_parameter("body.0.layer.weight")
     assert all(network.get_submodule(point) is not None for point in network.distill_points)
@@ -166,10 +181,8 @@ def test_swaps_and_factorization_compose_in_either_order_and_replay(
     network = toy(old)
     edits: list[Edit] = []
 
-    def swap(module: nn.Module) -> nn.Module:
-        done = swap_attention(
-            module, new, at=("last", "body.1"), after=sorted(after), identity=identity, input_size=SIZE
-        )
+    def swapped(module: nn.Module) -> nn.Module:
+        done = swap(module, new, at=("last", "body.1"), after=sorted(after), identity=identity)
         edits.append(done.edit)
         return done.module
 
@@ -179,7 +192,7 @@ def test_swaps_and_factorization_compose_in_either_order_and_replay(
         edits.append(FactorizeEdit.from_plan(plan))
         return factorize(module, plan).module
 
-    steps = (shrink, swap) if first else (swap, shrink)
+    steps = (shrink, swapped) if first else (swapped, shrink)
     found = steps[1](steps[0](network))
     stored = [edit_from_dict(json.loads(json.dumps(edit.to_dict()))) for edit in edits]
     assert stored == edits
@@ -195,7 +208,7 @@ def test_swaps_and_factorization_compose_in_either_order_and_replay(
 
 
 def test_full_ranks_after_a_swap_give_the_swapped_network() -> None:
-    network = swap_attention(toy("se"), "cbam", after=("body.0",), input_size=SIZE).module
+    network = swap(toy("se"), "cbam", after=("body.0",)).module
     plan = third(network, "body.0.layer", "out")
     layers = tuple(
         replace(x, ranks=(24, 24 if x.name != "out" else 5)) if x.name in ("body.0.layer", "out") else x
@@ -208,7 +221,7 @@ def test_full_ranks_after_a_swap_give_the_swapped_network() -> None:
 
 def test_a_fresh_block_learns() -> None:
     network = toy("none")
-    done = swap_attention(network, "cbam", input_size=SIZE).module
+    done = swap(network, "cbam").module
     torch.manual_seed(3)
     x = torch.randn(2, 3, *SIZE)
     goal = network(x)[0]["maps"].detach() * 0.5
@@ -228,9 +241,7 @@ def test_a_fresh_block_learns() -> None:
 def test_fresh_weights_are_those_of_the_seed_and_of_nothing_else() -> None:
     network = toy("none")
     state = torch.random.get_rng_state()
-    first, same, other = (
-        swap_attention(network, "coord", input_size=SIZE, seed=seed).module.state_dict() for seed in (5, 5, 6)
-    )
+    first, same, other = (swap(network, "coord", seed=seed).module.state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert not torch.equal(first["last.coordinate.reduce.weight"], other["last.coordinate.reduce.weight"])
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -238,7 +249,7 @@ def test_fresh_weights_are_those_of_the_seed_and_of_nothing_else() -> None:
 
 def test_training_mode_and_precision_are_kept() -> None:
     network = toy("se").double().train()
-    done = swap_attention(network, "cbam", after=("stem",), input_size=SIZE).module
+    done = swap(network, "cbam", after=("stem",)).module
     assert all(part.training for part in done.modules())
     assert {p.dtype for p in done.parameters()} == {torch.float64}
 
@@ -252,29 +263,33 @@ def test_training_mode_and_precision_are_kept() -> None:
         ({"after": ("last.channel",)}, UsageError, "no module matches"),
         ({"kind": "sea"}, NetworkError, "unknown kind of attention.*Known: none, se"),
         ({"reduction": 0}, NetworkError, "reduction must be a whole number"),
-        ({"after": ("stem",), "input_size": (0, 8)}, NetworkError, "can't be run on images of 0x8"),
     ],
 )
 def test_what_matches_nothing_says_what_could(
     options: dict[str, Any], error: type[CompressError], message: str
 ) -> None:
-    arguments = {"kind": "cbam", "input_size": SIZE, **options}
+    arguments = {"kind": "cbam", **options}
     with pytest.raises(error, match=message):
-        swap_attention(toy(), **arguments)
+        swap(toy(), **arguments)
 
 
 def test_a_network_without_blocks_says_where_some_could_go() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
     with pytest.raises(UsageError, match=r"no attention blocks to swap.*--after LAYER"):
-        swap_attention(network, "se")
+        swap(network, "se")
     with pytest.raises(UsageError, match="The network has none; insert some"):
-        swap_attention(network, "se", at=("0",))
-    with pytest.raises(NetworkError, match="1 gives no feature map"):
-        swap_attention(network, "se", after=("1",))
+        swap(network, "se", at=("0",))
+    with pytest.raises(NetworkError, match="1 returns no feature map"):
+        swap(network, "se", after=("1",))
     unused = nn.Sequential(nn.Conv2d(3, 8, 3))
     unused[0].register_module("spare", nn.Conv2d(8, 8, 1))
     with pytest.raises(NetworkError, match=r"0\.spare is never called"):
-        swap_attention(unused, "se", after=("0.spare",))
+        swap(unused, "se", after=("0.spare",))
+
+
+def test_an_input_that_the_network_does_not_read_is_an_error() -> None:
+    with pytest.raises(NetworkError, match=r"can't be run on inputs of shape \(1, 4, 32, 40\)"):
+        swap_blocks(toy(), "cbam", image_input(SIZE, channels=4), after=("stem",))
 
 
 class Reader(nn.Module):
@@ -292,7 +307,7 @@ class Reader(nn.Module):
 
 def test_code_that_does_not_work_with_the_block_is_an_error() -> None:
     with pytest.raises(NetworkError, match="TypeError: no convolution"):
-        swap_attention(Reader(), "se", after=("conv",))
+        swap(Reader(), "se", after=("conv",))
 
 
 SPEC = {"attention": "se", "channels": 24, "reduction": 4, "identity": True}
@@ -325,8 +340,8 @@ def test_damaged_records_are_refused(record: dict[str, Any]) -> None:
     ("swaps", "inserts", "message"),
     [
         ({"nowhere": {}}, {}, "does not have.*nowhere"),
-        ({"stem": {}}, {}, "stem is no attention block of 24 channels"),
-        ({"last": {"channels": 16}}, {}, "last is no attention block of 16 channels"),
+        ({"stem": {}}, {}, "stem is not an attention block of 24 channels"),
+        ({"last": {"channels": 16}}, {}, "last is not an attention block of 16 channels"),
         ({}, {"": {}}, "does not have"),
     ],
 )
@@ -344,7 +359,7 @@ def small() -> Model:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_checkpoint_replays_swaps_and_factorization(small: Model, suffix: str, tmp_path: Path) -> None:
     module = small.module
-    swapped = swap_attention(module, "cbam", after=("reduce",), input_size=SIZE)
+    swapped = swap(module, "cbam", after=("reduce",))
     plan = third(swapped.module, "stages.*")
     done = factorize(swapped.module, plan)
     path = tmp_path / f"model{suffix}"
@@ -354,13 +369,14 @@ def test_a_checkpoint_replays_swaps_and_factorization(small: Model, suffix: str,
     assert torch.equal(maps(loaded.module), maps(done.module.eval()))
 
 
-def test_the_stage_writes_what_replays_and_tells_what_was_kept(
+def test_the_command_writes_what_replays_and_lists_the_weights_kept(
     small: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(small, tmp_path / "model.pt")
-    stage = get_stage("attention")
-    options = AttentionOptions(model=tmp_path / "model.pt", to="cbam", after=("reduce",), at=("*",), input=(64, 64))
-    record = stage.run(options, Silent()).record
+    command = get_command("attention")
+    options = CommandOptions(model=tmp_path / "model.pt", to="cbam", after=("reduce",), at=("*",), input=(64, 64))
+    result = command.run(options, Silent())
+    record = json.loads(json.dumps(result.record))
     assert record["output"] == str(tmp_path / "model-cbam.pt")
     rows = {row["name"]: row for row in record["blocks"]}
     assert rows["reduce"]["was"] is None
@@ -371,15 +387,43 @@ def test_the_stage_writes_what_replays_and_tells_what_was_kept(
     loaded = load(Path(record["output"]))
     assert sum(p.numel() for p in loaded.module.parameters()) == record["params"][1]
     assert loaded.history[-1]["to"] == "cbam"
-    show("attention", json.loads(json.dumps(record)))
+    result.show()
     shown = capsys.readouterr().out
     assert "Attention blocks, now cbam" in shown
     assert "(inserted)" in shown
-    assert "none: starts as the identity" in shown
+    assert "none: identity-initialised" in shown
     assert "channel.reduce.weight" in shown
-    with pytest.raises(FileError, match="exists already"):
-        stage.run(options, Silent())
+    with pytest.raises(FileError, match="already exists"):
+        command.run(options, Silent())
 
 
 def test_the_command_offers_every_kind() -> None:
-    assert get_args(AttentionOptions.model_fields["to"].annotation) == KINDS
+    assert get_args(CommandOptions.model_fields["to"].annotation) == KINDS
+
+
+class Grey(nn.Module):
+    """Reads one channel and a vector, and returns a bare tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.shift = nn.Linear(4, 16)
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, image: Tensor, code: Tensor) -> Tensor:
+        return self.head(self.stem(image) + self.shift(code)[:, :, None, None])
+
+
+def test_any_model_gets_blocks_and_stays_as_it_was() -> None:
+    network = Grey().eval()
+    model = wrap(network, [(1, 1, 16, 12), (1, 4)])
+    changed = swap_attention(model, "cbam", after="stem")
+    inputs = (torch.randn(2, 1, 16, 12), torch.randn(2, 4))
+    before, after = (m.run(inputs)["output"].detach() for m in (model, changed))
+    assert torch.equal(before, after)
+    assert changed.cost.params > model.cost.params
+    assert model.edits == ()
+    assert [edit.kind for edit in changed.edits] == ["attention"]
+    assert changed.history[-1]["blocks"][0] == {
+        "name": "stem", "was": None, "channels": 16, "reduction": 16, "carried": [],
+    }  # fmt: skip

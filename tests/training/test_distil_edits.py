@@ -13,11 +13,13 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from compress.network.inputs import image_input
 from compress.pose.spec import PoseSpec
-from compress.surgery.attention import Attended, swap_attention
+from compress.surgery.attention import Attended, swap_blocks
 from compress.surgery.factorized import LowRankConv2d, TuckerConv2d
 from compress.training.distil import Distiller, DistilWeights, FeatureRecorder
 from compress.training.options import FineTuneOptions
 from compress.zoo.attention import build_attention
+
+INPUTS = image_input((64, 64))
 
 
 class Gated(nn.Module):
@@ -51,15 +53,15 @@ def factorized() -> nn.Module:
 
 
 def attended_stem() -> nn.Module:
-    network = swap_attention(Gated(), "cbam", after=("stem",), input_size=(64, 64)).module
+    network = swap_blocks(Gated(), "cbam", INPUTS, after=("stem",)).module
     assert isinstance(network.stem, Attended)
     return network
 
 
 STUDENTS = {
     "a factorized layer in the place of a compared one": factorized,
-    "other attention": lambda: swap_attention(Gated(), "esa_par", input_size=(64, 64)).module,
-    "no attention": lambda: swap_attention(Gated(), "none", input_size=(64, 64)).module,
+    "other attention": lambda: swap_blocks(Gated(), "esa_par", INPUTS).module,
+    "no attention": lambda: swap_blocks(Gated(), "none", INPUTS).module,
     "attention behind a compared layer": attended_stem,
     "attention of another network": lambda: Gated("coord"),
     "weights that a hook derives": lambda: _with_weight_norm(),
@@ -75,7 +77,7 @@ def _with_weight_norm() -> nn.Module:
 @pytest.mark.parametrize("make", STUDENTS.values(), ids=STUDENTS.keys())
 def test_whole_blocks_are_compared_whatever_is_inside(teacher: nn.Module, make: Any) -> None:
     student = make()
-    distiller = Distiller(model_of(student), model_of(teacher), DistilWeights(0.0, 1.0), image_input((64, 64)))
+    distiller = Distiller(model_of(student), model_of(teacher), DistilWeights(0.0, 1.0), INPUTS)
     assert distiller.points == ("stem", "block")
     images = torch.randn(2, 3, 64, 64)
     with FeatureRecorder(student, distiller.points) as taps:
