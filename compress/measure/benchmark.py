@@ -23,7 +23,7 @@ from compress.measure.on_target import file_for_target
 from compress.measure.roofline import LayerLoad, RooflineBound, file_loads, module_loads, roofline_bound
 from compress.network.inputs import InputSpec, image_input, with_size
 from compress.progress import Progress, Silent
-from compress.runtime.opening import open_runner
+from compress.runtime.opening import open_runner, target_for
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions, TorchRunner
 from compress.target import Target
@@ -221,7 +221,10 @@ class _Opener:
         assert file is not None
         network = options.network if isinstance(options.network, str) and entry.model is None else None
         runner = open_runner(
-            file, device=target.device, precision=target.precision, threads=options.threads, network=network
+            file,
+            target_for(file, device=target.device, precision=target.precision),
+            threads=options.threads,
+            network=network,
         )
         return _Candidate(entry, target, runner, file)
 

@@ -26,7 +26,7 @@ import compress
 from compress.errors import CompressError, RuntimeAbsent
 from compress.measure.latency import random_inputs
 from compress.network.inputs import InputSpec
-from compress.runtime.opening import open_runner
+from compress.runtime.opening import open_runner, target_for
 from compress.runtime.torch_runner import TorchOptions
 from compress.target import Target
 
@@ -133,8 +133,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         runner = open_runner(
             Path(task["path"]),
-            device=task["device"],
-            precision=task["precision"],
+            target_for(Path(task["path"]), device=task["device"], precision=task["precision"]),
             threads=task["threads"],
             network=task["network"],
             torch_options=TorchOptions(**task["options"]),

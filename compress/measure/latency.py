@@ -27,10 +27,7 @@ from compress.measure.garbage import garbage_collection_paused
 from compress.network.inputs import InputSpec
 
 if TYPE_CHECKING:
-    from compress.runtime.runner import Runner
-
-#: What one run is given: an array, or a tuple of arrays for a network with several inputs.
-RunInputs = Any
+    from compress.runtime.runner import ArrayInputs, Runner
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def measure_interleaved(
     return [_timing(label, candidates[label], inputs, samples[label], on_device[label]) for label in labels]
 
 
-def random_inputs(inputs: Sequence[InputSpec], random: np.random.Generator) -> RunInputs:
+def random_inputs(inputs: Sequence[InputSpec], random: np.random.Generator) -> ArrayInputs:
     """Arrays as a runner takes them: floating values uniform in [-0.5, 0.5], as of prepared images; others zero."""
     arrays = tuple(
         (random.random(spec.shape, dtype=np.float32) - np.float32(0.5)).astype(np.float32, copy=False)
@@ -199,7 +196,7 @@ def _check(
         raise UsageError("warm-up, interval and budget can't be negative", found=(warmup, half_width, budget_s))
 
 
-def _timed_ms(runner: Runner, given: RunInputs, clock: Callable[[], float]) -> float:
+def _timed_ms(runner: Runner, given: ArrayInputs, clock: Callable[[], float]) -> float:
     start = clock()
     runner.run(given)
     return (clock() - start) * 1e3

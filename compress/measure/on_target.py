@@ -28,7 +28,7 @@ def open_on_target(path: Path, target: Target, size: tuple[int, int], *, threads
         If this machine lacks the runtime, the device or the precision.
     """
     path = file_for_target(path, target, size)
-    return open_runner(path, device=target.device, precision=target.precision, threads=threads)
+    return open_runner(path, target, threads=threads)
 
 
 def file_for_target(path: Path, target: Target, size: tuple[int, int]) -> Path:

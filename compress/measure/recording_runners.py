@@ -19,14 +19,13 @@ from torch import nn
 
 from compress.exporters.quantise import quantise_for_timing
 from compress.exporters.to_openvino import read_folded
-from compress.measure.latency import RunInputs
 from compress.measure.timing_graph import Settings, Step, TimedModel
 from compress.model import Model
 from compress.network.duplicate import duplicate
 from compress.network.inputs import InputSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.openvino_runner import compile_model, shared_core
-from compress.runtime.runner import Array, Runner
+from compress.runtime.runner import Array, ArrayInputs, Runner
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.substitute import factorize_in_place
 from compress.target import Target
@@ -106,7 +105,7 @@ class OpenVinoRecorder:
         self._counters: list[NDArray[np.float64]] = []  # microseconds, one array for each run
         self._owners: list[Step | None] = []
 
-    def run(self, inputs: RunInputs) -> dict[str, Array]:
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         """Run the network; its outputs are meaningless and are not returned."""
         self._request.infer(_listed(inputs), share_inputs=True, share_outputs=True)
         if len(self._counters) == _COUNTED:
@@ -161,7 +160,7 @@ class OnnxRecorder:
         self.threads = threads or 0
         self._model = model
 
-    def run(self, inputs: RunInputs) -> dict[str, Array]:
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         """Run the network; its outputs are meaningless and are not returned."""
         self._session.run(None, dict(zip(self._names, _listed(inputs), strict=True)))
         return {}
@@ -239,7 +238,7 @@ class TorchRecorder:
         self._records: list[Record] = []
         self.device, self.precision, self.threads = target.device, target.precision, self._runner.threads
 
-    def run(self, inputs: RunInputs) -> dict[str, Array]:
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         """Outputs of the network."""
         self._marks.clear()
         start = time.perf_counter()
@@ -258,7 +257,7 @@ class TorchRecorder:
         self._runner.close()
 
 
-def _listed(inputs: RunInputs) -> list[Any]:
+def _listed(inputs: ArrayInputs) -> list[Any]:
     return list(inputs) if isinstance(inputs, tuple) else [inputs]
 
 

@@ -1,4 +1,4 @@
-"""Graphs that only serve to be timed: an exported network whose layers are swapped for factorized forms.
+"""Graphs for timing alone: an exported network whose layers are swapped for factorized forms.
 
 Exporting each variant of a network would take seconds apiece. The network is exported once instead, and the nodes of
 its layers are replaced in the exported graph by the steps of the form, with random weights: their values do not change
@@ -12,13 +12,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from compress.errors import NetworkError
 from compress.exporters.to_onnx import export_onnx
+from compress.forms.onnx_steps import OnnxStep
+from compress.forms.registry import get_form
 from compress.model import Model
 from compress.network.duplicate import duplicate
 from compress.network.layers import LayerInfo
@@ -38,7 +40,7 @@ _CONVS = ("Conv", "ConvTranspose")
 
 @dataclass(frozen=True)
 class TimedModel:
-    """A graph of which each step of each layer can be found again in a runtime's records.
+    """A graph of which each step of each layer can be identified in a runtime's records.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class TimedModel:
     nodes : mapping of str to Step
         By name of the node.
     outputs : mapping of str to Step
-        By name of the value that a node gives once the operations behind it are fused into it.
+        By name of the value that a node computes once the operations after it are fused into it.
     """
 
     data: bytes
@@ -121,8 +123,9 @@ class TimingGraph:
             made: list[NodeProto] = [node]
             new: list[TensorProto] = []
             if name in settings:
-                parts = list(factorized.get_submodule(name).children())
-                made, new = _chain(node, parts, f"step-{place}", random)
+                layer = factorized.get_submodule(name)
+                form_steps = get_form(settings[name][0]).onnx_steps(layer, node.op_type)
+                made, new = _form_nodes(node, form_steps, f"step-{place}", random)
             for index, part in enumerate(made):
                 part.name = f"step-{place}-{index}-"
                 steps[part.name] = (name, index)
@@ -161,53 +164,23 @@ def _place(model: ModelProto, module: nn.Module, layers: Sequence[LayerInfo]) ->
     return {name: tuple(places) for name, places in placed.items()}
 
 
-def _chain(
-    node: NodeProto, parts: Sequence[nn.Module], prefix: str, random: np.random.Generator
+def _form_nodes(
+    node: NodeProto, steps: Sequence[OnnxStep], prefix: str, random: np.random.Generator
 ) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes, and the weights, of a form in the place of a node."""
     from onnx import helper, numpy_helper
 
     nodes, weights, value = [], [], node.input[0]
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        shape = tuple(part.get_parameter("weight").shape)
-        if node.op_type == "MatMul":
-            shape = shape[::-1]
-        array = random.standard_normal(shape, dtype=np.float32) / np.float32(math.sqrt(max(1, math.prod(shape[1:]))))
+    for index, step in enumerate(steps):
+        last = index == len(steps) - 1
+        array = random.standard_normal(step.weight_shape, dtype=np.float32)
+        array /= np.float32(math.sqrt(max(1, math.prod(step.weight_shape[1:]))))
         weight = f"{prefix}-weight-{index}"
         weights.append(numpy_helper.from_array(array, weight))
         inputs = [value, weight, *(node.input[2:] if last else ())]
         value = node.output[0] if last else f"{prefix}-value-{index}"
-        kind, attributes = _attributes(node, part)
-        nodes.append(helper.make_node(kind, inputs, [value], **attributes))
+        nodes.append(helper.make_node(step.operator, inputs, [value], **step.attributes))
     return nodes, weights
-
-
-def _attributes(node: NodeProto, part: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Operator and attributes of a step."""
-    if not isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
-        return node.op_type, {"transB": 1} if node.op_type == "Gemm" else {}
-    attributes: dict[str, Any] = {
-        "kernel_shape": list(part.kernel_size),
-        "strides": list(part.stride),
-        "dilations": list(part.dilation),
-        "group": part.groups,
-        "pads": _pads(part),
-    }
-    if isinstance(part, nn.ConvTranspose2d):
-        return "ConvTranspose", attributes | {"output_padding": list(part.output_padding)}
-    return "Conv", attributes
-
-
-def _pads(part: nn.Conv2d | nn.ConvTranspose2d) -> list[int]:
-    """Begin of both axes, then their end; any other padding than zeros is a node of its own before the layer."""
-    if part.padding == "valid" or part.padding_mode != "zeros":
-        return [0, 0, 0, 0]
-    if part.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(part.dilation, part.kernel_size, strict=True)]
-        return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
-    pads = [int(side) for side in part.padding]
-    return [*pads, *pads]
 
 
 def _drop_unused(model: ModelProto) -> None:

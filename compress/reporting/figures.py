@@ -39,7 +39,7 @@ def trade_off(models: Sequence[ModelFacts], runtimes: Sequence[str]) -> bytes | 
         axis.plot([cost[i] for i in front], [accuracy[i] for i in front], color="#999999", linewidth=1, zorder=1)
         for index, model in enumerate(scored):
             axis.scatter(
-                cost[index], accuracy[index], s=46, zorder=2, color=f"C{index}", label=model.label, clip_on=False
+                cost[index], accuracy[index], s=46, zorder=3, color=f"C{index}", label=model.label, clip_on=False
             )
         axis.set_xlabel(name)
         axis.set_xlim(left=0)
@@ -60,13 +60,13 @@ def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
     names = list(dict.fromkeys(name for _, errors in shown for name in errors))
     figure, (axis,) = new_figure(8.5, 1.2 + 0.21 * len(names))
     for model, errors in shown:
-        axis.scatter(list(errors.values()), [names.index(name) for name in errors], s=26, label=model.label)
+        axis.scatter(list(errors.values()), [names.index(name) for name in errors], s=26, label=model.label, zorder=3)
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.invert_yaxis()
     axis.set_xlim(left=0)
     axis.set_xlabel("relative kernel error |W - W~| / |W| before fine-tuning")
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return to_png(figure)
 
 
@@ -128,7 +128,7 @@ def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | N
                 label = f"{'tuned' if tuned else 'as fitted'}, {'on the front' if chosen else 'dominated'}"
                 if group:
                     costs, values = ([x[k] for x in group] for k in ("cost", key))
-                    axis.scatter(costs, values, s=34, marker=marker, color=colour, label=label, zorder=2)
+                    axis.scatter(costs, values, s=34, marker=marker, color=colour, label=label, zorder=3)
         axis.set_xlabel(unit)
         axis.set_ylabel(name)
         axis.grid(alpha=0.25)
