@@ -11,10 +11,10 @@ from stickmen import model_of, train_network
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from compress.forms.registry import get_form
 from compress.network.inputs import image_input
 from compress.pose.spec import PoseSpec
 from compress.surgery.attention import Attended, swap_blocks
-from compress.surgery.factorized import LowRankConv2d, TuckerConv2d
 from compress.training.distil import Distiller, DistilWeights, FeatureRecorder
 from compress.training.options import FineTuneOptions
 from compress.zoo.attention import build_attention
@@ -47,8 +47,8 @@ def teacher() -> nn.Module:
 
 def factorized() -> nn.Module:
     network = Gated()
-    network.stem = LowRankConv2d(network.stem, (2,))
-    network.block[0] = TuckerConv2d(network.block[0], (3, 4))
+    network.stem = get_form("tucker1_out").build(network.stem, (2,))
+    network.block[0] = get_form("tucker2").build(network.block[0], (3, 4))
     return network
 
 

@@ -13,8 +13,8 @@ from stickmen import train_network
 from torch import Tensor, nn
 
 from compress.errors import CompressError, NetworkError, UsageError
+from compress.forms.registry import get_form
 from compress.pose.spec import PoseSpec
-from compress.surgery.factorized import LowRankConv2d
 from compress.training.freezing import parameter_groups
 from compress.training.loop import StateFile
 from compress.training.norms import recalibrate
@@ -202,7 +202,7 @@ def test_training_recalibrates_before_each_score_and_at_the_end(
 
 
 def test_factors_learn_at_their_own_rate(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
-    network.refine[0] = LowRankConv2d(network.refine[0], (4,))
+    network.refine[0] = get_form("tucker1_out").build(network.refine[0], (4,))
     one = replace(options, steps=1, warmup=0.0, weight_decay=0.01)
     whole = train(network, stickmen(), one).module
     slow = train(network, stickmen(), replace(one, factor_rate=0.25)).module
