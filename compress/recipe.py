@@ -68,29 +68,44 @@ def load_recipe(path: Path, *, folder: Path | None = None, variables: Mapping[st
     DataError
         If the name of a data set can't be read.
     """
-    record = _parse(path)
-    known = _variables(record, variables or {})
-    home = expanded(folder or Path(record.get("folder", f"runs/{path.stem}")))
-    tables = record.get("stage", [])
-    if not isinstance(tables, list) or not tables:
-        raise UsageError("the recipe has no [[stage]]", found=str(path))
-    steps = tuple(_step(number, table, known, home) for number, table in enumerate(tables, 1))
-    return Recipe(str(record.get("title", path.stem)), home, steps)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    """The tables of a recipe; only known keys at the top."""
     path = expanded(path)
     try:
         record = tomllib.loads(read_text(path, "recipe"))
     except tomllib.TOMLDecodeError as error:
         raise FileError(f"the recipe is not valid TOML: {error}", found=str(path)) from error
+    return build_recipe(record, path.stem, folder=folder, variables=variables)
+
+
+def build_recipe(
+    record: Mapping[str, Any],
+    name: str,
+    *,
+    folder: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Recipe:
+    """The recipe of tables that are read already.
+
+    Parameters
+    ----------
+    record : mapping
+        What the TOML file holds.
+    name : str
+        Name of the recipe, for its title and folder where it has none.
+    folder, variables
+        As of `load_recipe`; errors too.
+    """
     unknown = set(record) - {"title", "folder", "variables", "stage"}
     if unknown:
         raise UsageError(
             "unknown key in the recipe", found=sorted(unknown), hint="Known: title, folder, variables, stage"
         )
-    return record
+    known = _variables(record, variables or {})
+    home = expanded(folder or Path(record.get("folder", f"runs/{name}")))
+    tables = record.get("stage", [])
+    if not isinstance(tables, list) or not tables:
+        raise UsageError("the recipe has no [[stage]]", found=name)
+    steps = tuple(_step(number, table, known, home) for number, table in enumerate(tables, 1))
+    return Recipe(str(record.get("title", name)), home, steps)
 
 
 def _variables(record: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:

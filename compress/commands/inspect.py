@@ -14,6 +14,7 @@ from compress.progress import Progress
 
 if TYPE_CHECKING:
     from compress.compression.inspection import LayerReport
+    from compress.compression.keypoint_sensitivity import KeypointSensitivity, LayerShift
     from compress.model import Model
 
 #: Images on which sensitivity is measured where --limit does not say.
@@ -53,7 +54,7 @@ class InspectResult(Result):
     edits: tuple[str, ...]
     history: tuple[dict[str, Any], ...]
     layers: tuple[LayerReport, ...]
-    sensitivity: dict[str, Any] | None = None
+    sensitivity: KeypointSensitivity | None = None
 
     @property
     def summary(self) -> str:
@@ -92,37 +93,37 @@ class InspectResult(Result):
             show_sensitivity(self.sensitivity)
 
 
-def show_sensitivity(record: dict[str, Any]) -> None:
+def show_sensitivity(found: KeypointSensitivity) -> None:
     """Print how far keypoints move for each layer and rank."""
     from compress.commands.terminal import print_table, share
 
     print_table(
-        f"Each layer factorized alone, against the {record['people']} people ({record['joints']} joints) that the "
-        f"original finds in {record['images']} images of {record['data']} at height {record['height']}",
+        f"Each layer factorized alone, against the {found.people} people ({found.joints} joints) that the original "
+        f"finds in {found.images} images of {found.data} at height {found.height}",
         ["layer", "form", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost",
          "people new", "worst joint"],
         [
             (
-                row["name"],
-                row["method"],
-                row["share"],
-                ", ".join(map(str, row["ranks"])),
-                share(*row["macs"]),
-                "-" if row["pixels"] is None else f"{row['pixels']:.2f}",
-                f"{row['loss']:.4f}",
-                row["lost_joints"],
-                row["lost_people"],
-                row["new_people"],
+                row.name,
+                row.method,
+                row.share,
+                ", ".join(map(str, row.ranks)),
+                share(*row.macs),
+                "-" if row.pixels is None else f"{row.pixels:.2f}",
+                f"{row.loss:.4f}",
+                row.lost_joints,
+                row.lost_people,
+                row.new_people,
                 "{} {:.3f}".format(*_worst_joint(row)),
             )
-            for row in record["rows"]
+            for row in found.rows
         ],
         left=2,
     )  # fmt: skip
 
 
-def _worst_joint(row: dict[str, Any]) -> tuple[str, float]:
-    losses = [(joint, moved["loss"]) for joint, moved in row["joints"].items() if moved["loss"] is not None]
+def _worst_joint(row: LayerShift) -> tuple[str, float]:
+    losses = [(joint, shift.loss) for joint, shift in row.joints.items() if shift.loss is not None]
     return max(losses, key=lambda loss: loss[1])
 
 
@@ -149,7 +150,7 @@ def _check(options: InspectOptions) -> None:
         refuse_existing(options.plot, options.force)
 
 
-def _measure(options: InspectOptions, model: Model, progress: Progress) -> dict[str, Any]:
+def _measure(options: InspectOptions, model: Model, progress: Progress) -> KeypointSensitivity:
     """The keypoint sensitivity of each layer; writes the figure."""
     from compress.compression.keypoint_sensitivity import keypoint_sensitivity
     from compress.files import atomic_path
@@ -159,13 +160,14 @@ def _measure(options: InspectOptions, model: Model, progress: Progress) -> dict[
     limit = SENSITIVITY_IMAGES if options.limit is None else options.limit
     dataset = open_dataset(options.model_copy(update={"limit": limit}))
     selection = Selection(options.include, options.exclude, pointwise=True)
-    record = keypoint_sensitivity(
+    found = keypoint_sensitivity(
         model, dataset, options.share, selection=selection, height=options.height, progress=progress
     ).to_dict()
     if options.plot is not None:
         with atomic_path(options.plot, force=options.force) as temporary:
-            temporary.write_bytes(sensitivity_map(record["rows"], record["shares"], record["joint_names"]))
-    return record
+            rows = found.to_dict()["rows"]
+            temporary.write_bytes(sensitivity_map(rows, found.shares, found.joint_names))
+    return found
 
 
 def run(options: InspectOptions, progress: Progress) -> InspectResult:
