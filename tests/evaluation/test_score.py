@@ -18,15 +18,17 @@ from compress.data.images import ImageFolder
 from compress.data.sample import Dataset, Person, Sample, iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
-from compress.evaluation.score import detect, evaluate
+from compress.evaluation.people import find_people
+from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import export_openvino
-from compress.pose.decoders.paf import PafOptions
+from compress.pose.decoders.paf import PafDecoder
 from compress.pose.metrics.oks import METRICS, keypoint_ap
 from compress.pose.prepare import prepare
 from compress.pose.skeleton import COCO17, OPENPOSE18, convert_keypoints
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
+from compress.pose.views import View
 from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 
@@ -104,7 +106,7 @@ class Stage:
 @pytest.mark.parametrize("mode", ["fast", "compat"])
 @pytest.mark.parametrize("height", [256, 368])
 def test_perfect_maps_score_one(mode: Any, height: int) -> None:
-    found = evaluate(Stage(), Oracle(Stage(), height), options=PafOptions(mode=mode))
+    found = evaluate_dataset(Stage(), Oracle(Stage(), height), EvaluationOptions(PafDecoder(mode=mode)))
     assert found.score.metrics["AP"] == pytest.approx(1)
     assert found.score.metrics["AR"] == pytest.approx(1)
     assert [d["image_id"] for d in found.detections] == [10, 11]
@@ -112,39 +114,39 @@ def test_perfect_maps_score_one(mode: Any, height: int) -> None:
 
 def test_perfect_maps_find_the_joints_of_drawn_people() -> None:
     dataset = DrawnPeople(3, 6)
-    found = evaluate(dataset, Oracle(dataset, 256))
+    found = evaluate_dataset(dataset, Oracle(dataset, 256))
     assert found.score.metrics["AP50"] > 0.9
     assert found.score.metrics["AP"] > 0.8
 
 
 def test_a_height_of_the_callers_own_wins_over_the_networks() -> None:
     oracle = Oracle(Stage(), 368)
-    found = evaluate(Stage(), oracle, height=256)
+    found = evaluate_dataset(Stage(), oracle, EvaluationOptions(view=View(256)))
     assert [shape[2] for shape in oracle.shapes] == [256] * 3
     assert found.score.height == 256
     assert found.score.metrics["AP"] == pytest.approx(1)
-    assert evaluate(Stage(), Oracle(Stage(), 368)).score.height == 368
+    assert evaluate_dataset(Stage(), Oracle(Stage(), 368)).score.height == 368
 
 
 def test_nobody_found_is_a_score_of_zero_and_no_crash() -> None:
-    found = evaluate(Stage(), Oracle(Stage(), 256, blind=True))
+    found = evaluate_dataset(Stage(), Oracle(Stage(), 256, blind=True))
     assert found.detections == []
     assert found.score.metrics["AP"] == found.score.metrics["AR"] == 0
 
 
 @pytest.mark.parametrize("upsample", [1, 2, 8])
 def test_a_score_names_its_decoder_and_any_upsampling_finds_the_people(upsample: int) -> None:
-    options = PafOptions(upsample=upsample, assignment="jv")
-    found = evaluate(Stage(), Oracle(Stage(), 368), options=options)
+    options = EvaluationOptions(PafDecoder(upsample=upsample, assignment="jv"))
+    found = evaluate_dataset(Stage(), Oracle(Stage(), 368), options)
     assert found.score.convention.endswith(f"decoder fast x{upsample}, jv assignment")
     assert found.score.metrics["AP50"] == pytest.approx(1)
-    compat = evaluate(Stage(), Oracle(Stage(), 368), options=PafOptions(mode="compat"))
+    compat = evaluate_dataset(Stage(), Oracle(Stage(), 368), EvaluationOptions(PafDecoder(mode="compat")))
     assert compat.score.convention.endswith("decoder compat")
 
 
 def test_a_score_carries_its_conditions_and_goes_into_json() -> None:
     steps: list[tuple[int, int]] = []
-    found = evaluate(Stage(), Oracle(Stage(), 256), progress=lambda done, total: steps.append((done, total)))
+    found = evaluate_dataset(Stage(), Oracle(Stage(), 256), progress=lambda done, total: steps.append((done, total)))
     assert steps == [(1, 3), (2, 3), (3, 3)]
     record = json.loads(json.dumps(asdict(found.score)))
     assert tuple(record["metrics"]) == METRICS
@@ -164,13 +166,13 @@ def test_only_the_images_of_the_data_set_are_scored() -> None:
         def __len__(self) -> int:
             return 1
 
-    found = evaluate(First(), Oracle(First(), 256))
+    found = evaluate_dataset(First(), Oracle(First(), 256))
     assert found.score.images == 1
     assert found.score.metrics["AR"] == pytest.approx(1)  # the person in the second image is not missed
 
 
-def test_detect_gives_the_same_people_as_evaluate() -> None:
-    poses = detect(Oracle(Stage(), 256), Stage()[0].image)
+def test_people_of_one_image_are_those_that_are_scored() -> None:
+    poses = find_people(Oracle(Stage(), 256), Stage()[0].image)
     assert len(poses) == 1
     truth = convert_keypoints(Stage()[0].people[0].keypoints, COCO17, OPENPOSE18)
     assert np.abs(poses[0].keypoints[:, :2] - truth[:, :2]).max() < 1.5
@@ -182,7 +184,7 @@ def test_images_without_annotations_are_refused_before_anything_runs(tmp_path: P
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 20, 3), np.uint8))
     oracle = Oracle(Stage(), 256)
     with pytest.raises(DataError, match=r"no annotations to score against.*--annotations"):
-        evaluate(ImageFolder(tmp_path), oracle)
+        evaluate_dataset(ImageFolder(tmp_path), oracle)
     assert not oracle.shapes
 
 
@@ -200,7 +202,7 @@ def real_weights(assets: Path) -> Path:
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_real_network_reaches_its_average_precision(real_people: CocoDataset, real_weights: Path) -> None:
-    score = evaluate(real_people, open_runner(real_weights)).score
+    score = evaluate_dataset(real_people, open_runner(real_weights)).score
     assert (score.images, score.height, score.runtime) == (100, 368, "torch")
     assert score.metrics["AP"] >= 0.385
     assert score.metrics["AP50"] >= 0.64
@@ -233,7 +235,10 @@ def test_all_runtimes_score_the_real_network_alike(
     onnx = export_onnx(checkpoint.module, checkpoint.pose, tmp_path / "model.onnx")
     xml, _ = export_openvino(onnx, tmp_path / "model.xml")
     few = Few(real_people, range(0, 100, 8))
-    torch_score, *others = [evaluate(few, open_runner(path), height=256).score for path in (real_weights, onnx, xml)]
+    torch_score, *others = [
+        evaluate_dataset(few, open_runner(path), EvaluationOptions(view=View(256))).score
+        for path in (real_weights, onnx, xml)
+    ]
     assert torch_score.metrics["AP"] > 0.15
     assert [other.runtime for other in others] == ["onnxruntime", "openvino"]
     for other in others:
@@ -263,6 +268,8 @@ def test_the_published_int8_release_runs_on_the_same_inputs(real_people: CocoDat
 @pytest.mark.slow
 def test_the_published_int8_release_is_scored_by_the_same_call(real_people: CocoDataset, real_weights: Path) -> None:
     few = Few(real_people, range(0, 100, 4))
-    score = evaluate(few, open_runner(real_weights.with_suffix(".xml")), height=256).score
+    score = evaluate_dataset(
+        few, open_runner(real_weights.with_suffix(".xml")), EvaluationOptions(view=View(256))
+    ).score
     assert (score.images, score.runtime, score.precision) == (25, "openvino", "int8")
     assert score.metrics["AP"] > 0.2

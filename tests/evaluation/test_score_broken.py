@@ -11,12 +11,13 @@ from holes import Holes
 from numpy.typing import NDArray
 
 from compress.errors import DataError
-from compress.evaluation.score import evaluate
-from compress.pose.decoders.heatmap import HeatmapOptions
-from compress.pose.decoders.paf import PafOptions
+from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.pose.spec import PoseSpec
+from compress.pose.views import View
 
 T = TypeVar("T")
+
+LENIENT = EvaluationOptions(strict=False)
 
 
 class Blind:
@@ -27,7 +28,7 @@ class Blind:
     def __init__(self, *, one: bool = False) -> None:
         self.pose = PoseSpec(height=64)
         if one:
-            self.pose = PoseSpec("coco17", "heatmap", ("heatmaps",), 64, 48, 4, background=False)
+            self.pose = PoseSpec("coco17", "heatmap", ("heatmaps",), 64, 48, 4, background=False, grid="corner")
         self.runs = 0
 
     def run(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -44,7 +45,7 @@ class Blind:
         pass
 
 
-class Crew:
+class SecondOfTwo:
     """The second of two processes; the other one found nothing."""
 
     number, count = 1, 2
@@ -59,24 +60,24 @@ class Crew:
 @pytest.mark.parametrize("one", [False, True])
 def test_images_that_cannot_be_read_are_left_out_and_told(one: bool) -> None:
     with pytest.raises(DataError, match="does not decode"):
-        evaluate(Holes(4, {1}), Blind(one=one))
-    score = evaluate(Holes(4, {1, 3}), Blind(one=one), strict=False).score
+        evaluate_dataset(Holes(4, {1}), Blind(one=one))
+    score = evaluate_dataset(Holes(4, {1, 3}), Blind(one=one), LENIENT).score
     assert score.images == 2
     assert [("1.jpg" in score.broken[0]), ("3.jpg" in score.broken[1])] == [True, True]
     assert score.convention.endswith("2 unreadable images left out")
-    whole = evaluate(Holes(2, set()), Blind(one=one), strict=False).score
+    whole = evaluate_dataset(Holes(2, set()), Blind(one=one), LENIENT).score
     assert whole.broken == ()
     assert "unreadable" not in whole.convention
 
 
 def test_all_processes_count_what_could_not_be_read() -> None:
-    score = evaluate(Holes(4, {1}), Blind(), strict=False, crew=Crew()).score
+    score = evaluate_dataset(Holes(4, {1}), Blind(), LENIENT, group=SecondOfTwo()).score
     assert (score.images, len(score.broken)) == (1, 1)
 
 
 def test_a_data_set_without_a_readable_image_is_refused() -> None:
     with pytest.raises(DataError, match="no images to score"):
-        evaluate(Holes(2, {0, 1}), Blind(), strict=False)
+        evaluate_dataset(Holes(2, {0, 1}), Blind(), LENIENT)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,12 @@ def test_a_data_set_without_a_readable_image_is_refused() -> None:
 )
 def test_a_score_says_how_often_the_network_looked(flip: bool, scales: tuple[float, ...], runs: int, told: str) -> None:
     network = Blind()
-    score = evaluate(Holes(1, set()), network, options=PafOptions(flip=flip, scales=scales)).score
+    options = EvaluationOptions(view=View(flip=flip, scales=scales))
+    score = evaluate_dataset(Holes(1, set()), network, options).score
     assert f"; {told}, decoder" in score.convention
     assert network.runs == runs
-    one = evaluate(Holes(1, set()), Blind(one=True), heatmap=HeatmapOptions(flip=flip, scales=scales)).score
+    one = evaluate_dataset(
+        Holes(1, set()), Blind(one=True), EvaluationOptions(view=View(flip=flip, scales=scales))
+    ).score
     assert ("no flip" in one.convention) == (not flip)
     assert ("scales" in one.convention) == (len(scales) > 1)

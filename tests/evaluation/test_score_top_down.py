@@ -18,20 +18,36 @@ from compress.data.person_view import person_region, usable_people
 from compress.data.sample import Dataset, Sample, iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
-from compress.evaluation.score import GT_BOXES, crop_size, detect, detect_people, evaluate
-from compress.pose.crop import Region, box_region, image_region, region_matrix, transform
-from compress.pose.decoders.heatmap import HeatmapOptions
+from compress.evaluation.people import find_people
+from compress.evaluation.score import GT_BOXES, EvaluationOptions, evaluate_dataset
+from compress.pose.crop import Region, box_region, crop_size, image_region, region_matrix, transform
+from compress.pose.decoders.heatmap import HeatmapDecoder
 from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, Skeleton, convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
+from compress.pose.views import View
 
 TOP_DOWN = PoseSpec(
-    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=256, width=192, stride=4, background=False
+    skeleton="coco17",
+    decoder="heatmap",
+    height=256,
+    width=192,
+    stride=4,
+    background=False,
+    grid="corner",
+    flip_shift=True,
+    joint_threshold=0.2,
 )
 
 
 def single(skeleton: Skeleton) -> PoseSpec:
-    return PoseSpec(skeleton=skeleton.name, decoder="heatmap", outputs=("heatmaps",), height=256, stride=8)
+    return PoseSpec(
+        skeleton=skeleton.name,
+        decoder="heatmap",
+        height=256,
+        joint_threshold=0.2,
+        decoder_options={"refine": "cubic"},
+    )
 
 
 class Knowing:
@@ -85,17 +101,21 @@ def truth_of(dataset: Dataset, pose: PoseSpec) -> Iterator[tuple[Region, NDArray
             yield person_region(person, pose.size), keypoints
 
 
-@pytest.mark.parametrize("options", [HeatmapOptions(), HeatmapOptions(flip=True), HeatmapOptions(blur=11)], ids=str)
-def test_a_network_that_knows_everybody_is_nearly_perfect(options: HeatmapOptions) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [EvaluationOptions(), EvaluationOptions(view=View(flip=True)), EvaluationOptions(HeatmapDecoder(blur=11))],
+    ids=["plain", "flip", "blur"],
+)
+def test_a_network_that_knows_everybody_is_nearly_perfect(options: EvaluationOptions) -> None:
     dataset = DrawnPeople(3, 6)
-    runner = Knowing(TOP_DOWN, list(truth_of(dataset, TOP_DOWN)), flip=options.flip)
+    runner = Knowing(TOP_DOWN, list(truth_of(dataset, TOP_DOWN)), flip=options.view.flip)
     done: list[int] = []
-    score = evaluate(dataset, runner, heatmap=options, progress=lambda n, _: done.append(n)).score
+    score = evaluate_dataset(dataset, runner, options, progress=lambda n, _: done.append(n)).score
     assert score.headline == ("AP", score.metrics["AP"])
     assert score.metrics["AP"] > 0.95
     assert score.boxes == GT_BOXES
     assert "gt boxes" in score.convention
-    assert ("no flip" in score.convention) == (not options.flip)
+    assert ("no flip" in score.convention) == (not options.view.flip)
     assert (score.height, score.images, done) == (256, 6, [1, 2, 3, 4, 5, 6])
     assert {shape[1:] for shape in runner.shapes} == {(3, 256, 192)}
 
@@ -114,12 +134,12 @@ def test_boxes_of_a_detector_rank_people_and_almost_equal_people_are_one() -> No
                 boxes.append(Box(box, score))
                 places.append((box_region(box, TOP_DOWN.size), keypoints))
         by_image[sample.image_id] = tuple(boxes)
-    found = evaluate(dataset, Knowing(TOP_DOWN, places), boxes=Boxes("found.json", by_image))
+    found = evaluate_dataset(dataset, Knowing(TOP_DOWN, places), EvaluationOptions(boxes=Boxes("found.json", by_image)))
     assert found.score.boxes == "found.json"
     assert found.score.metrics["AP"] > 0.95
     assert len(found.detections) == people
     assert all(0.5 < d["score"] <= 0.91 for d in found.detections)
-    nobody = evaluate(dataset, Knowing(TOP_DOWN, []), boxes=Boxes("none.json", {}))
+    nobody = evaluate_dataset(dataset, Knowing(TOP_DOWN, []), EvaluationOptions(boxes=Boxes("none.json", {})))
     assert nobody.detections == []
     assert nobody.score.headline == ("AP", 0)
 
@@ -162,27 +182,27 @@ def test_single_people_are_scored_by_the_metric_of_their_data(
 ) -> None:
     pose = single(skeleton)
     dataset = listed(tmp_path, skeleton, whole=skeleton is not MPII16, facts=skeleton is MPII16)
-    score = evaluate(dataset, Knowing(pose, people_of(dataset, pose))).score
+    score = evaluate_dataset(dataset, Knowing(pose, people_of(dataset, pose))).score
     assert score.headline == (metric, score.metrics[metric])
     assert score.metrics[metric] > 0.9
     assert words in score.convention
-    far = evaluate(dataset, Knowing(pose, people_of(dataset, pose, shift=60))).score
+    far = evaluate_dataset(dataset, Knowing(pose, people_of(dataset, pose, shift=60))).score
     assert far.metrics[metric] < score.metrics[metric] - 0.3
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     lsp = listed(tmp_path, LSP14, whole=True)
     with pytest.raises(DataError, match=r"one by one.*COCO's joints"):
-        evaluate(lsp, Knowing(PoseSpec(), []))
+        evaluate_dataset(lsp, Knowing(PoseSpec(), []))
     with pytest.raises(DataError, match=r"one by one.*--boxes"):
-        evaluate(lsp, Knowing(single(LSP14), []), boxes=Boxes("x", {}))
+        evaluate_dataset(lsp, Knowing(single(LSP14), []), EvaluationOptions(boxes=Boxes("x", {})))
     with pytest.raises(DataError, match="takes no boxes"):
-        evaluate(DrawnPeople(1, 1), Knowing(PoseSpec(), []), boxes=Boxes("x", {}))
+        evaluate_dataset(DrawnPeople(1, 1), Knowing(PoseSpec(), []), EvaluationOptions(boxes=Boxes("x", {})))
     data = listed(tmp_path, MPII16, whole=False)
     with pytest.raises(DataError, match="boxes of the heads"):
-        evaluate(data, Knowing(single(MPII16), people_of(data, single(MPII16))))
+        evaluate_dataset(data, Knowing(single(MPII16), people_of(data, single(MPII16))))
     with pytest.raises(DataError, match="no annotations"):
-        evaluate(ImageFolder(tmp_path), Knowing(TOP_DOWN, []))
+        evaluate_dataset(ImageFolder(tmp_path), Knowing(TOP_DOWN, []))
 
 
 def test_an_image_without_boxes_shows_one_person() -> None:
@@ -191,8 +211,8 @@ def test_an_image_without_boxes_shows_one_person() -> None:
     full = replace(sample, people=())
     region = image_region(sample.image.shape, TOP_DOWN.size)
     for found in (
-        detect(Knowing(TOP_DOWN, [(region, keypoints)]), sample.image),
-        detect_people(Knowing(TOP_DOWN, [(region, keypoints)]), full),
+        find_people(Knowing(TOP_DOWN, [(region, keypoints)]), sample.image),
+        find_people(Knowing(TOP_DOWN, [(region, keypoints)]), full),
     ):
         (person,) = found
         there = keypoints[:, 2] > 0
@@ -206,7 +226,7 @@ def test_an_annotated_sample_shows_each_person(tmp_path: Path) -> None:
     people = usable_people(sample, COCO17)
     places = [(person_region(person, TOP_DOWN.size), keypoints) for person, keypoints in people]
     assert len(people) > 1
-    assert len(detect_people(Knowing(TOP_DOWN, places), sample)) == len(people)
+    assert len(find_people(Knowing(TOP_DOWN, places), sample)) == len(people)
 
 
 def test_another_height_keeps_the_proportions() -> None:
