@@ -125,7 +125,7 @@ def train(
             hooks.on_event(event)
 
     with _seeded(group.device, process_seed((options.seed,), group.number)):
-        run = Run(model, training_set(model, data, options, taught=teacher is not None), options, teacher, group)
+        run = Run(model, training_set(model, data, options, teacher), options, teacher, group)
         if state is not None and state.resume:
             run.restore(read_state(state.path, run.conditions))
             notify(Event("resume", run.step, f"resuming after step {run.step}"))
