@@ -1,4 +1,4 @@
-"""Random scale, rotation, crop, flip and colour of samples; pixels, people and mask move together."""
+"""Random scale, rotation, crop, flip and colour of samples, applied to pixels, people and mask alike."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from compress.pose.skeleton import get_skeleton
 
 Matrix = NDArray[np.float64]
 
-#: Weights of blue, green and red in the grey that saturation is measured against.
+#: Luma weights of blue, green and red (ITU-R BT.601); changes of saturation keep the luma.
 _GREY = np.array([0.114, 0.587, 0.299])
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly samples are varied.
+    """Strength of the augmentation.
 
     Attributes
     ----------
     scale : (float, float)
-        Smallest and largest scale, drawn evenly on a log axis; at 1 the image's height fills the crop.
+        Range of the scale, log-uniform; at 1 the image's height fills the crop.
     rotate : float
-        Largest rotation in degrees, either way.
+        Maximum rotation in degrees, in either direction.
     flip : float
-        Probability of a mirror image.
+        Probability of a horizontal flip.
     shift : float
-        Largest displacement of the crop beyond the image, as a share of the crop.
+        Maximum displacement of the crop beyond the image, as a share of the crop.
     colour : float
-        Strength of the changes of brightness, contrast, saturation and colour balance; 0 leaves colours alone.
+        Strength of the changes of brightness, contrast, saturation and colour balance; 0 leaves colours unchanged.
     crop : str
-        Where the crop lies if the scaled image is larger: at a random ``"person"``, anywhere (``"random"``; also
-        where there is nobody) or in the ``"centre"``. Views of one person lie around that person whatever it says.
+        Where the crop lies if the scaled image is larger: at a random ``"person"``, anywhere (``"random"``; also in
+        images without people) or in the ``"centre"``. Views of one person always lie around that person.
     half_body : float
         Probability, in views of one person, of showing only the upper or the lower half of the body.
     body_mask : float
-        Probability, in views of one person, of a grey quadrangle over the middle of the body.
+        Probability, in views of one person, of a grey quadrilateral over the middle of the body.
     rotated : float
-        Share of the views that are turned at all.
+        Share of the views that are rotated at all.
     channels : float
-        Probability that red, green and blue change places.
+        Probability that red, green and blue are permuted.
     person_scale : float or None
-        Scale to people and not to images: at scale 1 the box of the person that the crop lies around fills this share
-        of the crop's height (0.6 in the training of lightweight OpenPose). Needs the crop ``"person"``; where nobody
-        is, and in views of one person, it changes nothing.
+        Scale by people instead of images: at scale 1 the box of the person that the crop lies around fills this share
+        of the crop's height (0.6 in the training of lightweight OpenPose). Needs the crop ``"person"``; has no effect
+        on images without people and on views of one person.
 
     Raises
     ------
     DataError
-        If a range, probability or strength has no meaning.
+        If a range, probability or strength is out of its domain.
     """
 
     scale: tuple[float, float] = (0.7, 1.4)
@@ -71,7 +71,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         checks = (
-            ("scale", 0 < self.scale[0] <= self.scale[1], "Give the smallest scale first; both above 0"),
+            ("scale", 0 < self.scale[0] <= self.scale[1], "Give two scales above 0, the smaller first"),
             ("person_scale", self.person_scale is None or self.person_scale > 0, "Give a share of the crop above 0"),
             ("rotated", 0 <= self.rotated <= 1, "Give a share from 0 to 1"),
             ("channels", 0 <= self.channels <= 1, "Give a probability from 0 to 1"),
@@ -85,10 +85,10 @@ class Augmentation:
         )
         for name, good, hint in checks:
             if not good:
-                raise DataError(f"the augmentation's {name} makes no sense", found=getattr(self, name), hint=hint)
+                raise DataError(f"the augmentation's {name} is invalid", found=getattr(self, name), hint=hint)
 
 
-#: The image as it is: its height fills the crop, its centre is the crop's.
+#: No augmentation: the image's height fills the crop, and its centre is the crop's.
 PLAIN = Augmentation(scale=(1.0, 1.0), rotate=0.0, flip=0.0, shift=0.0, colour=0.0, crop="centre")
 
 
@@ -104,22 +104,22 @@ def augment(
     Parameters
     ----------
     sample : Sample
-        Left as it is.
+        Not modified.
     size : (int, int)
         Height and width of the result in pixels.
     options : Augmentation
         What may vary and by how much.
-    rng : numpy Generator
-        The only source of chance: the same state gives the same view.
+    rng : numpy.random.Generator
+        The only source of randomness: the same state gives the same view.
     fill : (float, float, float)
-        Blue, green and red of what lies outside the image.
+        Blue, green and red outside the image.
 
     Returns
     -------
     Sample
-        Image and mask of ``size``; people in its pixels, without those that lie wholly outside. Keypoints outside
-        the crop are not labelled. Boxes are the bounds of the turned boxes, cut at the crop. What lies outside the
-        original image counts as trusted: nobody is there.
+        Image and mask of ``size``; people in its pixels, without those that lie entirely outside. Keypoints outside
+        the crop become unlabelled. Boxes are the bounds of the rotated boxes, clipped to the crop. The mask is true
+        outside the original image, where nobody is.
     """
     matrix, mirrored = view_matrix(sample, size, options, rng)
     image = recolour(sample.image, options, rng)
@@ -146,7 +146,7 @@ def view_matrix(
     if options.person_scale is not None and box is not None:
         scale *= options.person_scale * height / float(max(box[3], 1.0))
     half = crop / (2 * scale)
-    # The crop stays inside the image, or the image inside the crop where that is larger; then it may stray by `shift`.
+    # The crop stays inside the image, or the image inside a larger crop; then it is displaced by up to `shift`.
     nearest, farthest = np.minimum(half, extent - half), np.maximum(half, extent - half)
     centre = np.clip(point + 0.5, nearest, farthest) - 0.5
     centre += rng.uniform(-options.shift, options.shift, 2) * crop / scale
@@ -156,13 +156,13 @@ def view_matrix(
 
 
 def draw_rotation(options: Augmentation, rng: np.random.Generator) -> float:
-    """Degrees by which a view is turned; 0 for those that are not."""
+    """A random rotation in degrees; 0 for the share of views that are not rotated."""
     angle = float(rng.uniform(-options.rotate, options.rotate))
     return angle if options.rotated == 1 or rng.random() < options.rotated else 0.0
 
 
 def recolour(image: Image, options: Augmentation, rng: np.random.Generator) -> Image:
-    """The image with its colours shifted and its channels in another order, as the options and chance have it."""
+    """The image with randomly changed colours and permuted channels."""
     if options.colour > 0:
         image = shift_colours(image, colour_matrix(options.colour, rng))
     if options.channels > 0 and rng.random() < options.channels:
@@ -173,7 +173,7 @@ def recolour(image: Image, options: Augmentation, rng: np.random.Generator) -> I
 def _target(
     sample: Sample, crop: str, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-    """The point (x, y) that the crop is laid around, and the box of the person there."""
+    """The point (x, y) that the crop is placed around, and the box of the person there."""
     height, width = sample.image.shape[:2]
     point = rng.random(2) * (width, height) - 0.5
     people = [person for person in sample.people if not person.crowd]
@@ -186,10 +186,10 @@ def _target(
 
 
 def warp(image: Image, matrix: Matrix, size: tuple[int, int], fill: tuple[float, float, float]) -> Image:
-    """The image under an affine map of its pixels: bilinear, averaged first where it gets much smaller."""
+    """The image under an affine map (2, 3) of its pixels: bilinear, after averaging if it becomes much smaller."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if scale <= 0.5:
-        # Bilinear sampling would skip pixels, so whole blocks are averaged before.
+        # Bilinear sampling would skip pixels, so blocks of pixels are averaged first.
         height, width = image.shape[:2]
         block = 1 // scale
         small = cv2.resize(image, None, fx=1 / block, fy=1 / block, interpolation=cv2.INTER_AREA)
@@ -219,9 +219,9 @@ def _warp_mask(mask: NDArray[np.bool_], matrix: Matrix, size: tuple[int, int]) -
 
 
 def _move(person: Person, matrix: Matrix, size: tuple[int, int], mirrored: bool, skeleton: str) -> Person | None:
-    """The person in the pixels of the crop, or None where nothing of the box lies inside."""
+    """The person in pixels of the crop, or None if the box lies entirely outside."""
     x, y, width, height = person.box
-    # A box's corners are pixel edges; points count from pixel centres.
+    # Corners of boxes are relative to pixel corners, points to pixel centres.
     corners = np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]]) - 0.5
     moved = corners @ matrix[:, :2].T + matrix[:, 2] + 0.5  # (4, 2)
     low = np.clip(moved.min(axis=0), 0, (size[1], size[0]))
@@ -251,10 +251,10 @@ def colour_matrix(strength: float, rng: np.random.Generator) -> Matrix:
     brightness = 255 * rng.uniform(-strength, strength) / 2
     mix = saturation * np.eye(3) + (1 - saturation) * np.tile(_GREY, (3, 1))
     linear = contrast * balance[:, None] * mix
-    # Contrast turns about mid-grey, so that it does not change brightness.
+    # Contrast pivots on mid-grey, so that it does not change brightness.
     return np.column_stack([linear, np.full(3, 128 * (1 - contrast) + brightness)])
 
 
 def shift_colours(image: Image, matrix: Matrix) -> Image:
-    """The image with an affine map (3, 4) applied to the colour of each pixel, rounded and cut at 0 and 255."""
+    """The image with an affine map (3, 4) applied to the colour of each pixel, rounded and clipped to 0 to 255."""
     return np.asarray(cv2.transform(image, matrix))

@@ -1,4 +1,4 @@
-"""Boxes of people that a detector found, for top-down networks."""
+"""Boxes of people from a detector, for top-down networks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from compress.errors import DataError
 
 @dataclass(frozen=True)
 class Box:
-    """Where a person is.
+    """A detected person.
 
     Attributes
     ----------
     box : (float, float, float, float)
         x, y, width, height in pixels.
     score : float
-        How sure the detector is.
+        The detector's confidence.
     """
 
     box: tuple[float, float, float, float]
@@ -28,27 +28,27 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of people by image id, and the name of their source."""
+    """Boxes of people by image id, and the name of the file that they come from."""
 
     name: str
     by_image: dict[int, tuple[Box, ...]]
 
 
 def read_boxes(path: Path) -> Boxes:
-    """Detections in COCO's result form, such as ``COCO_val2017_detections_AP_H_56_person.json``.
+    """Detections in COCO results format, such as ``COCO_val2017_detections_AP_H_56_person.json``.
 
     Parameters
     ----------
     path : Path
-        A JSON list of objects with ``image_id``, ``category_id``, ``bbox`` and ``score``. Those of category 1, a score
-        above 0 and a box with an area are taken, in their order.
+        A JSON list of objects with ``image_id``, ``category_id``, ``bbox`` and ``score``. Those of category 1 with a
+        score above 0 and a box of positive area are read, in their order.
 
     Raises
     ------
     DataError
-        If the file is another one.
+        If the file has another format.
     """
-    found: dict[int, list[Box]] = {}
+    by_image: dict[int, list[Box]] = {}
     for entry in read_list(path):
         try:
             category, image = int(entry["category_id"]), int(entry["image_id"])
@@ -62,5 +62,5 @@ def read_boxes(path: Path) -> Boxes:
             ) from error
         finite = all(math.isfinite(value) for value in (x, y, width, height, score))
         if category == 1 and finite and score > 0 and width > 0 and height > 0:
-            found.setdefault(image, []).append(Box((x, y, width, height), score))
-    return Boxes(path.name, {image: tuple(boxes) for image, boxes in found.items()})
+            by_image.setdefault(image, []).append(Box((x, y, width, height), score))
+    return Boxes(path.name, {image: tuple(boxes) for image, boxes in by_image.items()})

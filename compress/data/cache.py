@@ -1,4 +1,4 @@
-"""Samples kept on disk, for data sets that are slow to make."""
+"""Samples cached on disk, for data sets that are slow to produce."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from compress.data.sample import Dataset, Person, Sample
 from compress.errors import DataError
 from compress.files import atomic_path
 
-#: What stands in a file for a view that is not there.
+#: Stands for an absent view in a file.
 _NO_VIEW = np.full(4, np.nan, dtype=np.float32)
 
 
 class Cached:
-    """A data set whose samples are made once and read from a folder from then on.
+    """A data set whose samples are produced once and then read from a folder.
 
-    Several processes may share the folder. It is bound to the data set by its name alone: after a change of how the
-    samples are made, take another folder.
+    Several processes may share the folder. It is tied to the data set by its name alone: when the samples change under
+    the same name, use another folder.
 
     Parameters
     ----------
     data : Dataset
         Where samples come from.
     folder : Path
-        Where they are kept, one uncompressed ``.npz`` file each; made if it is not there.
+        Where they are stored, one uncompressed ``.npz`` file each; created if missing.
     """
 
     def __init__(self, data: Dataset, folder: Path) -> None:
@@ -38,12 +38,12 @@ class Cached:
         return len(self.data)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample, from the folder if it is there.
+        """The sample, from the folder if it is cached.
 
         Raises
         ------
         DataError
-            If the folder holds samples of another data set, or a file that is none.
+            If the folder holds samples of another data set, or a damaged file.
         """
         if not 0 <= index < len(self):
             return self.data[index]
@@ -66,13 +66,13 @@ class Cached:
             owner, sample = str(arrays["data"]), _from_arrays(arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
-                f"a cached sample can't be read: {error}", found=str(path), hint="Remove it, or take another folder"
+                f"a cached sample can't be read: {error}", found=str(path), hint="Remove it, or use another folder"
             ) from error
         if owner != self.name:
             raise DataError(
                 f"the folder {path.parent} holds samples of another data set than {self.name}",
                 found=owner,
-                hint="Take another folder for each data set",
+                hint="Use a folder of its own for each data set",
             )
         return sample
 
@@ -88,7 +88,6 @@ def _to_arrays(sample: Sample, name: str) -> dict[str, Any]:
         "boxes": np.array([p.box for p in people], dtype=np.float32).reshape(-1, 4),
         "areas": np.array([p.area for p in people], dtype=np.float64),
         "crowd": np.array([p.crowd for p in people], dtype=np.bool_),
-        # A view that is not there is written as NaN.
         "views": np.array([np.full(4, np.nan) if p.view is None else p.view for p in people], np.float32).reshape(
             -1, 4
         ),

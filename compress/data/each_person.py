@@ -1,4 +1,4 @@
-"""A data set seen person by person, as top-down networks count their epochs."""
+"""A data set with one sample per person, as epochs of top-down networks are counted."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from compress.errors import DataError
 
 
 def people_of(data: Dataset) -> list[tuple[int, int]]:
-    """Index of the sample and number in it of everybody with labelled joints.
+    """Indices of the sample, and of the person in it, of all people with labelled joints.
 
     No image is read: a data set's ground truth lists images, and the people of an image, in the order of its samples.
     """
-    found: list[tuple[int, int]] = []
+    people: list[tuple[int, int]] = []
     start = 0
     for part in data.parts if isinstance(data, Joined) else (data,):
         truth = part.ground_truth()
-        places = {image["id"]: index for index, image in enumerate(truth["images"], start=start)}
-        seen = dict.fromkeys(places, 0)
+        indices = {image["id"]: index for index, image in enumerate(truth["images"], start=start)}
+        counts = dict.fromkeys(indices, 0)
         for entry in truth["annotations"]:
             image = entry["image_id"]
             if not entry["iscrowd"] and entry["num_keypoints"]:
-                found.append((places[image], seen[image]))
-            seen[image] += 1
+                people.append((indices[image], counts[image]))
+            counts[image] += 1
         start += len(part)
-    return sorted(found)
+    return sorted(people)
 
 
 class EachPerson:
-    """One sample for each annotated person with labelled joints: the image with that person alone.
+    """One sample for each annotated person with labelled joints: the image with only that person.
 
-    The public top-down training goes through all people once an epoch; of the images themselves a view of one random
-    person each would be shown. For networks that see one person at a time.
+    The public top-down training shows every person once an epoch; the images themselves would show one random person
+    each.
 
     Parameters
     ----------
     data : Dataset
         Annotated.
     people : list of (int, int), optional
-        What `people_of` gave, where ``data`` is the same data set in another guise.
+        The result of `people_of` for a data set that ``data`` wraps.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Several data sets as one, and which of a network's joints each of them knows."""
+"""Several data sets as one, and which of a network's joints each of them annotates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from compress.data.sample import Dataset, Sample
+from compress.data.tolerant import readable
 from compress.errors import DataError
 from compress.pose.decoders.registry import get_decoder
 from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
@@ -19,16 +20,16 @@ from compress.pose.spec import PoseSpec
 
 @dataclass(frozen=True)
 class Joints:
-    """What a data set knows of a skeleton.
+    """Which joints of a skeleton a data set annotates.
 
     Attributes
     ----------
     data : str
         Name of the data set.
     known : tuple of str
-        Joints of the skeleton that its annotations have, or that lie midway between two they have.
+        Joints of the skeleton that are annotated, or that lie midway between two annotated ones.
     missing : tuple of str
-        The others: they stay unlabelled.
+        The others, which stay unlabelled.
     """
 
     data: str
@@ -37,12 +38,12 @@ class Joints:
 
 
 class Joined:
-    """Data sets one after the other; samples keep their skeletons, and their image ids are the index plus one.
+    """Data sets one after the other; samples keep their skeletons, and image ids are the index plus one.
 
     Parameters
     ----------
     *parts : Dataset
-        At least one. Together they count as annotated if all are.
+        At least one. The whole is annotated if all parts are.
     """
 
     def __init__(self, *parts: Dataset) -> None:
@@ -63,7 +64,7 @@ class Joined:
         return replace(part[index - self._ends[number] + len(part)], image_id=index + 1)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Annotations of all images; a `DataError` where the data sets have different joints."""
+        """Annotations of all images; a `DataError` if the data sets have different joints."""
         truths = [part.ground_truth() for part in self.parts]
         joints = {tuple(truth["categories"][0]["keypoints"]) for truth in truths}
         if len(joints) > 1:
@@ -83,53 +84,49 @@ class Joined:
 
 
 def known_joints(source: Skeleton, target: Skeleton) -> tuple[bool, ...]:
-    """For each joint of a skeleton, whether annotations of another have it (`compress.pose.skeleton`)."""
+    """For each joint of the target skeleton, whether annotations of the source have it (`compress.pose.skeleton`)."""
     converted = convert_keypoints(np.ones((len(source.joints), 3), dtype=np.float32), source, target)
-    return tuple(bool(seen) for seen in converted[:, 2] > 0)
+    return tuple(bool(known) for known in converted[:, 2] > 0)
 
 
 def check_joints(parts: Sequence[Dataset], pose: PoseSpec) -> tuple[Joints, ...]:
-    """What each data set knows of a network's joints.
+    """Which of a network's joints each data set annotates.
 
     Parameters
     ----------
     parts : sequence of Dataset
-        Annotated data; the first sample of each that can be read tells its skeleton.
+        Annotated data sets; the first readable sample of each tells its skeleton.
     pose : PoseSpec
         Of the network.
 
     Raises
     ------
     DataError
-        If one knows none of the joints; or not all, for a network that finds several people: joints that are not
-        annotated can be left out of the loss of one person, but not of a map that shows everybody.
+        If one annotates none of the joints; or not all, for a bottom-up network: joints that are not annotated can be
+        left out of the loss of one person, but not of a map that shows everybody.
     """
-    found = []
+    result = []
     for part in parts:
         source = get_skeleton(_first(part).skeleton)
         known = known_joints(source, pose.joints)
         names = pose.joints.joints
         joints = Joints(
             part.name,
-            tuple(name for name, there in zip(names, known, strict=True) if there),
-            tuple(name for name, there in zip(names, known, strict=True) if not there),
+            tuple(name for name, is_known in zip(names, known, strict=True) if is_known),
+            tuple(name for name, is_known in zip(names, known, strict=True) if not is_known),
         )
         if not joints.known or (joints.missing and not get_decoder(pose).top_down):
             raise DataError(
                 f"{part.name} does not have the joints that the network finds ({pose.skeleton})",
                 found=f"{source.name} without {', '.join(joints.missing)}",
-                hint="Leave it out, or train a network that sees one person at a time",
+                hint="Leave it out, or train a top-down network",
             )
-        found.append(joints)
-    return tuple(found)
+        result.append(joints)
+    return tuple(result)
 
 
 def _first(data: Dataset) -> Sample:
     """The first sample that can be read."""
-    error: DataError | None = None
-    for index in range(len(data)):
-        try:
-            return data[index]
-        except DataError as unreadable:
-            error = error or unreadable
-    raise error or DataError("the data set is empty", found=data.name)
+    for sample in readable(data):
+        return sample
+    raise DataError("the data set is empty", found=data.name)

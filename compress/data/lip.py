@@ -1,4 +1,4 @@
-"""People of Look Into Person: one person an image, joints from the public CSV files."""
+"""Look Into Person (LIP): one person an image, joints from the public CSV files."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def open_lip(folder: Path, part: str) -> ListedImages:
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        The data set.
     part : str
         ``"train"``, or anything else for the validation.
 
     Raises
     ------
     DataError
-        If the folder is another one, or a row can't be used.
+        If the folder has another layout, or a row can't be used.
     """
     path, images = lip_files(folder, part)
     expect_files(folder, "LIP", (str(path.relative_to(folder)),))
@@ -57,7 +57,7 @@ def open_lip(folder: Path, part: str) -> ListedImages:
     try:
         text = content_of(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError("the annotation file is no text", found=str(path)) from error
+        raise DataError("the annotation file is not text in UTF-8", found=str(path)) from error
     entries = [_entry(row, number, path) for number, row in enumerate(csv.reader(text.splitlines()), start=1) if row]
     return ListedImages(f"lip:{'train' if part == 'train' else 'val'}", images, entries, LIP16, whole=True)
 
@@ -70,7 +70,7 @@ def _entry(row: list[str], number: int, path: Path) -> Listed:
         raise DataError(
             f"line {number} of {path.name} can't be used",
             found=",".join(row)[:80],
-            hint="Give the image's name, then x, y and a flag of 16 joints",
+            hint="A line holds the image's name, then x, y and a flag for each of 16 joints",
         ) from error
     keypoints[:, 2] = 2 * np.isfinite(keypoints[:, :2]).all(axis=1)
     return Listed(check_inside(row[0].strip(), path), (joints_person(keypoints),))

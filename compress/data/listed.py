@@ -1,4 +1,4 @@
-"""Images with their people as a list in memory: what the readers of MPII, LSP and LIP have in common."""
+"""Lists of images with their people: what the readers of MPII, LSP and LIP share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compress.errors import DataError, FileError
 from compress.files import read_bytes
 from compress.pose.skeleton import Skeleton
 
-#: What scipy raises on files that are none of MATLAB's, cut off, or of a version it can't read.
+#: What scipy raises on files that are not MATLAB's, truncated, or of an unsupported version.
 _MATLAB_ERRORS = (
     scipy.io.matlab.MatReadError, zlib.error, struct.error, OSError, ValueError, NotImplementedError, TypeError,
     KeyError, IndexError, MemoryError,
@@ -38,7 +38,7 @@ class Listed:
     people : tuple of Person
         Its people.
     facts : tuple of mapping
-        For each person, what its annotation in the ground truth has besides the keypoints and the box, or instead.
+        For each person, values that its annotation in the ground truth has in addition or instead.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Listed:
 
 
 class ListedImages:
-    """Images and people of a list; image ids are the index plus one.
+    """Samples of a list of images with people; image ids are the index plus one.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class ListedImages:
     skeleton : Skeleton
         Of the keypoints.
     whole : bool
-        Whether each image shows one person and is shown to a network as a whole.
+        Whether each image shows one person, whose view is the whole image.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class ListedImages:
         return Sample(image, people, mask, index + 1, entry.name, self._skeleton.name)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Annotations of all images in the form of a COCO keypoint record, with the joints of this data set."""
+        """Annotations of all images as a COCO keypoint record with the joints of this data set."""
         annotations: list[dict[str, Any]] = []
         for number, entry in enumerate(self._entries, start=1):
             for person, facts in zip(entry.people, entry.facts or ({},) * len(entry.people), strict=True):
@@ -119,18 +119,18 @@ class ListedImages:
 
 
 def joints_person(keypoints: NDArray[np.floating], view: NDArray[np.float32] | None = None) -> Person:
-    """A person of whom only joints (K, 3) are annotated: the box is the bounds of those that are there."""
-    there = keypoints[:, 2] > 0
-    cleaned = np.where(there[:, None], keypoints, 0).astype(np.float32)
+    """A person of whom only joints (K, 3) are annotated: the box is the bounds of the labelled ones."""
+    labelled = keypoints[:, 2] > 0
+    cleaned = np.where(labelled[:, None], keypoints, 0).astype(np.float32)
     low, high = np.zeros(2, np.float32), np.ones(2, np.float32)
-    if there.any():
-        low, high = cleaned[there, :2].min(axis=0) - 0.5, cleaned[there, :2].max(axis=0) + 0.5
+    if labelled.any():
+        low, high = cleaned[labelled, :2].min(axis=0) - 0.5, cleaned[labelled, :2].max(axis=0) + 0.5
     box = np.concatenate([low, high - low]).astype(np.float32)
     return Person(cleaned, box, float(box[2] * box[3]), view=view)
 
 
 def expect_files(folder: Path, kind: str, names: Sequence[str]) -> None:
-    """Refuse, with a `DataError` that lists what a folder of that kind holds, one that lacks some of it."""
+    """Raise a `DataError` if a folder lacks some of the files of its kind."""
     if not folder.is_dir():
         raise DataError(f"there is no such folder of {kind}", found=str(folder), hint="Check the path")
     missing = [name for name in names if not (folder / name).exists()]
@@ -143,7 +143,7 @@ def expect_files(folder: Path, kind: str, names: Sequence[str]) -> None:
 
 
 def content_of(path: Path) -> bytes:
-    """The bytes of an annotation file; a `DataError` if they can't be had."""
+    """The bytes of an annotation file; a `DataError` if it can't be read."""
     try:
         return read_bytes(path, "annotation file")
     except FileError as error:
@@ -151,18 +151,18 @@ def content_of(path: Path) -> bytes:
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
-    """A JSON list of objects; a `DataError` if the file holds anything else."""
+    """The JSON list of objects in a file; a `DataError` if it holds anything else."""
     try:
         record = json.loads(content_of(path))
     except (RecursionError, ValueError) as error:
         raise DataError(f"the annotation file is not JSON, or truncated ({error})", found=str(path)) from error
     if not isinstance(record, list) or not all(isinstance(entry, dict) for entry in record):
-        raise DataError("the annotation file is no list of people", found=str(path))
+        raise DataError("the annotation file is not a list of people", found=str(path))
     return record
 
 
 def read_matlab(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Arrays of a MATLAB file by name; a `DataError` if it is none or lacks one."""
+    """Arrays of a MATLAB file by name; a `DataError` if it can't be read or lacks one."""
     try:
         content = scipy.io.loadmat(str(path), variable_names=list(names))
     except _MATLAB_ERRORS as error:

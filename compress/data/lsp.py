@@ -1,4 +1,4 @@
-"""People of Leeds Sports Pose and its extended training set: one person an image."""
+"""Leeds Sports Pose (LSP) and its extended training set: one person an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.data.listed import Listed, ListedImages, expect_files, joints_pers
 from compress.errors import DataError
 from compress.pose.skeleton import LSP14
 
-#: Images of the training part of LSP; the rest is the test.
+#: Number of training images of LSP, which come first.
 TRAINING = 1000
 
 
@@ -23,20 +23,20 @@ def lsp_files(folder: Path) -> tuple[Path, Path]:
 def open_lsp(folder: Path, part: str) -> ListedImages:
     """Leeds Sports Pose (Johnson and Everingham, 2010): images 1 to 1000 for training, the rest for the test.
 
-    The folder holds ``joints.mat`` with ``joints`` (3, 14, N) and ``images/im0001.jpg`` on. The third row marks joints
-    that are hidden; all are annotated. Positions are stored counting from 1 and are moved to count from 0.
+    The folder holds ``joints.mat`` with ``joints`` (3, 14, N) and ``images/im0001.jpg`` on. The third row marks
+    occluded joints; all are annotated. Positions are stored counting from 1 and are moved to count from 0.
 
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        The data set.
     part : str
         ``"train"``, or anything else for the test.
 
     Raises
     ------
     DataError
-        If the folder is another one, or holds no images of that part.
+        If the folder has another layout, or holds no images of that part.
     """
     joints = _read(folder, "Leeds Sports Pose", (3, 14))
     keypoints = joints.transpose(2, 1, 0).copy()
@@ -53,7 +53,7 @@ def open_lsp(folder: Path, part: str) -> ListedImages:
 
 
 def open_lspet(folder: Path) -> ListedImages:
-    """The extended training set (Johnson and Everingham, 2011), whatever the part: all of it is for training.
+    """The extended training set (Johnson and Everingham, 2011); it has no parts, all of it is for training.
 
     The folder holds ``joints.mat`` with ``joints`` (14, 3, N) and ``images/im00001.jpg`` on. The third column marks
     joints that are annotated at all.
@@ -61,12 +61,12 @@ def open_lspet(folder: Path) -> ListedImages:
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        The data set.
 
     Raises
     ------
     DataError
-        If the folder is another one.
+        If the folder has another layout.
     """
     keypoints = _read(folder, "LSP-extended", (14, 3)).transpose(2, 0, 1).copy()
     keypoints[..., 2] = 2 * (keypoints[..., 2] > 0)

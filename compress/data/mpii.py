@@ -1,4 +1,4 @@
-"""People of MPII Human Pose, in the folder layout of the public training code."""
+"""MPII Human Pose, in the folder layout of the public training code."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def open_mpii(folder: Path, part: str) -> ListedImages:
 
     The folder holds ``images`` and ``annot`` with ``train.json`` and ``valid.json`` (one entry a person: ``image``,
     ``center``, ``scale``, ``joints``, ``joints_vis``). For PCKh the validation also needs ``annot/gt_valid.mat``, which
-    has the boxes of the heads. People of one image make one sample. Each person's view is a square of 200 times the
-    scale and `compress.pose.crop.PADDING`, its centre 15 times the scale below the annotated one, as in the public
-    code. Positions are stored counting from 1 and are moved to count from 0.
+    has the head boxes. The people of one image make one sample. Each person's view is a square whose side is 200 times
+    the scale times `compress.pose.crop.PADDING`, its centre 15 times the scale below the annotated one, as in the
+    public code. Positions are stored counting from 1 and are moved to count from 0.
 
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        The data set.
     part : str
         ``"train"`` or ``"valid"``.
 
     Raises
     ------
     DataError
-        If the folder is another one, or an entry can't be used.
+        If the folder has another layout, or an entry can't be used.
     """
     path = folder / "annot" / f"{part}.json"
     expect_files(folder, "MPII", ("images", f"annot/{part}.json"))
@@ -61,7 +61,7 @@ def open_mpii(folder: Path, part: str) -> ListedImages:
             raise DataError(
                 f"entry {index} of {path.name} can't be used: {error!r}",
                 found=sorted(map(str, record)),
-                hint="Give image, center, scale, 16 joints and joints_vis",
+                hint="An entry has image, center, scale, 16 joints and joints_vis",
             ) from error
         people.setdefault(name, []).append(person)
         facts.setdefault(name, []).append({} if heads is None else heads[index])
@@ -74,7 +74,7 @@ def _person(record: dict[str, Any]) -> Person:
     visible = np.array(record["joints_vis"], dtype=np.float64)
     centre, scale = np.array(record["center"], dtype=np.float64), float(record["scale"])
     if joints.shape != (16, 2) or visible.shape != (16,) or centre.shape != (2,) or not scale > 0:
-        raise ValueError("joints, center or scale have another form")
+        raise ValueError("joints, center or scale have another shape")
     if not (np.isfinite(joints).all() and np.isfinite(centre).all() and np.isfinite(scale)):
         raise ValueError("a position is not finite")
     side = _HEIGHT * scale * PADDING

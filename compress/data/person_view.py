@@ -1,4 +1,4 @@
-"""Random views of one person of a sample, for networks that see one person at a time."""
+"""Random views of one person of a sample, for training top-down networks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from compress.pose.crop import Region, box_region, cut, image_region, region_mat
 from compress.pose.skeleton import Skeleton, convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 
-#: A half of a body is shown only of people with more labelled joints than this, as in the public top-down code.
-_ENOUGH = 8
+#: Half a body is shown only of people with more labelled joints than this, as in the public top-down code.
+_MIN_JOINTS = 8
 
-#: How much larger than the bounds of its joints the region of half a body is.
+#: Ratio of the region of half a body to the bounds of its joints.
 _HALF_PADDING = 1.5
 
-#: Parts of joint names that make the lower half.
+#: Parts of joint names of the lower half.
 _LOWER = ("hip", "knee", "ankle", "pelvis")
 
 _GREY = (128, 128, 128)
@@ -28,15 +28,15 @@ _GREY = (128, 128, 128)
 
 @dataclass(frozen=True)
 class PersonView:
-    """What a network is shown of one person.
+    """A crop of one person.
 
     Attributes
     ----------
     image : array, shape (H, W, 3), uint8
         Pixels in BGR order.
     keypoints : array, shape (K, 3), float32
-        x, y in pixels of the view and visibility, of the network's skeleton; all 0 for joints that are not annotated
-        or lie outside.
+        x, y in pixels of the view and visibility for the network's skeleton; all 0 for joints that are not annotated or
+        lie outside.
     """
 
     image: Image
@@ -44,22 +44,22 @@ class PersonView:
 
 
 def person_region(person: Person, size: tuple[int, int]) -> Region:
-    """The region that shows a person, without chance: the data set's own view, or the box with its padding."""
+    """The region that shows a person: the data set's own view, or the box with its padding."""
     if person.view is not None:
         return box_region(person.view, size, padding=1.0)
     return box_region(person.box, size)
 
 
 def usable_people(sample: Sample, skeleton: Skeleton) -> list[tuple[Person, NDArray[np.float32]]]:
-    """People with at least one labelled joint of a skeleton and a box, and their keypoints in it."""
+    """People with a box and at least one labelled joint of a skeleton, with their keypoints in that skeleton."""
     source = get_skeleton(sample.skeleton)
-    found = []
+    people = []
     for person in sample.people:
         if not person.crowd and float(person.box[2:].min()) > 0:
             keypoints = convert_keypoints(person.keypoints, source, skeleton)
             if (keypoints[:, 2] > 0).any():
-                found.append((person, keypoints))
-    return found
+                people.append((person, keypoints))
+    return people
 
 
 def random_view(
@@ -67,27 +67,27 @@ def random_view(
 ) -> PersonView | None:
     """A random view of a random person.
 
-    The region follows from the person's box (`person_region`); where ``options`` says so, from the labelled joints of
-    the upper or lower half of the body, with a padding of 1.5. It is then shrunk by the scale, turned, shifted and
-    mirrored. Samples without annotated people, where they are no people at all but images alone, show the whole image.
+    The region follows from the person's box (`person_region`) or, with the probability ``options.half_body``, from the
+    labelled joints of the upper or lower half of the body with a padding of 1.5. It is then divided by the scale,
+    rotated, shifted and flipped. Samples without people show the whole image.
 
     Parameters
     ----------
     sample : Sample
-        Left as it is.
+        Not modified.
     pose : PoseSpec
         Skeleton, grid and colours of the network.
     size : (int, int)
         Height and width of the view.
     options : Augmentation
         What may vary and by how much.
-    rng : numpy Generator
-        The only source of chance.
+    rng : numpy.random.Generator
+        The only source of randomness.
 
     Returns
     -------
     PersonView or None
-        None if the sample has people, but none that is usable.
+        None if the sample has people, but none that can be shown.
     """
     people = usable_people(sample, pose.joints)
     if people:
@@ -126,24 +126,24 @@ def _vary(region: Region, options: Augmentation, rng: np.random.Generator) -> Re
 def _half_region(
     keypoints: NDArray[np.float32], skeleton: Skeleton, size: tuple[int, int], rng: np.random.Generator
 ) -> Region | None:
-    """The region of the upper or the lower half, the other where one has too few joints; None where both have."""
-    there = keypoints[:, 2] > 0
+    """The region of a random half of the body, or of the other if that has too few joints; None if both have."""
+    labelled = keypoints[:, 2] > 0
     lower = np.array([any(part in joint for part in _LOWER) for joint in skeleton.joints])
-    halves = [there & ~lower, there & lower]
+    halves = [labelled & ~lower, labelled & lower]
     if rng.random() < 0.5:
         halves.reverse()
     chosen = next((half for half in halves if half.sum() > 2), None)
-    if there.sum() <= _ENOUGH or chosen is None:
+    if labelled.sum() <= _MIN_JOINTS or chosen is None:
         return None
     low, high = keypoints[chosen, :2].min(axis=0), keypoints[chosen, :2].max(axis=0)
     return box_region([*low, *np.maximum(high - low, 1)], size, padding=_HALF_PADDING)
 
 
 def mask_body(image: Image, box: NDArray[np.float64], rng: np.random.Generator) -> Image:
-    """A copy with a grey quadrangle over a person: the body masking of Global Context CPM (Osokin, 2019).
+    """A copy with a grey quadrilateral over a person: the body masking of Global Context CPM (Osokin, 2019).
 
-    Its centre lies in the middle third of the box, and it has one corner in each quarter around the centre, no further
-    than 0.3 of the box's width and height.
+    Its centre lies in the middle third of the box, and one corner in each quadrant around the centre, at most 0.3 of
+    the box's width and height away.
     """
     x, y, width, height = box.tolist()
     centre = np.array([x + width * rng.uniform(1 / 3, 2 / 3), y + height * rng.uniform(1 / 3, 2 / 3)])

@@ -1,4 +1,4 @@
-"""An image and its people, whatever data set it came from."""
+"""Samples, images with annotated people, and the protocol of all data sets."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Person:
     ----------
     keypoints : array, shape (K, 3)
         x, y in pixels (the centre of the top-left pixel is (0, 0)) and COCO visibility: 0 not labelled, 1 labelled
-        but hidden, 2 visible.
+        but occluded, 2 visible.
     box : array, shape (4,)
         x, y, width, height in pixels.
     area : float
-        Area of the visible person in square pixels: the scale of OKS.
+        Area of the person in square pixels: the scale of OKS.
     crowd : bool
-        A region with several people that are not annotated one by one; its keypoints are empty.
+        Whether this is a region with several people that are not annotated one by one; its keypoints are empty.
     view : array, shape (4,), optional
-        x, y, width, height of what a network that sees one person is shown, margins included, where the data set says
-        so (MPII by a centre and a scale; LSP and LIP show the whole image). Otherwise it follows from ``box``.
+        x, y, width, height of the crop for a top-down network, padding included, where the data set defines it (MPII by
+        a centre and a scale; LSP and LIP by the whole image). Otherwise it follows from ``box``.
     """
 
     keypoints: NDArray[np.float32]
@@ -50,12 +50,12 @@ class Sample:
     people : tuple of Person
         Annotated people; empty for an image without annotations.
     mask : array, shape (H, W), bool
-        True where the annotation can be trusted, false over crowds and people without keypoints, where a loss must
-        not punish a detection.
+        True where the annotation is complete, false over crowds and people without keypoints, where a loss must not
+        penalise a detection.
     image_id : int
         The id that scores and detections refer to.
     name : str
-        File name or a name made up for it.
+        File name, or a generated name.
     skeleton : str
         Skeleton of the keypoints.
     """
@@ -71,7 +71,8 @@ class Sample:
 class Dataset(Protocol):
     """A finite, indexable, deterministic set of samples.
 
-    ``dataset[i]`` is the same sample each time, in any process. ``annotated`` says whether scores can be computed.
+    ``dataset[i]`` is the same sample each time and in every process. ``annotated`` says whether scores can be
+    computed.
     """
 
     name: str

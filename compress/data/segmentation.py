@@ -1,7 +1,7 @@
 """Regions of COCO annotations as masks: run lengths, polygons and boxes.
 
-Run lengths go down the columns of the image and start with pixels outside the region. A polygon covers the pixels
-whose centres lie inside; its coordinates, like a box's, count from the corner of the top-left pixel.
+Run lengths are in column-major order and start with pixels outside the region. A polygon covers the pixels whose
+centres lie inside; its coordinates, like those of a box, are relative to the corner of the top-left pixel.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Mask = NDArray[np.bool_]
 
 
 def region_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
-    """Where an annotation's region lies.
+    """Mask of an annotation's region.
 
     Parameters
     ----------
     annotation : mapping
         A COCO annotation; its ``segmentation`` is a list of polygons or run lengths (``counts`` and ``size``). Without
-        one its ``bbox`` is taken.
+        one its ``bbox`` is the region.
     size : (int, int)
         Height and width of the image in pixels.
 
@@ -102,9 +102,9 @@ def _runs_mask(segmentation: Mapping[str, Any], size: tuple[int, int]) -> Mask:
 def decode_counts(text: str | bytes) -> NDArray[np.int64]:
     """Run lengths from COCO's compressed text.
 
-    Each number is written in groups of five bits, lowest first, in characters from ``0`` on; bit 32 of a character
-    says that more follow, and the highest bit of the last group is the sign. From the fourth run on, the difference
-    to the run before the last is written.
+    Each number is coded in groups of five bits, lowest first, in characters from ``0`` on; bit 5 (32) of a character
+    marks that more follow, and the highest bit of the last group is the sign. From the fourth run on, the difference
+    to the run before the last is coded.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of drawn people: a data set with exact annotations that needs no files."""
+"""Images of drawn people: a data set with exact annotations that needs no files."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.drawn_body import POSES, Body, Proportions, draw_pose, draw_proportions, pose_body, rotation
-from compress.data.drawn_clothes import choose, draw_colour, draw_outfit, noise
-from compress.data.drawn_person import Camera, Painting, outline, paint_person
-from compress.data.drawn_scene import BACKGROUNDS, Scene, expose, foreground
-from compress.data.drawn_shapes import Array
+from compress.data.drawn.body import POSES, Body, Proportions, draw_pose, draw_proportions, pose_body, rotation
+from compress.data.drawn.clothes import choose, draw_colour, draw_outfit, noise
+from compress.data.drawn.person import Camera, Painting, outline, paint_person
+from compress.data.drawn.scene import BACKGROUNDS, Scene, expose, foreground
+from compress.data.drawn.shapes import Array, Light
 from compress.data.sample import Person, Sample
 from compress.errors import DataError
 from compress.pose.skeleton import COCO17
 
-#: How often a picture shows 1 to 6 people.
+#: Probabilities of 1 to 6 people in an image.
 CROWDS = {"1": 0.40, "2": 0.25, "3": 0.15, "4": 0.10, "5": 0.06, "6": 0.04}
-#: Smallest height and width in pixels: below, faces have no features left.
-SMALLEST = 64
+#: Smallest height and width in pixels: in smaller images faces have no features.
+MIN_SIDE = 64
 
 _UPRIGHT = np.diag([1.0, -1.0, -1.0])
 _NEIGHBOURS = tuple(
@@ -32,7 +32,7 @@ _NEIGHBOURS = tuple(
 
 @dataclass(frozen=True)
 class _Actor:
-    """One person's place in a picture."""
+    """One person and its place in an image."""
 
     body: Body
     shape: Proportions
@@ -41,26 +41,26 @@ class _Actor:
 
 
 class DrawnPeople:
-    """Deterministic pictures of drawn people with the annotations of COCO keypoints.
+    """Deterministic images of drawn people with COCO keypoint annotations.
 
-    Bodies have joint limits, varied proportions and clothes; they hide themselves, one another and stand behind
-    things. Visibility follows COCO: 2 visible; 1 hidden by the own body, or by others next to a visible joint of the
-    same person; 0 otherwise, as for eyes and nose seen from behind. ``area`` counts the visible pixels of a person.
-    Image ids are the index plus one.
+    Bodies have joint limits and varied proportions and clothes; they occlude themselves and one another and stand
+    behind objects. Visibility follows COCO: 2 visible; 1 hidden by the person's own body, or by others beside a visible
+    joint of the same person; 0 otherwise, as for eyes and nose seen from behind. ``area`` is the number of visible
+    pixels of a person. Image ids are the index plus one.
 
     Parameters
     ----------
     seed : int
-        Not negative; another seed, another data set.
+        Not negative; each seed gives another data set.
     count : int
-        Number of pictures.
+        Number of images.
     size : (int, int)
         Height and width in pixels.
 
     Raises
     ------
     DataError
-        For a negative seed, no pictures, or pictures smaller than `SMALLEST`.
+        For a negative seed, no images, or images smaller than `MIN_SIDE`.
     """
 
     annotated = True
@@ -69,10 +69,10 @@ class DrawnPeople:
         if seed < 0:
             raise DataError("the seed of drawn people must not be negative", found=seed)
         if count < 1:
-            raise DataError("a set of drawn people needs at least one picture", found=count)
-        if min(size) < SMALLEST:
+            raise DataError("a set of drawn people needs at least one image", found=count)
+        if min(size) < MIN_SIDE:
             raise DataError(
-                "too small to draw people", found=size, hint=f"Height and width are at least {SMALLEST} pixels"
+                "too small to draw people", found=size, hint=f"Height and width are at least {MIN_SIDE} pixels"
             )
         self.name = f"synthetic:{seed}:{count}"
         self.seed = seed
@@ -86,14 +86,14 @@ class DrawnPeople:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return self._draw(index, picture=True)
+        return self._draw(index, pixels=True)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Annotations of all pictures as a COCO keypoint record."""
+        """Annotations of all images as a COCO keypoint record."""
         annotations: list[dict[str, Any]] = []
         for index in range(self._count):
             if index not in self._people:
-                self._people[index] = self._draw(index, picture=False).people
+                self._people[index] = self._draw(index, pixels=False).people
             for person in self._people[index]:
                 annotations.append(
                     {
@@ -129,19 +129,19 @@ class DrawnPeople:
             ],
         }
 
-    def _draw(self, index: int, picture: bool) -> Sample:
-        """Draw one picture; without ``picture`` only its annotations are right, and it is drawn faster."""
+    def _draw(self, index: int, pixels: bool) -> Sample:
+        """Draw one image; without ``pixels`` only its annotations are right, and it is drawn faster."""
         place, paint, behind, camera = (
             np.random.default_rng(source) for source in np.random.SeedSequence([self.seed, index]).spawn(4)
         )
         horizon = float(place.uniform(0.22, 0.55))
         actors = _cast(place, self.size, horizon)
-        light = np.array([place.uniform(-0.8, 0.8), -place.uniform(0.15, 0.9), -place.uniform(0.4, 1.0)])
-        light /= np.linalg.norm(light)
-        ambient = float(place.uniform(0.35, 0.7))
-        if picture:
+        direction = np.array([place.uniform(-0.8, 0.8), -place.uniform(0.15, 0.9), -place.uniform(0.4, 1.0)])
+        direction /= np.linalg.norm(direction)
+        light = Light(direction, ambient=float(place.uniform(0.35, 0.7)))
+        if pixels:
             image = Scene(behind, self.size, horizon).background(choose(behind, BACKGROUNDS))
-            _shadows(image, actors, light)
+            _shadows(image, actors, direction)
         else:
             image = np.zeros((*self.size, 3), np.float32)
 
@@ -152,9 +152,7 @@ class DrawnPeople:
             if actor.seated:
                 layer += 1
                 _seat(paint, image, owner, layer, actor)
-            painting = paint_person(
-                paint, actor.body, actor.shape, draw_outfit(paint), actor.camera, self.size, light, ambient
-            )
+            painting = paint_person(paint, actor.body, actor.shape, draw_outfit(paint), actor.camera, self.size, light)
             if painting is None:
                 continue
             layer += 1
@@ -164,7 +162,7 @@ class DrawnPeople:
             image[here] = cv2.blendLinear(painting.colours, image[here], painting.cover, 1 - painting.cover)
             owner[here][painting.cover >= 0.5] = layer
         if paint.random() < 0.22:
-            _hide(paint, image, owner, [layer for layer, _ in painted], layer + 1)
+            _occlude(paint, image, owner, [layer for layer, _ in painted], layer + 1)
 
         mask = np.ones(self.size, np.bool_)
         people = []
@@ -174,8 +172,8 @@ class DrawnPeople:
                 mask &= owner != layer
             else:
                 people.append(person)
-        pixels = expose(camera, image) if picture else image.astype(np.uint8)
-        return Sample(pixels, tuple(people), mask, index + 1, _file_name(index))
+        exposed = expose(camera, image) if pixels else image.astype(np.uint8)
+        return Sample(exposed, tuple(people), mask, index + 1, _file_name(index))
 
 
 def _file_name(index: int) -> str:
@@ -183,7 +181,7 @@ def _file_name(index: int) -> str:
 
 
 def _cast(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> list[_Actor]:
-    """Choose bodies, poses and places of all people of a picture."""
+    """Choose bodies, poses and places of all people of an image."""
     height, width = size
     count = int(choose(rng, CROWDS))
     unit = min(height, 1.6 * width)
@@ -204,7 +202,7 @@ def _cast(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> li
         turn = _view(rng, kind, degrees(atan2(eye - 0.55, distance)))
         scale = share * unit
         low, high = np.inf, -np.inf
-        for _ in range(2):  # a body that spreads over more than the picture steps back
+        for _ in range(2):  # a body wider than the image steps back
             low_x, top, high_x, bottom = outline(body, Camera(turn, distance, scale, 0.0, 0.0))
             low, high = min(low_x, 0.0), max(high_x, 0.0)
             if high - low <= 1.05 * width or close:
@@ -222,18 +220,18 @@ def _cast(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> li
             box = (middle + low_x, y + top, middle + high_x, y + bottom)
             overlap = max((_overlap(box, other) for other in taken), default=0.0)
             if overlap < best:
-                best, place, found = overlap, middle, box
+                best, place, chosen = overlap, middle, box
             if best <= limit:
                 break
             x = float(rng.uniform(0.06, 0.94)) * width
-        taken.append(found)
+        taken.append(chosen)
         camera = Camera(turn, distance, scale, place, y)
         actors.append(_Actor(body, shape, camera, seated=kind == "sit" and rng.random() < 0.8))
     return actors
 
 
 def _view(rng: np.random.Generator, kind: str, above: float) -> NDArray[np.float64]:
-    """Rotation from body to camera axes: mostly towards the camera, ``above`` being its elevation in degrees."""
+    """Rotation from body to camera axes: mostly facing the camera, whose elevation in degrees is ``above``."""
     yaw = float(rng.uniform(-70, 70) if rng.random() < 0.6 else rng.uniform(70, 290))
     tilt = rotation("x", above + rng.normal(0, 4)) @ rotation("z", rng.normal(0, 3))
     if kind == "lie":
@@ -246,7 +244,7 @@ def _view(rng: np.random.Generator, kind: str, above: float) -> NDArray[np.float
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    """Area that two boxes (left, top, right, bottom) share, as a share of the smaller one."""
+    """Intersection of two boxes (left, top, right, bottom) as a share of the smaller one."""
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
     return max(wide, 0.0) * max(high, 0.0) / smaller
@@ -268,7 +266,7 @@ def _shadows(image: Array, actors: list[_Actor], light: NDArray[np.float64]) -> 
 
 
 def _seat(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], layer: int, actor: _Actor) -> None:
-    """Paint what a sitting person sits on, from under the thighs to the ground."""
+    """Paint the seat of a sitting person, from under the thighs to the ground."""
     camera = actor.camera
     _, _, _, bottom = outline(actor.body, camera)
     x, y = camera.x, camera.y + 0.045 * camera.scale
@@ -285,23 +283,23 @@ def _seat(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], laye
     owner[top:low, left:right] = layer
 
 
-def _hide(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], people: list[int], layer: int) -> None:
-    """Put something before the people, unless it would leave too little of one of them."""
+def _occlude(rng: np.random.Generator, image: Array, owner: NDArray[np.uint8], people: list[int], layer: int) -> None:
+    """Put an object in front of the people, unless it would hide more than half of one of them."""
     colours, cover = foreground(rng, owner.shape)
     solid = cover >= 0.5
     for person in people:
-        seen = owner == person
-        if (seen & solid).sum() > 0.5 * seen.sum():
+        visible = owner == person
+        if (visible & solid).sum() > 0.5 * visible.sum():
             return
     image += (colours - image) * cover[:, :, None]
     owner[solid] = layer
 
 
 def _annotate(owner: NDArray[np.uint8], layer: int, painting: Painting) -> Person | None:
-    """Annotation of a person from who owns which pixel, or None where too little is seen to label."""
+    """Annotation of a person from the layer that each pixel shows, or None if too little is visible to label."""
     height, width = owner.shape
-    seen = owner == layer
-    area = int(seen.sum())
+    visible = owner == layer
+    area = int(visible.sum())
     keypoints = painting.keypoints.copy()
     for index, (x, y, _) in enumerate(painting.keypoints):
         if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
@@ -319,7 +317,7 @@ def _annotate(owner: NDArray[np.uint8], layer: int, painting: Painting) -> Perso
     keypoints[keypoints[:, 2] == 0] = 0
     if area < 0.0012 * owner.size or (keypoints[:, 2] == 2).sum() < 2:
         return None
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     left, top = float(columns[0]), float(rows[0])
     box = np.array([left, top, columns[-1] - left + 1, rows[-1] - top + 1], np.float32)
     return Person(keypoints.astype(np.float32), box, float(area))

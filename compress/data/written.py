@@ -14,7 +14,7 @@ import cv2
 
 from compress.data.frames import Frame
 from compress.data.sample import Image
-from compress.data.sources import DEFAULT_FPS, Source, open_capture, opencv_takes, quiet_opencv, usable_rate
+from compress.data.sources import Source, open_capture, opencv_takes, quiet_opencv, usable_rate
 from compress.errors import FileError, UsageError
 from compress.files import atomic_path
 

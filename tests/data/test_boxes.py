@@ -36,8 +36,8 @@ def test_boxes_of_people_are_kept_by_image_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "no list of people"),
-        ("[1]", "no list of people"),
+        ("{}", "not a list of people"),
+        ("[1]", "not a list of people"),
         ("[", "not JSON"),
         (json.dumps([{"image_id": 1}]), "can't be used.*category_id"),
         (json.dumps([found(bbox=[1, 2, 3])]), "can't be used"),

@@ -79,8 +79,8 @@ def test_one_training_sees_people_of_two_data_sets_with_the_joints_of_the_networ
     data = EachPerson(Joined(open_data(f"lsp:{lsp(tmp_path / 'l')},train"), open_data(f"mpii:{mpii(tmp_path / 'm')}")))
     pose = pose_spec("repose")
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
-    examples = Examples(data, pose, size=(64, 64), augmentation=still, seed=0, labels=True)
-    (batch,) = load_batches(examples, batch_size=6, start=0, steps=1, workers=0)
+    examples = Examples(data, pose, ExampleOptions((64, 64), still, seed=0, labels=True))
+    (batch,) = examples.batches(Span(batch_size=6, start=0, steps=1, workers=0))
     assert batch.targets["heatmaps"].shape == (6, 14, 64, 64)
     # Every joint of Leeds is in its image; those of MPII's people leave their views, which are smaller.
     labelled = (batch.mask.flatten(1) > 0).sum(dim=1)

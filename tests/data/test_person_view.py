@@ -18,7 +18,14 @@ from compress.pose.skeleton import COCO17, LSP14
 from compress.pose.spec import PoseSpec
 
 POSE = PoseSpec(
-    skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=128, width=96, stride=4, background=False
+    skeleton="coco17",
+    decoder="heatmap",
+    outputs=("heatmaps",),
+    height=128,
+    width=96,
+    stride=4,
+    background=False,
+    grid="corner",
 )
 
 

@@ -161,7 +161,7 @@ def test_another_folder_is_named_for_what_it_lacks(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"joints": [[1, 2]]}, "entry 0.*another form"),
+        ({"joints": [[1, 2]]}, "entry 0.*another shape"),
         ({"scale": 0}, "entry 0"),
         ({"center": [1, float("nan")]}, "entry 0.*not finite"),
         ({"image": "../a.jpg"}, "leads out"),

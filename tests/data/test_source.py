@@ -54,7 +54,7 @@ def test_annotations_and_images_may_lie_anywhere(tmp_path: Path) -> None:
         ("synthetic:1.5", "seed and a count"),
         ("synthetic:1:2:3", "seed and a count.*synthetic:1:100"),
         ("synthetic:-1", "must not be negative"),
-        ("synthetic:1:0", "at least one picture"),
+        ("synthetic:1:0", "at least one image"),
         ("coco:/nowhere/at/all", "no such COCO folder.*nowhere"),
         ("images:/nowhere/at/all", "no such folder of images.*nowhere"),
     ],

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from compress.data.drawn_body import LIMITS, POSES, Proportions, clip_angles, draw_pose, draw_proportions, mirror_angles
-from compress.data.drawn_body import pose_body as pose
-from compress.data.drawn_clothes import draw_outfit
-from compress.data.drawn_person import Camera, Painting, paint_person
+from compress.data.drawn.body import LIMITS, POSES, Proportions, clip_angles, draw_pose, draw_proportions, mirror_angles
+from compress.data.drawn.body import pose_body as pose
+from compress.data.drawn.clothes import draw_outfit
+from compress.data.drawn.person import Camera, Painting, paint_person
+from compress.data.drawn.shapes import Light
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
 from compress.pose.skeleton import COCO17
@@ -35,8 +36,8 @@ def paint(turn: np.ndarray, angles: dict[str, float], size: int = 256) -> Painti
     rng = np.random.default_rng(0)
     shape = Proportions()
     camera = Camera(turn, distance=5.0, scale=0.8 * size, x=size / 2, y=size / 2)
-    light = np.array([0.0, -0.6, -0.8])
-    painting = paint_person(rng, pose(shape, angles), shape, draw_outfit(rng), camera, (size, size), light, 0.5)
+    light = Light(np.array([0.0, -0.6, -0.8]), ambient=0.5)
+    painting = paint_person(rng, pose(shape, angles), shape, draw_outfit(rng), camera, (size, size), light)
     assert painting is not None
     return painting
 

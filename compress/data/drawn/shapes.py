@@ -1,7 +1,7 @@
-"""Rounded shapes painted into a buffer of depth, light and texture coordinates.
+"""Rounded shapes rasterised into a buffer of depth, shading and texture coordinates.
 
-A person is a few dozen tubes and ellipsoids. Each is drawn into a small rectangle and wins where it is nearest, so that
-limbs hide one another pixel by pixel. Colours are looked up once at the end, for the whole person.
+A person is a few dozen tubes and ellipsoids. Each is drawn into a small rectangle and kept where it is nearest (a depth
+buffer), so that limbs occlude one another pixel by pixel. Colours are looked up once at the end, for the whole person.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Pixels, float32 where nothing else is said. OpenCV's stubs promise no element type.
+#: Pixels, float32 unless stated otherwise. OpenCV's stubs name no element type.
 Array = NDArray[Any]
 
 #: Depth of a pixel that nothing covers.
@@ -25,15 +25,15 @@ _HALVES = np.arange(4096, dtype=np.float32) / 2
 
 @dataclass(frozen=True)
 class Chart:
-    """Where in the texture a shape finds its colours.
+    """Where a shape finds its colours in the texture.
 
     Attributes
     ----------
     x, y, width, height : float
         Rectangle of the atlas in texels.
     wrap : bool
-        The rectangle goes once around the shape, its middle at the front; otherwise it is projected from the front,
-        one texel a pixel.
+        The rectangle wraps once around the shape, its middle at the front; otherwise it is projected from the front,
+        one texel per pixel.
     """
 
     x: float
@@ -43,24 +43,106 @@ class Chart:
     wrap: bool = False
 
 
+@dataclass(frozen=True)
+class Light:
+    """A distant light.
+
+    Attributes
+    ----------
+    direction : array, shape (3,)
+        Unit vector to the light in camera axes (x right, y down, z away from the camera).
+    ambient : float
+        Brightness of a surface turned away from the light, 0 to 1.
+    """
+
+    direction: NDArray[np.float64]
+    ambient: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shape of a tube.
+
+    Attributes
+    ----------
+    radii : tuple of float
+        Half widths at equal steps along the axis, in pixels.
+    flat : float
+        Thickness from front to back as a share of the width.
+    caps : (float, float)
+        Length of the rounded ends as a share of the radius there.
+    """
+
+    radii: tuple[float, ...]
+    flat: float = 1.0
+    caps: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Elliptic section of a tube, seen along its projected axis.
+
+    It is the image of the unit circle under [[ln, fn], [lz, fz]]; rows are across the axis and away from the camera,
+    columns the left and front directions of the bone.
+    """
+
+    ln: float
+    fn: float
+    lz: float
+    fz: float
+    across: float
+    skew: float
+    deep: float
+
+    @classmethod
+    def of(cls, frame: NDArray[np.float64], flat: float, axis: tuple[float, float]) -> _Section:
+        ex, ey = axis
+        (left_x, _, front_x), (left_y, _, front_y), (lz, _, fz) = frame.tolist()
+        ln, fn, fz = ex * left_y - ey * left_x, flat * (ex * front_y - ey * front_x), flat * fz
+        across = max(hypot(ln, fn), 0.35)
+        skew = (ln * lz + fn * fz) / across**2
+        deep = sqrt(max(lz * lz + fz * fz - (skew * across) ** 2, 0.15))
+        return cls(ln, fn, lz, fz, across, skew, deep)
+
+    @property
+    def determinant(self) -> float:
+        """Of the matrix, kept away from 0 where the section is seen edge on."""
+        determinant = self.ln * self.fz - self.fn * self.lz
+        if abs(determinant) < 0.05:
+            return 0.05 if determinant >= 0 else -0.05
+        return determinant
+
+    def lateral(self, side: Array, front: Array) -> Array:
+        """Coordinate to the bone's left on the unit circle, from those across and towards the camera."""
+        determinant = self.determinant
+        return ((self.fz - self.fn * self.skew) * self.across / determinant) * side + (
+            self.fn * self.deep / determinant
+        ) * front
+
+    def forward(self, side: Array, front: Array) -> Array:
+        """Coordinate to the bone's front."""
+        determinant = self.determinant
+        return ((self.ln * self.skew - self.lz) * self.across / determinant) * side - (
+            self.ln * self.deep / determinant
+        ) * front
+
+
 class Buffer:
     """What a camera sees of one person, pixel by pixel.
 
     Parameters
     ----------
     box : (int, int, int, int)
-        Left, top, right, bottom of the region in image pixels, right and bottom not included.
-    light : array, shape (3,)
-        Unit vector to the light in camera axes (x right, y down, z away from the camera).
-    ambient : float
-        Brightness of a surface turned away from the light, 0 to 1.
+        Left, top, right, bottom of the region in image pixels, right and bottom excluded.
+    light : Light
+        Where it is lit from.
     """
 
-    def __init__(self, box: tuple[int, int, int, int], light: NDArray[np.float64], ambient: float) -> None:
+    def __init__(self, box: tuple[int, int, int, int], light: Light) -> None:
         self.left, self.top, right, bottom = box
         self.height, self.width = bottom - self.top, right - self.left
-        self.light = [float(v) for v in light]
-        self.ambient = ambient
+        self.light = [float(v) for v in light.direction]
+        self.ambient = light.ambient
         shape = (self.height, self.width)
         self.depth: Array = np.full(shape, FAR, np.float32)
         self.cover: Array = np.zeros(shape, np.float32)
@@ -76,11 +158,9 @@ class Buffer:
         part: int,
         start: NDArray[np.float64],
         end: NDArray[np.float64],
-        radii: tuple[float, ...],
+        profile: Profile,
         chart: Chart,
         frame: NDArray[np.float64],
-        flat: float = 1.0,
-        caps: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         """Draw a tube of elliptic section with rounded ends.
 
@@ -90,28 +170,21 @@ class Buffer:
             Number written into ``part``.
         start, end : array, shape (3,)
             Ends of the axis, in pixels.
-        radii : tuple of float
-            Half widths at equal steps along the axis, in pixels.
+        profile : Profile
+            Its widths, thickness and ends.
         chart : Chart
             Texture.
         frame : array, shape (3, 3)
             Left, up and forward directions of the bone in camera axes, as columns.
-        flat : float
-            Thickness from front to back as a share of the width.
-        caps : (float, float)
-            Length of the rounded ends as a share of the radius there.
         """
+        radii, caps = profile.radii, profile.caps
         x0, y0, z0 = (float(value) for value in start)
         ex, ey, ez = float(end[0]) - x0, float(end[1]) - y0, float(end[2]) - z0
         length = max(hypot(ex, ey), 1e-3)
         extent = hypot(length, ez)
         ex, ey = (ex / length, ey / length) if length > 1e-3 else (0.0, 1.0)
-        # The section is the image of the unit circle under [[ln, fn], [lz, fz]] (across the axis; away).
-        (left_x, _, front_x), (left_y, _, front_y), (lz, _, fz) = frame.tolist()
-        ln, fn, fz = ex * left_y - ey * left_x, flat * (ex * front_y - ey * front_x), flat * fz
-        across = max(hypot(ln, fn), 0.35)
-        skew = (ln * lz + fn * fz) / across**2
-        deep = sqrt(max(lz * lz + fz * fz - (skew * across) ** 2, 0.15))
+        section = _Section.of(frame, profile.flat, (ex, ey))
+        across = section.across
         cap0, cap1 = max(caps[0] * radii[0], 0.5), max(caps[1] * radii[-1], 0.5)
 
         widest = max(radii)
@@ -139,21 +212,18 @@ class Buffer:
         side = np.minimum(np.maximum(aside / np.maximum(width, 0.3), -1), 1)
         front = np.sqrt(1 - side * side)
         depth = (z0 + ez * inside).take(index)
-        depth += skew * aside
-        depth -= (deep / across) * width * front
+        depth += section.skew * aside
+        depth -= (section.deep / across) * width * front
         lx, ly, lz_light = self.light
         shade = (ly * ex - lx * ey) * side - lz_light * front
 
-        determinant = ln * fz - fn * lz
-        if abs(determinant) < 0.05:
-            determinant = 0.05 if determinant >= 0 else -0.05
-        lateral = ((fz - fn * skew) * across / determinant) * side + (fn * deep / determinant) * front
+        lateral = section.lateral(side, front)
         if chart.wrap:
-            forward = ((ln * skew - lz) * across / determinant) * side - (ln * deep / determinant) * front
+            forward = section.forward(side, front)
             u = np.arctan2(lateral, forward) * (chart.width / (2 * pi)) + (chart.x + chart.width / 2)
             high = chart.height - 1
         else:
-            # Beyond the chart lie other colours.
+            # The neighbours of the chart have other colours.
             u = lateral * min(widest, chart.width / 2 - 2)
             u = np.minimum(np.maximum(u, 1 - chart.width / 2), chart.width / 2 - 1) + (chart.x + chart.width / 2)
             high = min(chart.height - 1, extent)
@@ -170,7 +240,7 @@ class Buffer:
         centre : array, shape (3,)
             Centre in pixels.
         axes : array, shape (3, 3)
-            Half axes to the left, upwards and forward in camera axes, as columns, in pixels.
+            Semi-axes to the left, upwards and forward in camera axes, as columns, in pixels.
         chart : Chart
             Texture; a wrapped one holds longitude (middle at the front, left to the right) and height (top first).
         """
@@ -181,7 +251,7 @@ class Buffer:
             return
         rows, columns = window
         dx, dy = self._xs[columns] - x0, self._ys[rows] - y0
-        xx, yy = xx + 0.05, yy + 0.05  # an outline thinner than a pixel has no inverse
+        xx, yy = xx + 0.05, yy + 0.05  # keeps outlines thinner than a pixel invertible
         area = xx * yy - xy * xy
         # Squared distance from the centre, 1 on the outline.
         square = (yy / area) * dx * dx + (xx / area) * dy * dy - ((2 * xy / area) * dx) * dy
@@ -199,7 +269,7 @@ class Buffer:
             return value
 
         left, up = linear(inverse[0]), linear(inverse[1])
-        # The direction in the ellipsoid's own axes stands for the normal.
+        # The direction in the ellipsoid's own axes approximates the normal.
         shade = linear((np.asarray(self.light) @ (axes / lengths)) @ inverse)
         if chart.wrap:
             u = np.arctan2(left, linear(inverse[2])) * (chart.width / (2 * pi)) + (chart.x + chart.width / 2)
@@ -211,7 +281,7 @@ class Buffer:
         self._write(rows, columns, part, dz + z0, cover, shade, u, v)
 
     def colour(self, atlas: NDArray[np.uint8], reach: float) -> Array:
-        """Colours of all pixels, lit and with the soft shadows of what lies just in front, BGR 0 to 255.
+        """Shaded colours of all pixels with soft contact shadows (ambient occlusion), BGR 0 to 255.
 
         Parameters
         ----------
@@ -222,9 +292,9 @@ class Buffer:
         """
         colours = cv2.remap(atlas, self.u, self.v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         light = np.maximum(self.shade, 0) * (1 - self.ambient) + self.ambient
-        seen = np.minimum(self.depth, self.depth.min() + np.float32(6 * reach))
+        depth = np.minimum(self.depth, self.depth.min() + np.float32(6 * reach))
         size = 2 * max(1, round(reach / 2)) + 1
-        gap = np.minimum(np.maximum(seen - cv2.blur(seen, (size, size)), 0), reach)
+        gap = np.minimum(np.maximum(depth - cv2.blur(depth, (size, size)), 0), reach)
         light *= 1 - (0.45 / reach) * gap
         return cv2.multiply(colours, cv2.merge([light, light, light]), dtype=cv2.CV_32F)
 
@@ -238,15 +308,15 @@ class Buffer:
     def _write(
         self, rows: slice, columns: slice, part: int, depth: Array, cover: Array, shade: Array, u: Array, v: Array
     ) -> None:
-        seen = self.depth[rows, columns]
-        # A pixel that is covered by less than half shows only where nothing else is.
+        nearest = self.depth[rows, columns]
+        # A pixel that is less than half covered shows only where nothing else is.
         depth += (cover < 0.5) * np.float32(1e4)
-        win = (depth < seen) & (cover > 0)
-        np.copyto(seen, depth, where=win)
-        np.copyto(self.shade[rows, columns], shade, where=win)
-        np.copyto(self.u[rows, columns], u, where=win)
-        np.copyto(self.v[rows, columns], v, where=win)
-        np.copyto(self.part[rows, columns], np.uint8(part), where=win)
+        nearer = (depth < nearest) & (cover > 0)
+        np.copyto(nearest, depth, where=nearer)
+        np.copyto(self.shade[rows, columns], shade, where=nearer)
+        np.copyto(self.u[rows, columns], u, where=nearer)
+        np.copyto(self.v[rows, columns], v, where=nearer)
+        np.copyto(self.part[rows, columns], np.uint8(part), where=nearer)
         cover_here = self.cover[rows, columns]
         np.maximum(cover_here, np.minimum(cover, 1), out=cover_here)
 

@@ -1,4 +1,4 @@
-"""One drawn person: a posed body with clothes, seen by a camera and painted."""
+"""One drawn person: a posed, dressed body as a camera sees it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.drawn_body import Body, Proportions
-from compress.data.drawn_clothes import Outfit, make_atlas
-from compress.data.drawn_shapes import Array, Buffer, Chart
+from compress.data.drawn.body import Body, Proportions
+from compress.data.drawn.clothes import Outfit, make_atlas
+from compress.data.drawn.shapes import Array, Buffer, Chart, Light, Profile
 from compress.pose.skeleton import COCO17
 
 #: Part numbers in a `Painting`; 0 is nothing.
@@ -31,7 +31,7 @@ _DEPTH = {
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a person stands before the camera.
+    """Where a person stands in front of the camera.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Camera:
     scale : float
         Pixels per stature at the pelvis.
     x, y : float
-        Where the pelvis is seen, in pixels.
+        Image position of the pelvis, in pixels.
     """
 
     turn: NDArray[np.float64]
@@ -52,14 +52,14 @@ class Camera:
     y: float
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Pixels x, y and depth (in pixels at the pelvis' distance, larger is farther) of body points (..., 3)."""
-        seen = points @ self.turn.T
-        zoom = self.distance / np.maximum(self.distance + seen[..., 2], 0.3)
+        """Pixels x, y and depth of body points (..., 3); depth is in pixels at the pelvis, larger is farther."""
+        turned = points @ self.turn.T
+        zoom = self.distance / np.maximum(self.distance + turned[..., 2], 0.3)
         return np.stack(
             [
-                self.x + self.scale * seen[..., 0] * zoom,
-                self.y + self.scale * seen[..., 1] * zoom,
-                self.scale * seen[..., 2],
+                self.x + self.scale * turned[..., 0] * zoom,
+                self.y + self.scale * turned[..., 1] * zoom,
+                self.scale * turned[..., 2],
             ],
             axis=-1,
         )
@@ -67,7 +67,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Painting:
-    """A painted person, not yet in its picture.
+    """A painted person, before it is put into its image.
 
     Attributes
     ----------
@@ -78,9 +78,9 @@ class Painting:
     cover : array, shape (h, w), float32
         Opacity, 0 to 1.
     part : array, shape (h, w), uint8
-        Index into `PARTS` of what is seen.
+        Index into `PARTS` of what is visible.
     keypoints : array, shape (17, 3), float64
-        x, y and COCO visibility as far as the person alone decides it; not clipped to the image.
+        x, y and COCO visibility as far as self-occlusion decides it; not clipped to the image.
     """
 
     left: int
@@ -92,7 +92,7 @@ class Painting:
 
 
 def outline(body: Body, camera: Camera) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of a person in pixels, with a margin for clothes and hair."""
+    """Left, top, right and bottom of a person in pixels, with a margin for clothes and hair."""
     points = camera.project(np.stack(list(body.points.values())))
     margin = 0.085 * camera.scale
     low, high = points.min(axis=0) - margin, points.max(axis=0) + margin
@@ -106,25 +106,22 @@ def paint_person(
     outfit: Outfit,
     camera: Camera,
     size: tuple[int, int],
-    light: NDArray[np.float64],
-    ambient: float,
+    light: Light,
 ) -> Painting | None:
     """Paint a person.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance for the texture.
+        Random generator for the texture.
     body, shape, outfit : Body, Proportions, Outfit
-        The posed body, the proportions it was posed with, and looks.
+        The posed body, the proportions it was posed with, and its appearance.
     camera : Camera
         View.
     size : (int, int)
         Height and width of the image in pixels.
-    light : array, shape (3,)
-        Unit vector to the light in camera axes.
-    ambient : float
-        Brightness in the shade, 0 to 1.
+    light : Light
+        Where it is lit from.
 
     Returns
     -------
@@ -135,23 +132,23 @@ def paint_person(
     box = max(floor(left), 0), max(floor(top), 0), min(floor(right) + 1, size[1]), min(floor(bottom) + 1, size[0])
     if box[0] >= box[2] or box[1] >= box[3]:
         return None
-    buffer = Buffer(box, light, ambient)
+    buffer = Buffer(box, light)
     atlas, charts = make_atlas(rng, outfit, camera.scale)
-    seen = dict(zip(body.points, camera.project(np.stack(list(body.points.values()))), strict=True))
-    painter = _Painter(buffer, camera, body, seen, charts, shape, outfit)
+    projected = dict(zip(body.points, camera.project(np.stack(list(body.points.values()))), strict=True))
+    painter = _Painter(buffer, camera, body, charts, shape, outfit)
     painter.head()
     painter.trunk()
     for side in ("left", "right"):
         painter.arm(side)
         painter.leg(side)
     colours = buffer.colour(atlas, 0.05 * camera.scale)
-    return Painting(box[0], box[1], colours, buffer.cover, buffer.part, _keypoints(buffer, seen, camera.scale))
+    return Painting(box[0], box[1], colours, buffer.cover, buffer.part, _keypoints(buffer, projected, camera.scale))
 
 
-def _keypoints(buffer: Buffer, seen: dict[str, NDArray[np.float64]], scale: float) -> NDArray[np.float64]:
+def _keypoints(buffer: Buffer, projected: dict[str, NDArray[np.float64]], scale: float) -> NDArray[np.float64]:
     result = np.zeros((len(COCO17.joints), 3))
     for index, joint in enumerate(COCO17.joints):
-        x, y, depth = seen[joint]
+        x, y, depth = projected[joint]
         result[index] = x, y, 2
         column, row = round(x) - buffer.left, round(y) - buffer.top
         if not (0 <= column < buffer.width and 0 <= row < buffer.height):
@@ -160,21 +157,20 @@ def _keypoints(buffer: Buffer, seen: dict[str, NDArray[np.float64]], scale: floa
         kind = joint.removeprefix("left_").removeprefix("right_")
         if (depth - buffer.depth[here] < _DEPTH[kind] * scale)[buffer.part[here] > 0].any():
             continue
-        # Nobody labels an eye behind the head, but a wrist behind the back is guessed.
+        # Annotators skip an eye behind the head, but guess a wrist behind the back.
         hidden_by = buffer.part[row, column]
         result[index, 2] = 0 if kind in ("nose", "eye", "ear") and hidden_by in (*_HEAD_PARTS, 0) else 1
     return result
 
 
 class _Painter:
-    """Draws the shapes of one person into a buffer; lengths are in statures until they are drawn."""
+    """Draws the shapes of one person into a buffer; lengths are in statures."""
 
     def __init__(
         self,
         buffer: Buffer,
         camera: Camera,
         body: Body,
-        seen: dict[str, NDArray[np.float64]],
         charts: dict[str, Chart],
         shape: Proportions,
         outfit: Outfit,
@@ -182,16 +178,15 @@ class _Painter:
         self.buffer = buffer
         self.camera = camera
         self.points = body.points
-        self.seen = seen
         self.charts = charts
         self.shape = shape
         self.outfit = outfit
         self.frames = {name: camera.turn @ frame for name, frame in body.frames.items()}
         self.body_frames = body.frames
-        # The yoke runs sideways: its axis is the chest's left.
-        # A skirt hangs from standing legs; raised thighs would pierce it.
+        # Raised thighs would pierce a skirt, which hangs from standing legs.
         hanging = min(body.frames[f"{side}_thigh"][1, 1] for side in ("left", "right")) > 0.6
         self.legs = outfit.legs if hanging or outfit.legs == "trousers" else "shorts"
+        # The yoke runs sideways: its axis is the left direction of the chest.
         self.frames["across"] = self.frames["chest"][:, [1, 0, 2]]
 
     def head(self) -> None:
@@ -222,7 +217,7 @@ class _Painter:
         self._rod("neck", high, low, (0.030 * girth, 0.030 * girth, 0.036 * girth), "skin", "chest")
 
     def trunk(self) -> None:
-        """Chest, belly, hips, what hangs from them and a backpack."""
+        """Chest, belly, hips, skirt and backpack."""
         outfit, shape, girth = self.outfit, self.shape, self.shape.girth
         neck, waist = self.points["neck"], self.points["waist"]
         pelvis = self.body_frames["pelvis"]
@@ -237,7 +232,7 @@ class _Painter:
                       "top", "across")  # fmt: skip
         hip_width = 0.096 * hips * (0.5 + 0.5 * girth)
         dress = self.legs == "dress"
-        # The belly reaches under the belt, or hangs over it.
+        # The shirt ends under the belt, or hangs over it.
         hem = 0.045 if outfit.tucked and not dress else -0.022
         middle = waist - 0.30 * (waist - neck)
         self._rod("trunk", middle, 0.055 * pelvis[:, 1], (0.086 * girth, 0.083 * girth, 0.088 * girth), "belly",
@@ -285,7 +280,7 @@ class _Painter:
         self._rod(f"{side}_hand", thumb, tip, (0.008, 0.006), "skin", f"{side}_hand")
 
     def leg(self, side: str) -> None:
-        """Thigh, shin, foot and what covers them."""
+        """Thigh, shin and foot with trousers, shorts and shoes."""
         girth, legs = self.shape.girth, self.legs
         trousers = legs == "trousers"
         chart = "bottom" if trousers else "skin"
@@ -335,7 +330,7 @@ class _Painter:
         last, scale1 = self._pixels(end)
         steps = max(len(radii) - 1, 1)
         sizes = tuple(r * unit * (scale0 + (scale1 - scale0) * i / steps) for i, r in enumerate(radii))
-        self.buffer.tube(_PART[part], first, last, sizes, self.charts[chart], self.frames[frame], flat, caps)
+        self.buffer.tube(_PART[part], first, last, Profile(sizes, flat, caps), self.charts[chart], self.frames[frame])
 
     def _blob(
         self,

@@ -1,4 +1,4 @@
-"""What a drawn person wears, and the texture that shows it: skin, face, hair, cloth and shoes.
+"""Appearance of a drawn person: an outfit and its texture of skin, face, hair, cloth and shoes.
 
 Colours are BGR, 0 to 255.
 """
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.drawn_shapes import Array, Chart
+from compress.data.drawn.shapes import Array, Chart
 
 Colour = tuple[float, float, float]
 
-#: Cloth patterns with how often they are drawn.
+#: Cloth patterns and their probabilities.
 PATTERNS = {
     "plain": 0.40, "rows": 0.13, "columns": 0.09, "checks": 0.11, "dots": 0.07, "blocks": 0.08, "print": 0.12,
 }  # fmt: skip
@@ -34,12 +34,12 @@ _NOISE_SIZE = 1024
 
 @dataclass(frozen=True)
 class Outfit:
-    """Looks of one person.
+    """Appearance of one person.
 
     Attributes
     ----------
     skin, hair, top, bottom, second, shoe : tuple of float
-        Colours; ``second`` is that of patterns and trimmings.
+        Colours; ``second`` is for patterns and trimmings.
     top_pattern, bottom_pattern : str
         Keys of `PATTERNS`.
     sleeves : str
@@ -51,7 +51,7 @@ class Outfit:
     hair_style : str
         ``bald``, ``short``, ``long``, ``tail`` or ``cap``.
     beard, glasses, tucked, pack : bool
-        Beard; glasses; the shirt is in the trousers; a backpack.
+        Whether there are a beard, glasses, a tucked-in shirt and a backpack.
     """
 
     skin: Colour
@@ -73,7 +73,7 @@ class Outfit:
 
 
 def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
-    """One key, by weight."""
+    """A random key, with probabilities in proportion to the weights."""
     point = rng.random() * sum(weights.values())
     for key, weight in weights.items():
         point -= weight
@@ -83,7 +83,7 @@ def choose(rng: np.random.Generator, weights: dict[str, float]) -> str:
 
 
 def draw_colour(rng: np.random.Generator) -> Colour:
-    """A cloth colour: often dark, white, grey or blue, as clothes are."""
+    """A random cloth colour: often grey, black or white, as clothes are."""
     if rng.random() < 0.4:
         grey = float(rng.choice([28, 50, 85, 130, 190, 228]))
         tint = rng.normal(0, 6, 3)
@@ -93,7 +93,7 @@ def draw_colour(rng: np.random.Generator) -> Colour:
 
 
 def draw_outfit(rng: np.random.Generator) -> Outfit:
-    """Random looks."""
+    """A random outfit."""
     skin = np.array(_SKINS[rng.integers(len(_SKINS))]) * rng.uniform(0.93, 1.05) + rng.normal(0, 4, 3)
     hair = np.array(_HAIRS[min(int(rng.exponential(2.4)), len(_HAIRS) - 1)]) * rng.uniform(0.85, 1.2)
     legs = choose(rng, {"trousers": 0.62, "shorts": 0.18, "skirt": 0.10, "dress": 0.10})
@@ -127,19 +127,19 @@ def make_atlas(rng: np.random.Generator, outfit: Outfit, scale: float) -> tuple[
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance.
+        Random generator.
     outfit : Outfit
-        Looks.
+        What it shows.
     scale : float
-        Pixels per stature: a texel is about a pixel, or more in close views.
+        Pixels per stature: a texel is about a pixel, or larger in close views.
 
     Returns
     -------
     atlas : array, shape (h, w, 3), uint8
         The texture.
     charts : dict of str to Chart
-        Where in it ``skin, hair, shoe, top, bottom, second`` (projected) and ``chest, belly, hips, head`` (wrapped)
-        lie.
+        Where ``skin, hair, shoe, top, bottom, second`` (projected) and ``chest, belly, hips, head`` (wrapped) lie in
+        it.
     """
     cell = int(min(max(0.30 * scale, 24), 80))
     atlas = np.empty((cell, 11 * cell, 3), np.float32)
@@ -170,7 +170,7 @@ def make_atlas(rng: np.random.Generator, outfit: Outfit, scale: float) -> tuple[
 
 
 def noise(rng: np.random.Generator, height: int, width: int, octave: int) -> Array:
-    """A piece of stored noise of unit variance; its grain is about ``2 ** octave`` pixels (0 to 5)."""
+    """A random cut-out (H, W) of stored noise of unit variance; its grain is about ``2 ** octave`` pixels (0 to 5)."""
     bank = _bank(octave)
     if height <= _NOISE_SIZE and width <= _NOISE_SIZE:
         y, x = int(rng.integers(_NOISE_SIZE - height + 1)), int(rng.integers(_NOISE_SIZE - width + 1))
@@ -181,7 +181,7 @@ def noise(rng: np.random.Generator, height: int, width: int, octave: int) -> Arr
 
 @lru_cache(maxsize=6)
 def _bank(octave: int) -> Array:
-    # Fresh noise for each image would cost more than drawing its people.
+    # New noise for each image would cost more than drawing its people.
     values: Array = np.random.default_rng(20 + octave).standard_normal((_NOISE_SIZE, _NOISE_SIZE)).astype(np.float32)
     if octave:
         values = cv2.GaussianBlur(values, (0, 0), 2.0**octave / 2, borderType=cv2.BORDER_REFLECT_101)
@@ -228,7 +228,7 @@ def _wave(positions: Array, period: float) -> Array:
 
 
 def _trim(wrap: NDArray[np.uint8], outfit: Outfit) -> None:
-    """Collar, buttons and the like on the front of the shirt, whose middle is that of the texture."""
+    """Draw collar, buttons and the like on the front of the shirt, in the middle of the texture."""
     height, width = wrap.shape[:2]
     middle, unit = width / 2, height / 16
     canvas = np.ascontiguousarray(wrap)
@@ -269,7 +269,7 @@ def _trim(wrap: NDArray[np.uint8], outfit: Outfit) -> None:
 def _head(rng: np.random.Generator, outfit: Outfit, height: int) -> Array:
     """Face, hair and nape over longitude (front in the middle, the person's left to the right) and height.
 
-    Features are placed on a grid of 256 by 128, whatever the size.
+    Features are placed on a grid of 256 by 128 that is scaled to the size.
     """
     width, unit = 2 * height, height / 128
     longitude = np.abs(np.linspace(-180, 180, width, dtype=np.float32))
@@ -281,7 +281,7 @@ def _head(rng: np.random.Generator, outfit: Outfit, height: int) -> Array:
     brow = outfit.hair if sum(outfit.hair) < 350 else _colour(0.6 * np.array(outfit.hair))
 
     def spot(x: float, y: float, half: tuple[float, float], colour: Colour, thick: float = 0, arc: int = 0) -> None:
-        """An ellipse, filled or as an outline; ``arc`` leaves out that many degrees at the bottom."""
+        """Draw an ellipse, filled or as an outline, or with ``arc`` its upper half without that many degrees."""
         line = max(round(thick * unit), 1) if thick else -1
         centre, axes = (
             (round(x * unit * 16), round(y * unit * 16)),
@@ -326,7 +326,7 @@ def _head(rng: np.random.Generator, outfit: Outfit, height: int) -> Array:
 
 
 def _mix(image: NDArray[np.uint8], amount: Array, colour: Colour) -> None:
-    """Cover an image with a colour where ``amount`` is 1, not where it is 0, and softly between."""
+    """Blend a colour into an image with the opacity ``amount``, clipped to 0 to 1."""
     share = np.minimum(np.maximum(amount, 0), 1)[:, :, None]
     rows = np.flatnonzero(share.any(axis=(1, 2)))
     if len(rows):

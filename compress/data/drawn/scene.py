@@ -1,6 +1,6 @@
-"""What surrounds the drawn people: backgrounds, clutter, things that hide a limb, and the camera's faults.
+"""What surrounds drawn people: backgrounds, clutter, occluding objects, and the imperfections of a camera.
 
-Positions are shares of the image until they are drawn. Images are float32 BGR, 0 to 255, until `expose` makes bytes.
+Positions are shares of the image's height and width. Images are float32 BGR, 0 to 255, until `expose` makes bytes.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.drawn_clothes import Colour, choose, draw_colour, noise
-from compress.data.drawn_shapes import Array
+from compress.data.drawn.clothes import Colour, choose, draw_colour, noise
+from compress.data.drawn.shapes import Array
 
-#: Kinds of background with how often they are drawn.
+#: Kinds of background and their probabilities.
 BACKGROUNDS = {"room": 0.28, "street": 0.24, "field": 0.20, "clutter": 0.20, "blur": 0.08}
 
 
 class Scene:
-    """A picture under construction.
+    """A background under construction.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance.
+        Random generator.
     size : (int, int)
         Height and width in pixels.
     horizon : float
@@ -201,7 +201,7 @@ class Scene:
         self.image[:] = np.clip(big, 0, 255).astype(np.uint8)
 
     def _limbs(self, count: int) -> None:
-        """Bent bars and balls in skin and cloth colours, which are nobody's arms and heads."""
+        """Draw bent bars and balls in skin and cloth colours: distractors that look like arms and heads."""
         rng = self.rng
         for _ in range(count):
             colour = self._skin() if rng.random() < 0.5 else draw_colour(rng)
@@ -256,12 +256,12 @@ class Scene:
 
 
 def foreground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Array, Array]:
-    """Something before the people: a pole, a bar, a box or a ball.
+    """A random object in front of the people: a pole, a bar, a box or a ball.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance.
+        Random generator.
     size : (int, int)
         Height and width in pixels.
 
@@ -297,24 +297,24 @@ def foreground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Array, 
 
 
 def expose(rng: np.random.Generator, image: Array) -> NDArray[np.uint8]:
-    """What the camera makes of the scene: blur, exposure, colour cast, noise and sometimes JPEG blocks.
+    """The scene as a camera records it: with blur, exposure, colour cast, noise and sometimes JPEG artefacts.
 
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance.
+        Random generator.
     image : array, shape (H, W, 3), float32
         BGR, 0 to 255.
 
     Returns
     -------
     array, shape (H, W, 3), uint8
-        The picture.
+        The recorded image.
     """
     height, width = image.shape[:2]
     unit = height / 256
     pixels = cv2.convertScaleAbs(image)
-    if rng.random() < 0.06:  # the camera moved
+    if rng.random() < 0.06:  # motion blur
         length = max(round(float(rng.uniform(3, 7)) * unit), 2)
         kernel = np.zeros((length, length), np.float32)
         cv2.line(kernel, (0, int(rng.integers(length))), (length - 1, int(rng.integers(length))), 1.0, 1)

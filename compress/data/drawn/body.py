@@ -1,7 +1,7 @@
-"""The body of a drawn person in three dimensions: proportions, joint limits, poses and forward kinematics.
+"""The three-dimensional body of a drawn person: proportions, joint limits, poses and forward kinematics.
 
-Body axes are x to the person's left, y up, z forward (right-handed); lengths are in statures (body heights), angles in
-degrees. The pelvis is the origin.
+Body axes are x to the person's left, y up, z forward (right-handed); the pelvis is the origin. Lengths are in statures
+(body heights), angles in degrees.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-#: Range of each joint angle; those of the limbs hold for both sides. Positive is forward, outward or bent.
+#: Range of each joint angle, for limbs on both sides. Positive is forward, outward or bent.
 LIMITS: dict[str, tuple[float, float]] = {
     "spine_bend": (-20, 60),
     "spine_lean": (-25, 25),
@@ -38,7 +38,7 @@ _TRUNK = ("spine_bend", "spine_lean", "spine_turn", "head_nod", "head_tilt", "he
 _SIDEWAYS = ("spine_lean", "spine_turn", "head_tilt", "head_turn")
 _LIMBS = tuple(name for name in LIMITS if name not in _TRUNK)
 
-#: Pose families with how often they are drawn.
+#: Pose families and their probabilities.
 POSES = {
     "stand": 0.24, "walk": 0.17, "run": 0.09, "sit": 0.12, "raise": 0.08, "wave": 0.08, "crouch": 0.05, "akimbo": 0.05,
     "hold": 0.06, "lie": 0.02, "free": 0.04,
@@ -58,7 +58,7 @@ class Proportions:
     skull : float
         Half the height of the head.
     girth : float
-        Thickness of trunk and limbs, 1 for the average person.
+        Thickness of trunk and limbs; 1 is average.
     """
 
     thigh: float = 0.245
@@ -103,30 +103,30 @@ def rotation(axis: str, degrees: float) -> NDArray[np.float64]:
 
 
 def draw_proportions(rng: np.random.Generator) -> Proportions:
-    """Proportions of a random adult, or now and then of a child with a larger head and shorter limbs."""
+    """Proportions of a random adult, or sometimes of a child with a larger head and shorter limbs."""
     child = rng.random() < 0.15
     limb = rng.normal(0.93 if child else 1.0, 0.03)
     vary = rng.normal(1.0, 0.035, size=8)
-    usual = Proportions()
+    average = Proportions()
     return Proportions(
-        thigh=usual.thigh * limb * vary[0],
-        shin=usual.shin * limb * vary[1],
-        upper_arm=usual.upper_arm * limb * vary[2],
-        forearm=usual.forearm * limb * vary[3],
-        hand=usual.hand * limb,
-        foot=usual.foot * limb,
-        belly=usual.belly * vary[4],
-        chest=usual.chest * vary[5],
-        neck=usual.neck * vary[6],
-        hips=usual.hips * rng.uniform(0.92, 1.15),
-        shoulders=usual.shoulders * rng.uniform(0.86, 1.1),
-        skull=usual.skull * (rng.uniform(1.15, 1.4) if child else vary[7]),
+        thigh=average.thigh * limb * vary[0],
+        shin=average.shin * limb * vary[1],
+        upper_arm=average.upper_arm * limb * vary[2],
+        forearm=average.forearm * limb * vary[3],
+        hand=average.hand * limb,
+        foot=average.foot * limb,
+        belly=average.belly * vary[4],
+        chest=average.chest * vary[5],
+        neck=average.neck * vary[6],
+        hips=average.hips * rng.uniform(0.92, 1.15),
+        shoulders=average.shoulders * rng.uniform(0.86, 1.1),
+        skull=average.skull * (rng.uniform(1.15, 1.4) if child else vary[7]),
         girth=float(np.clip(rng.normal(1.03, 0.13), 0.8, 1.5)),
     )
 
 
 def clip_angles(angles: Mapping[str, float]) -> dict[str, float]:
-    """All angles of a pose (0 where not given), each within its joint's limits."""
+    """All angles of a pose, clipped to the limits of their joints; 0 where not given."""
     names = list(_TRUNK) + [f"{side}_{name}" for side in ("left", "right") for name in _LIMBS]
     result = {}
     for name in names:
@@ -154,7 +154,7 @@ def draw_pose(rng: np.random.Generator, kind: str) -> dict[str, float]:
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of chance.
+        Random generator.
     kind : str
         A key of `POSES`.
 
@@ -232,7 +232,7 @@ def pose_body(shape: Proportions, angles: Mapping[str, float]) -> Body:
     shape : Proportions
         Bone lengths.
     angles : mapping of str to float
-        Degrees by name; angles that are missing are 0, those beyond a joint's limit stop there.
+        Degrees by name; missing angles are 0, others are clipped to the joint's limits.
 
     Returns
     -------
@@ -246,7 +246,7 @@ def pose_body(shape: Proportions, angles: Mapping[str, float]) -> Body:
     chest = rotation("y", a["spine_turn"]) @ rotation("z", -a["spine_lean"]) @ rotation("x", a["spine_bend"])
     head = chest @ (rotation("y", a["head_turn"]) @ rotation("z", -a["head_tilt"]) @ rotation("x", a["head_nod"]))
     points = {"pelvis": np.zeros(3)}
-    # The lower half of the spine takes part of the bend.
+    # The lower half of the spine shares the bend.
     points["waist"] = shape.belly * _unit(pelvis[:, 1] + 0.6 * chest[:, 1])
     points["neck"] = points["waist"] + shape.chest * chest[:, 1]
     points["skull"] = (

@@ -1,0 +1,1 @@
+"""The renderer of drawn people: bodies, clothes, shapes and scenes."""
