@@ -109,6 +109,14 @@ class BatchSource(Protocol):
         """What the network reads of a batch, on the batch's device."""
 
 
+class SizedExamples(Dataset[Example | CompressError]):
+    """Examples by `Key`, or the error that made one impossible."""
+
+    def __len__(self) -> int:
+        """Number of examples of an epoch."""
+        raise NotImplementedError
+
+
 class Steps(Sampler[list[Key]]):
     """Keys of the batches of a span: epochs in random order, one after the other without a gap.
 
@@ -151,13 +159,13 @@ def collate(examples: Sequence[Example | CompressError]) -> Batch | CompressErro
     return Batch(images, targets, torch.from_numpy(np.stack([example.mask for example in good])))
 
 
-def load_batches(examples: Dataset[Example | CompressError], seed: int, span: Span) -> Iterator[Batch]:
+def load_batches(examples: SizedExamples, seed: int, span: Span) -> Iterator[Batch]:
     """The batches of a span of the sequence that a seed determines.
 
     Parameters
     ----------
-    examples : Dataset
-        Indexed by `Key`; it has a length.
+    examples : SizedExamples
+        Where examples come from.
     seed : int
         Seed of their order.
     span : Span

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Dataset as TorchDataset
 
 from compress.data.augment import Augmentation, augment
 from compress.data.person_view import random_view
@@ -17,7 +16,7 @@ from compress.pose.decoders.registry import get_decoder
 from compress.pose.prepare import arrange_channels
 from compress.pose.skeleton import convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
-from compress.training.batches import Batch, Example, Key, Span, load_batches, normalise
+from compress.training.batches import Batch, Example, Key, SizedExamples, Span, load_batches, normalise
 
 #: Images tried before giving up on finding a person to show.
 _TRIES = 100
@@ -48,7 +47,7 @@ class ExampleOptions:
     sigma: float | None = None
 
 
-class Examples(TorchDataset[Example | CompressError]):
+class Examples(SizedExamples):
     """Augmented views of a data set: ``examples[epoch, index]`` depends on these two and the seed alone.
 
     For a network that sees one person at a time, an example shows a random person of the image; if it has none, one of
@@ -104,7 +103,8 @@ class Examples(TorchDataset[Example | CompressError]):
 
     def _whole(self, index: int, rng: np.random.Generator) -> Example:
         options, pose = self.options, self.pose
-        sample = augment(self.data[index], options.size, options.augmentation, rng, pose.fill)
+        blue, green, red = pose.fill
+        sample = augment(self.data[index], options.size, options.augmentation, rng, (blue, green, red))
         image = arrange_channels(sample.image, pose)
         if not options.labels:
             return Example(image, {}, self.decoder.trust(sample.mask, pose))

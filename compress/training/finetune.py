@@ -275,7 +275,7 @@ def finetune_model(
         images=len(dataset),
         seconds=time.perf_counter() - began,
     )
-    entry = {
+    entry: dict[str, Any] = {
         "command": run.command,
         "steps": len(done.log),
         "seconds": tuned.seconds,

@@ -89,9 +89,9 @@ class _DistributedGroup(ProcessGroup):
             except CompressError as error:
                 # Sent on, because the others would wait for ever for a value that never comes.
                 outcome[1] = error
-        value, error = broadcast_object_list(outcome)
-        if error is not None:
-            raise error
+        value, failure = broadcast_object_list(outcome)
+        if failure is not None:
+            raise failure
         result: T = value
         return result
 

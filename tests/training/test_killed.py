@@ -17,7 +17,7 @@ import torch
 
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
-from compress.commands.finetune import FineTuneStageOptions, run
+from compress.commands.finetune import FinetuneOptions, run
 from compress.errors import FileError
 from compress.progress import Silent
 from compress.training.log import log_path, read_log, steps_of
@@ -69,8 +69,8 @@ def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Pa
     assert not output.exists()
     (tmp_path / ".tuned.half.state").write_bytes(b"what another kill left")
 
-    resumed = run(FineTuneStageOptions(output=output, resume=True, **settings), Silent()).record
-    straight = run(FineTuneStageOptions(output=tmp_path / "straight.pt", **settings), Silent()).record
+    resumed = run(FinetuneOptions(output=output, resume=True, **settings), Silent()).record
+    straight = run(FinetuneOptions(output=tmp_path / "straight.pt", **settings), Silent()).record
     assert resumed["loss"] == straight["loss"]
     curves = [steps_of(read_log(log_path(tmp_path / name))) for name in ("tuned.pt", "straight.pt")]
     assert [(x["step"], x["loss"], x["parts"], x["learning_rate"]) for x in curves[0]] == [
@@ -80,5 +80,5 @@ def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Pa
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert sorted(path.name for path in tmp_path.iterdir() if "state" in path.name) == []
     # Nothing is left to go on from, and what is finished is not made again.
-    with pytest.raises(FileError, match="exists already"):
-        run(FineTuneStageOptions(output=output, resume=True, **settings), Silent())
+    with pytest.raises(FileError, match="already exists"):
+        run(FinetuneOptions(output=output, resume=True, **settings), Silent())

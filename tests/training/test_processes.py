@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
 from compress.cli import cli
-from compress.commands.finetune import FineTuneStageOptions, run
+from compress.commands.finetune import FinetuneOptions, run
 from compress.errors import RuntimeAbsent, UsageError
 from compress.progress import Silent
 from compress.training.batches import Span, Steps
@@ -124,7 +124,7 @@ def test_the_command_with_two_processes_gives_what_one_gives(tmp_path: Path) -> 
         "batch_size": 4, "size": (64, 64), "workers": 0, "height": 128,
     }  # fmt: skip
     one, two = tmp_path / "one.pt", tmp_path / "two.pt"
-    record = run(FineTuneStageOptions(output=one, **settings), Silent()).record
+    record = run(FinetuneOptions(output=one, **settings), Silent()).record
     words = ["-m", "compress", "finetune", "model.pt", "--data", "synthetic:7:8", "--validation", "synthetic:1000:3"]
     words += ["--steps", "3", "--batch-size", "4", "--size", "64x64", "--workers", "0", "--height", "128"]
     printed = launch(*words, "-o", "two.pt", "--json", cwd=tmp_path)
