@@ -1,8 +1,8 @@
-"""Whole-network Tucker-2, ours beside tensorly's: ``python benchmarks/decomposition.py [CHECKPOINT] [-o FILE.md]``.
+"""Tucker-2 of a whole network, ours and tensorly's: ``python benchmarks/decomposition.py [CHECKPOINT] [-o FILE.md]``.
 
-All dense k x k convolutions of the network (stem left out) at the asked shares of the channels; without a checkpoint 14
-random 128x128x3x3 kernels whose spectra fall like those of trained ones. Both get the same float32 kernels and ranks,
-tensorly its default settings. They take turns within each round, and errors are measured for both in the same way.
+All dense k x k convolutions of the network except the stem, at the given shares of the channels; without a checkpoint,
+14 random 128x128x3x3 kernels whose spectra decay like those of trained ones. Both get the same float32 kernels and
+ranks, tensorly its default settings. They take turns within each round, and both errors are computed in the same way.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tensorly.decomposition import partial_tucker
 from compress.checkpoint.load import load
 from compress.decomposition.tucker import tucker2
 from compress.files import write_text
-from compress.measure.bootstrap import ratio as paired_ratio
+from compress.forms.registry import get_form
+from compress.measure.bootstrap import paired_speedup
 from compress.measure.machine import describe
-from compress.network.factors import clip_ranks
 from compress.network.layers import list_layers
 from compress.planning.policies import read_share
 from compress.planning.selection import STEM_CHANNELS
@@ -44,18 +44,18 @@ def network_kernels(path):
 
 def random_kernels(decay, count=14, size=128):
     generator = torch.Generator().manual_seed(0)
-    falling = torch.arange(1, size + 1) ** -decay
+    spectrum = torch.arange(1, size + 1) ** -decay
     kernels = []
     for _ in range(count):
-        turns = [torch.linalg.qr(torch.randn(size, size, generator=generator)).Q * falling for _ in range(2)]
+        factors = [torch.linalg.qr(torch.randn(size, size, generator=generator)).Q * spectrum for _ in range(2)]
         kernel = torch.randn(size, size, 3, 3, generator=generator)
-        kernels.append(torch.einsum("at,tskl,bs->abkl", turns[0], kernel, turns[1]))
+        kernels.append(torch.einsum("at,tskl,bs->abkl", factors[0], kernel, factors[1]))
     return kernels
 
 
 def ours(kernel, ranks):
-    found = tucker2(kernel, ranks)
-    return found.last, found.core, found.first
+    factors = tucker2(kernel, ranks)
+    return factors.last, factors.core, factors.first
 
 
 def theirs(kernel, ranks):
@@ -76,7 +76,7 @@ def compare(kernels, share: Fraction, rounds, threads):
     """One row of the table."""
     torch.set_num_threads(threads)
     ranks = [
-        clip_ranks(k.shape, "tucker2", tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
+        get_form("tucker2").clip(k.shape, tuple(max(1, math.floor(share * n + 0.5)) for n in (k.shape[1], k.shape[0])))
         for k in kernels
     ]
     wall, cpu, factors = ({ours: [], theirs: []} for _ in range(3))
@@ -87,14 +87,14 @@ def compare(kernels, share: Fraction, rounds, threads):
             if number:
                 wall[method].append(time.perf_counter() - start[0])
                 cpu[method].append(time.process_time() - start[1])
-    faster = [paired_ratio(times[theirs], times[ours]) for times in (wall, cpu)]
+    speedups = [paired_speedup(times[theirs], times[ours]) for times in (wall, cpu)]
     return {
         "threads": threads,
         "share": str(share),
         "ours, s": round(pd.Series(wall[ours]).median(), 3),
         "tensorly, s": round(pd.Series(wall[theirs]).median(), 3),
-        "times faster": f"{faster[0].median:.2f} [{faster[0].low:.2f}, {faster[0].high:.2f}]",
-        "in CPU time": f"{faster[1].median:.2f} [{faster[1].low:.2f}, {faster[1].high:.2f}]",
+        "times faster": f"{speedups[0].median:.2f} [{speedups[0].low:.2f}, {speedups[0].high:.2f}]",
+        "in CPU time": f"{speedups[1].median:.2f} [{speedups[1].low:.2f}, {speedups[1].high:.2f}]",
         "our error": f"{mean_error(kernels, factors[ours]):.6f}",
         "tensorly's error": f"{mean_error(kernels, factors[theirs]):.6f}",
     }
@@ -105,7 +105,7 @@ def compare(kernels, share: Fraction, rounds, threads):
 @click.option("--ratio", "shares", multiple=True, default=("1/2", "1/3", "1/4"), show_default=True)
 @click.option("--rounds", default=25, show_default=True)
 @click.option("--threads", multiple=True, type=int, default=(1,), show_default=True)
-@click.option("--decay", default=0.3, show_default=True, help="Of random kernels: exponent of the mode spectra.")
+@click.option("--decay", default=0.3, show_default=True, help="Exponent of the mode spectra of random kernels.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Markdown file to write.")
 def main(checkpoint, shares, rounds, threads, decay, output):
     tensorly.set_backend("pytorch")
@@ -121,8 +121,8 @@ def main(checkpoint, shares, rounds, threads, decay, output):
         "",
         f"Kernels: {', '.join(f'{count} of {shape}' for shape, count in shapes.items())}, "
         + (f"from {checkpoint.name}." if checkpoint else f"random, spectra i^-{decay}."),
-        "Seconds are medians for the whole network; times faster is the median of paired rounds with its bootstrap",
-        "95 % interval; errors are means over the kernels of |W - W~| / |W|.",
+        "Seconds are medians for the whole network; times faster is the median over paired rounds with its 95 %",
+        "bootstrap interval; errors are means over the kernels of |W - W~| / |W|.",
         "",
         f"{machine.cpu} ({', '.join(machine.instruction_sets)}), {machine.cores} cores, load at the end "
         f"{os.getloadavg()[0]:.1f}; torch {machine.torch}, tensorly {tensorly.__version__} (backend pytorch, default "

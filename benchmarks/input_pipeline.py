@@ -1,10 +1,11 @@
-"""Is loading ever the bottleneck of training? ``python benchmarks/input_pipeline.py [-o FILE.csv] [--memory N]``.
+"""Is data loading ever the bottleneck of training? ``python benchmarks/input_pipeline.py [-o FILE.csv] [--memory N]``.
 
-Images a second of the data pipeline alone (reading or drawing, augmentation, targets, batches), from drawn people made
-anew or from a cache on disk, with 0, 1 and 2 worker processes, beside those of the training step alone (the embedded
-default, its own crop, batch 8, labels) on the CPU. Pipelines and step take turns in each round, and what is shown is
-the median over rounds. With ``--memory N`` an epoch over N drawn samples with 2 workers follows, and the memory of all
-processes (proportional set size: shared pages are split among those that share them) at ten moments of it.
+Images per second of the data pipeline alone (reading or rendering, augmentation, targets, batches), with synthetic
+people rendered anew or read from a cache on disk, with 0, 1 and 2 worker processes, beside those of the training step
+alone (the default network, its own crop, batch 8, labels) on the CPU. Pipelines and step take turns in each round;
+medians over rounds are shown. With ``--memory N``, the memory of all processes (proportional set size: shared pages
+are divided among the processes that share them) is measured ten times during an epoch of N rendered samples with 2
+workers instead.
 """
 
 from __future__ import annotations
@@ -25,37 +26,39 @@ from compress.data.cache import Cached
 from compress.data.synthetic import DrawnPeople
 from compress.files import write_text
 from compress.measure.machine import describe
-from compress.training.batches import Examples, load_batches
-from compress.training.loop import FineTuneOptions, finetune
+from compress.training.batches import Span, load_batches
+from compress.training.examples import ExampleOptions, Examples
+from compress.training.loop import Hooks, train
+from compress.training.options import FineTuneOptions
 
 BATCH = 8
-#: Samples of the rounds; all of them are in the cache before the first.
+#: Number of samples; all of them are cached before the first round.
 SAMPLES = 64
-#: Batches of each turn that are timed, after those that fill the workers' queues (two for each).
+#: Timed batches in each turn, after those that fill the workers' queues (two for each).
 TIMED = 8
 
 
 def make_examples(data, pose, size, seed):
-    return Examples(data, pose, size=size, augmentation=Augmentation(), seed=seed, labels=True)
+    return Examples(data, pose, ExampleOptions(size, Augmentation(), seed=seed, labels=True))
 
 
 def pipeline_speed(examples, workers):
-    """Images a second that a consumer who does nothing gets."""
+    """Images per second for a consumer that does nothing with them."""
     lead = 1 + 2 * workers
-    batches = load_batches(examples, batch_size=BATCH, start=0, steps=lead + TIMED + lead, workers=workers)
+    batches = load_batches(examples, examples.seed, Span(BATCH, 0, lead + TIMED + lead, workers=workers))
     for _ in range(lead):
         next(batches)
-    # What was loaded ahead is paid for by letting the workers load as much again after the last timed batch.
-    began = time.perf_counter()
+    # Batches that were loaded ahead are balanced by those that the workers load during the timed ones.
+    start = time.perf_counter()
     for _ in range(TIMED):
         next(batches)
-    return BATCH * TIMED / (time.perf_counter() - began)
+    return BATCH * TIMED / (time.perf_counter() - start)
 
 
-def step_speed(checkpoint, size):
-    """Images a second of the training step alone: its batches are ready before it begins."""
+def step_speed(model, size):
+    """Images per second of the training step alone: its batches are loaded before it begins."""
 
-    class Ready:
+    class OneSample:
         name, annotated = "one sample", True
 
         def __init__(self):
@@ -74,13 +77,7 @@ def step_speed(checkpoint, size):
     options = FineTuneOptions(
         steps=4, batch_size=BATCH, size=size, workers=1, amp="off", learning_rate=1e-6, checkpoint_every=None
     )
-    finetune(
-        checkpoint.module,
-        Ready(),
-        options,
-        pose=checkpoint.pose,
-        on_step=lambda entry: marks.append(time.perf_counter()),
-    )
+    train(model, OneSample(), options, hooks=Hooks(on_step=lambda entry: marks.append(time.perf_counter())))
     return BATCH / float(np.median(np.diff(marks)))
 
 
@@ -95,17 +92,17 @@ def memory_mb(pid):
 
 
 def watch_memory(pose, size, samples):
-    """Memory at ten moments of an epoch over drawn samples with 2 workers."""
+    """Memory at ten points of an epoch of rendered samples with 2 workers."""
     steps = samples // BATCH
     examples = make_examples(DrawnPeople(seed=1, count=samples), pose, size, 0)
-    moments = {max(1, round(steps * tenth / 10)) for tenth in range(1, 11)}
-    rows, began = [], time.perf_counter()
-    for step, _ in enumerate(load_batches(examples, batch_size=BATCH, start=0, steps=steps, workers=2), 1):
-        if step in moments:
+    measured = {max(1, round(steps * tenth / 10)) for tenth in range(1, 11)}
+    rows, start = [], time.perf_counter()
+    for step, _ in enumerate(load_batches(examples, examples.seed, Span(BATCH, 0, steps, workers=2)), 1):
+        if step in measured:
             rows.append({
                 "samples": step * BATCH,
                 "memory_mb": round(memory_mb(os.getpid()), 1),
-                "seconds": round(time.perf_counter() - began, 1),
+                "seconds": round(time.perf_counter() - start, 1),
             })  # fmt: skip
             click.echo(f"{rows[-1]}", err=True)
     return pd.DataFrame(rows)
@@ -114,10 +111,10 @@ def watch_memory(pose, size, samples):
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV file to write.")
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--memory", type=int, help="Samples of the epoch whose memory is watched.")
+@click.option("--memory", type=int, help="Measure memory over an epoch of this many samples.")
 def main(output, rounds, memory):
-    checkpoint = create("default")
-    pose = checkpoint.pose
+    model = create("default")
+    pose = model.pose
     machine = describe()
     click.echo(f"{machine.cpu}, {machine.cores} cores, torch {machine.torch}, {torch.get_num_threads()} thread(s)")
     if memory:
@@ -138,18 +135,18 @@ def main(output, rounds, memory):
         for turn in range(rounds):
             for name, workers in np.random.default_rng(turn).permutation(np.array(list(speeds), dtype=object)):
                 if name == "training step":
-                    speeds[name, workers].append(step_speed(checkpoint, pose.size))
+                    speeds[name, workers].append(step_speed(model, pose.size))
                 else:
                     examples = make_examples({"drawn": drawn, "cached": cached}[name], pose, pose.size, turn)
                     speeds[name, workers].append(pipeline_speed(examples, workers))
     steps = np.array(speeds["training step", None])
     rows = [
         {
-            "what": name, "workers": workers, "images_per_second": round(float(np.median(found)), 1),
-            "lowest": round(min(found), 1), "highest": round(max(found), 1),
-            "times_training_step": round(float(np.median(np.array(found) / steps)), 2),
+            "what": name, "workers": workers, "images_per_second": round(float(np.median(measured)), 1),
+            "lowest": round(min(measured), 1), "highest": round(max(measured), 1),
+            "times_training_step": round(float(np.median(np.array(measured) / steps)), 2),
         }
-        for (name, workers), found in speeds.items()
+        for (name, workers), measured in speeds.items()
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     click.echo(table.to_string(index=False))

@@ -1,17 +1,18 @@
 """The papers' speed tables, measured here: `python benchmarks/paper_speed.py -o FILE.csv`.
 
-Networks have random weights: their values do not change how long a network takes. All networks and runtimes of a table
-and size are timed interleaved, so every ratio comes from the same rounds and has a 95 % bootstrap interval. Baselines
-get what ours get: channels last on torch, OpenVINO and its precisions, CUDA graphs. Runtimes that this machine lacks
-are named and left out.
+Networks have random weights, whose values do not affect latency. All networks and runtimes of a table and size are
+timed interleaved, so every speed-up comes from the same rounds and has a 95 % bootstrap interval. Baselines are run
+with the same settings as ours: channels last on torch, OpenVINO and its precisions, CUDA graphs. Runtimes that this
+machine lacks are reported and left out.
 
-The table `image-to-people` goes from an image of 1280 x 720 to people: scaling, network, decoding, one after the other,
-or, where the decoder's name ends in `overlapped`, several images side by side as in `compress predict`: a time is then
-the mean over a stream of images. Networks with random weights find nobody, so what is decoded are maps drawn for 1, 10
-and 23 people at the size of the network's own. `public` decodes by the published algorithm, `ours` by our decoder.
+The table `image-to-people` covers the whole way from an image of 1280 x 720 to people: scaling, network, decoding, in
+sequence, or, if the decoder's name ends in `overlapped`, for several images at once as in `compress predict`: the time
+is then the mean over a stream of images. Networks with random weights find nobody, so maps generated for 1, 10 and 23
+people, of the size of the network's own, are decoded. `public` is the published decoder, `ours` is our decoder.
 
-Each size is written to the CSV when it is done, with the machine in its first line; started again with the same file,
-the script goes on with what is missing. A Markdown file with the same name holds the tables beside the papers' values.
+Each size is written to the CSV as soon as it is done, with the machine in the first line; started again with the same
+file, the script continues with what is missing. A Markdown file of the same name contains the tables beside the papers'
+values.
 
     python benchmarks/paper_speed.py --networks attention-cpm --sizes 656x368 --rounds 20 -o speed.csv
     python benchmarks/paper_speed.py --networks image-to-people --checkpoint best=small.pt -o people.csv
@@ -37,18 +38,19 @@ from public_decoder import decode_public
 from scenes import ImageToPeople, StreamToPeople, ours
 
 from compress.errors import CompressError, UsageError
-from compress.measure.bootstrap import ratio
+from compress.measure.bootstrap import paired_speedup
 from compress.measure.latency import Timing, measure_interleaved
 from compress.measure.machine import describe
+from compress.network.inputs import InputSpec
 from compress.runtime.runner import Runner
 
-#: Runtimes that are tried unless others are named.
+#: Default runtimes.
 RUNTIMES = (
     "torch-cpu", "onnxruntime-cpu", "openvino-cpu", "openvino-cpu-bf16", "openvino-cpu-int8-bf16", "torch-cuda",
     "torch-cuda-fp16-graphs", "onnxruntime-cuda",
 )  # fmt: skip
 
-#: Runtimes of the compressed network from image to people.
+#: Runtimes of the compressed networks in the table from image to people.
 BEST = ("openvino-cpu-bf16", "openvino-cpu-int8-bf16", "torch-cuda-fp16-graphs")
 
 PEOPLE = "image-to-people"
@@ -56,30 +58,30 @@ SCENES = (1, 10, 23)
 PEOPLE_SIZE = rounded(656, 368)
 BASELINE, SMALLEST = "OpenPose VGG-19", "attention CPM 1/4"
 
-#: Ends the decoder's name of candidates that take a stream of images.
+#: Suffix of the decoder's name of candidates that take a stream of images.
 OVERLAPPED = ", overlapped"
 
-#: Images of a stream: of the baseline, which takes seconds for one, and of all others.
+#: Images in a stream: for the baseline, which takes seconds for one, and for all others.
 SLOW_STREAM, STREAM = 6, 24
 
-#: A candidate: network, runtime, decoder or nothing.
+#: A candidate: network, runtime, decoder or an empty string.
 Key = tuple[str, str, str]
 
-#: What a compressed network has to beat from image to people: the baseline at its best, with our decoder.
-STRONG = (BASELINE, "openvino-cpu-bf16", "ours")
+#: What a compressed network has to beat from image to people: the baseline at its fastest, with our decoder.
+FASTEST_BASELINE = (BASELINE, "openvino-cpu-bf16", "ours")
 
 
-class Bench:
+class SpeedRun:
     """Times groups of candidates and keeps their rows.
 
     Parameters
     ----------
     output : Path or None
-        CSV to write and to go on from.
+        CSV to write, and to continue from.
     workshop : Workshop
         Opens candidates.
     labels : sequence of str
-        Runtimes that are asked for.
+        Requested runtimes.
     rounds, budget_s
         As of `compress.measure.latency.measure_interleaved`.
     """
@@ -105,12 +107,12 @@ class Bench:
     def run(
         self, group: str, size: Size, subjects: Mapping[str, Subject], keys: Sequence[Key], people: int = 0
     ) -> None:
-        """Time one group, unless all of it is there; the first key that runs is what the others are held against."""
+        """Time one group, unless all of it is there; the first key that runs is the baseline of the others."""
         scene = str(people or "")
         done = {row.key for row in self.rows if (row.table, row.size, row.people) == (group, size, scene)}
         title = f"{group} {size[1]}x{size[0]}" + (f", people: {people}" if people else "")
         if all(key in done or key[1] in self._absent for key in keys):
-            click.echo(f"{title}: done before")
+            click.echo(f"{title}: already done")
             return
         click.echo(f"{title}: {len(keys)} candidates")
         with ExitStack() as stack:
@@ -120,19 +122,17 @@ class Bench:
             labels = {" / ".join(key): key for key in opened}
             timings = measure_interleaved(
                 {label: opened[key] for label, key in labels.items()},
-                (1, 3, *size),
+                (InputSpec((1, 3, *size)),),
                 rounds=self._rounds,
                 min_rounds=min(5, self._rounds),
                 warmup=1,
                 budget_s=self._budget_s,
             )
             runs = {label: getattr(opened[key], "images", 1) for label, key in labels.items()}
-            found = {labels[timing.model]: _each(timing, runs[timing.model]) for timing in timings}
+            per_image = {labels[timing.model]: _each(timing, runs[timing.model]) for timing in timings}
             decoding = {key: getattr(runner, "decode_ms", None) for key, runner in opened.items()}
         costs = {name: subject.cost(size) for name, subject in subjects.items()}
-        rows = [
-            _row(group, size, scene, key, timing, found, costs[key[0]], decoding[key]) for key, timing in found.items()
-        ]
+        rows = [_row(group, size, scene, key, per_image, costs[key[0]], decoding[key]) for key in per_image]
         for row in rows:
             click.echo(f"  {row.network} / {row.runtime} {row.decoder}: {row.latency_ms} ms, x{row.vs_first or 1}")
         self.rows = [row for row in self.rows if (row.table, row.size, row.people) != (group, size, scene)] + rows
@@ -173,7 +173,7 @@ class Bench:
 
 
 def _each(timing: Timing, images: int) -> Timing:
-    """The time of one image where each run went through several."""
+    """The time of one image, where each run takes several."""
     low, high = timing.interval_ms
     return replace(
         timing,
@@ -191,21 +191,20 @@ def _row(
     size: Size,
     scene: str,
     key: Key,
-    timing: Timing,
-    found: Mapping[Key, Timing],
+    timings: Mapping[Key, Timing],
     costs: tuple[int, int],
     decode_ms: Sequence[float] | None,
 ) -> Row:
     name, runtime, decoder = key
-    first = next(iter(found))
-    same = next(other for other in found if other[1] == runtime)
-    if group == PEOPLE and STRONG in found:
-        same = STRONG
+    timing, first = timings[key], next(iter(timings))
+    same = next(other for other in timings if other[1] == runtime)
+    if group == PEOPLE and FASTEST_BASELINE in timings:
+        same = FASTEST_BASELINE
     values: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     for prefix, other in (("vs_first", first), ("vs_same", same)):
         if other != key:
-            speed = ratio(found[other].samples_ms, timing.samples_ms)
-            ends = (("", speed.median), ("_low", speed.low), ("_high", speed.high))
+            speedup = paired_speedup(timings[other].samples_ms, timing.samples_ms)
+            ends = (("", speedup.median), ("_low", speedup.low), ("_high", speedup.high))
             values |= {prefix + end: f"{value:.3g}" for end, value in ends}
     if decode_ms:
         values["decode_ms"] = f"{sorted(decode_ms)[len(decode_ms) // 2]:.2f}"
@@ -225,16 +224,16 @@ def _row(
 
 
 def _subjects(table: Table, extra: Mapping[str, Path]) -> dict[str, Subject]:
-    found = {name: build_subject(f"{table.name} {name}", *wanted) for name, wanted in table.networks.items()}
-    return found | {name: read_subject(f"checkpoint {name}", path) for name, path in extra.items()}
+    subjects = {name: build_subject(f"{table.name} {name}", *wanted) for name, wanted in table.networks.items()}
+    return subjects | {name: read_subject(f"checkpoint {name}", path) for name, path in extra.items()}
 
 
 def people_keys(runtimes: Sequence[str], extra: Sequence[str]) -> list[Key]:
-    """Baselines from their worst form to their best, then ours on the fastest runtimes; last all of it overlapped."""
+    """Baselines from the slowest to the fastest, then ours on the fastest runtimes; finally the same overlapped."""
     baselines = [(BASELINE, "torch-cpu", "public"), (BASELINE, "torch-cpu", "ours")]
     baselines += [(BASELINE, runtime, "ours") for runtime in BEST]
     best = [(name, runtime, "ours") for name in (SMALLEST, *extra) for runtime in BEST]
-    streams = [(BASELINE, "torch-cpu", "public"), STRONG, *best]
+    streams = [(BASELINE, "torch-cpu", "public"), FASTEST_BASELINE, *best]
     keys = baselines + best + [(name, runtime, decoder + OVERLAPPED) for name, runtime, decoder in streams]
     return [key for key in keys if key[1] in runtimes]
 
@@ -243,7 +242,7 @@ def _sizes(text: str) -> list[Size]:
     try:
         return [rounded(*(int(side) for side in size.split("x"))) for size in text.split(",")]
     except (TypeError, ValueError):
-        raise UsageError("sizes are WIDTHxHEIGHT, with commas between them", found=text) from None
+        raise UsageError("sizes are WIDTHxHEIGHT, separated by commas", found=text) from None
 
 
 def _names(text: str | None, known: Sequence[str], what: str) -> list[str]:
@@ -262,16 +261,29 @@ def _checkpoints(texts: Sequence[str]) -> dict[str, Path]:
 
 
 @click.command(help=__doc__.replace("\n\n    python", "\n\n\b\n    python"))
-@click.option("--networks", help=f"With commas: {', '.join(table.name for table in TABLES)}, {PEOPLE} [default: all]")
-@click.option("--sizes", help="Only these, WIDTHxHEIGHT with commas")
-@click.option("--runtimes", default=",".join(RUNTIMES), show_default=True, help=f"With commas; of {', '.join(KNOWN)}")
-@click.option("--people", default=",".join(map(str, SCENES)), show_default=True, help="People in a scene, with commas")
-@click.option("--checkpoint", "checkpoints", multiple=True, help="NAME=FILE: a network beside the attention CPM's")
-@click.option("--rounds", default=20, show_default=True, help="Most rounds of a table and size")
-@click.option("--budget", default=300.0, show_default=True, help="Seconds after which no round of it is started")
-@click.option("--threads", type=int, help="CPU threads [default: what each runtime takes]")
-@click.option("--folder", type=click.Path(path_type=Path), help="Keep exported files here, for a next run")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write and to go on from")
+@click.option(
+    "--networks", help=f"Comma-separated: {', '.join(table.name for table in TABLES)}, {PEOPLE} [default: all]"
+)
+@click.option("--sizes", help="Only these sizes, WIDTHxHEIGHT, comma-separated")
+@click.option(
+    "--runtimes", default=",".join(RUNTIMES), show_default=True, help=f"Comma-separated, of {', '.join(KNOWN)}"
+)
+@click.option(
+    "--people",
+    default=",".join(map(str, SCENES)),
+    show_default=True,
+    help="Numbers of people in a scene, comma-separated",
+)
+@click.option(
+    "--checkpoint", "checkpoints", multiple=True, help="NAME=FILE: another network in the attention CPM's table"
+)
+@click.option("--rounds", default=20, show_default=True, help="Maximum number of rounds for each table and size")
+@click.option(
+    "--max-seconds", "--budget", default=300.0, show_default=True, help="Start no round of a table and size after this"
+)
+@click.option("--threads", type=int, help="CPU threads [default: that of each runtime]")
+@click.option("--folder", type=click.Path(path_type=Path), help="Keep exported files here for later runs")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="CSV to write, and to continue from")
 def main(
     networks: str | None,
     sizes: str | None,
@@ -279,7 +291,7 @@ def main(
     people: str,
     checkpoints: tuple[str, ...],
     rounds: int,
-    budget: float,
+    max_seconds: float,
     threads: int | None,
     folder: Path | None,
     output: Path | None,
@@ -291,7 +303,7 @@ def main(
     chosen = None if sizes is None else _sizes(sizes)
     extra = _checkpoints(checkpoints)
     with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(output, Workshop(folder or Path(temporary), threads), labels, rounds, budget)
+        speed = SpeedRun(output, Workshop(folder or Path(temporary), threads), labels, rounds, max_seconds)
         for table in TABLES:
             places = [size for size in table.sizes if chosen is None or size in chosen]
             main_table = table is TABLES[0]
@@ -301,11 +313,11 @@ def main(
             subjects = _subjects(table, extra if main_table else {})
             for size in places if table.name in wanted else ():
                 keys = [(name, label, "") for label in labels for name in subjects]
-                bench.run(table.name, size, subjects, keys)
+                speed.run(table.name, size, subjects, keys)
             for count in map(int, people.split(",")) if with_people else ():
                 kept = {name: subjects[name] for name in (BASELINE, SMALLEST, *extra)}
-                bench.run(PEOPLE, PEOPLE_SIZE, kept, people_keys(labels, list(extra)), count)
-        bench.write()
+                speed.run(PEOPLE, PEOPLE_SIZE, kept, people_keys(labels, list(extra)), count)
+        speed.write()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows of `benchmarks/paper_speed.py`: their file, and Markdown tables beside the papers' values."""
+"""Rows of `benchmarks/paper_speed.py`: the CSV file, and Markdown tables beside the papers' values."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from compress.files import write_text
 class Row:
     """One candidate's numbers, as they are written.
 
-    ``vs_first`` is how many times faster it is than the group's first candidate, ``vs_same`` than the first network on
-    the same runtime, or, from image to people, than the baseline in OpenVINO BF16 with our decoder if that was timed.
-    Both have the ends of their 95 % intervals; they are empty where there is nothing to compare.
+    ``vs_first`` is the speed-up over the group's first candidate, ``vs_same`` over the first network on the same
+    runtime, or, from image to people, over the baseline in OpenVINO BF16 with our decoder if that was timed. Both come
+    with the ends of their 95 % intervals; they are empty where there is nothing to compare.
     """
 
     table: str
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Which candidate it is."""
+        """Identifies the candidate."""
         return self.network, self.runtime, self.decoder
 
     @property
@@ -63,10 +63,10 @@ class Row:
         return self.height, self.width
 
 
-#: What a reader of the table from image to people has to know.
+#: Note on the table from image to people.
 PEOPLE_NOTE = (
     "Times are those of one image. Rows whose decoder ends in `overlapped` are means over a stream of images, several "
-    "of them side by side as in `compress predict`; all others go from an image to its people before the next."
+    "of them processed at once as in `compress predict`; all others finish one image before the next."
 )
 
 COLUMNS = tuple(f.name for f in fields(Row))
@@ -74,7 +74,7 @@ _WHOLE = ("width", "height", "params", "macs", "rounds", "threads")
 
 
 def write_csv(path: Path, rows: Sequence[Row], machine: Mapping[str, Any], command: str) -> None:
-    """Machine and command in lines that begin with #, then the rows."""
+    """Write machine and command in lines that begin with #, then the rows."""
     text = io.StringIO()
     text.write(f"# machine: {json.dumps(machine)}\n# command: {command}\n")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -84,7 +84,7 @@ def write_csv(path: Path, rows: Sequence[Row], machine: Mapping[str, Any], comma
 
 
 def read_csv(path: Path) -> tuple[dict[str, Any], list[Row]]:
-    """Machine and rows that `write_csv` wrote."""
+    """Read the machine and the rows of a file of `write_csv`."""
     try:
         first, _, *lines = path.read_text(encoding="utf-8").splitlines()
         machine = json.loads(first.removeprefix("# machine: "))
@@ -93,7 +93,9 @@ def read_csv(path: Path) -> tuple[dict[str, Any], list[Row]]:
         return dict(machine), rows
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise FileError(
-            "this is no table of paper_speed.py to go on from", found=str(path), hint="Name another file"
+            "the file is not a table of paper_speed.py, so it can't be continued",
+            found=str(path),
+            hint="Name another file",
         ) from error
 
 
@@ -102,7 +104,7 @@ def check_machine(before: Mapping[str, Any], now: Mapping[str, Any], path: Path)
     differing = [name for name in now if name not in ("memory_gb", "threads") and before.get(name) != now[name]]
     if differing:
         raise FileError(
-            f"the rows in this file are of another machine or other versions ({', '.join(differing)})",
+            f"the rows in this file are from another machine or other versions ({', '.join(differing)})",
             found=str(path),
             hint="Name another file",
         )
@@ -115,10 +117,10 @@ def markdown(rows: Sequence[Row], machine: Mapping[str, Any], command: str, abse
         "",
         f"`{command}`",
         "",
-        f"{machine['cpu']} ({', '.join(machine['instruction_sets']) or 'no vector extensions known'}), "
+        f"{machine['cpu']} ({', '.join(machine['instruction_sets']) or 'vector extensions unknown'}), "
         f"{machine['cores']} cores; GPU: {machine['gpu']}; torch {machine['torch']}, OpenVINO {machine['openvino']}, "
         f"onnxruntime {machine['onnxruntime']}. Random weights, batch 1, interleaved; medians with 95 % bootstrap "
-        "intervals. A ratio is how many times faster a row is, from the same rounds; one whose interval holds 1 is in "
+        "intervals. A ratio is the speed-up of a row, from the same rounds; one whose interval contains 1 is in "
         "brackets. MACs are executed multiply-adds of convolution and linear layers.",
     ]
     if absent:

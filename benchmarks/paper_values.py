@@ -1,7 +1,7 @@
-"""What is timed for each paper, and what the papers print.
+"""Networks that are timed for each paper, and the latencies that the papers report.
 
-Only two of the five papers print times. Of the others the networks are timed beside their baselines, at the papers'
-sizes, with nothing to hold against.
+Only two of the five papers report latencies. The networks of the others are timed beside their baselines, at the
+papers' sizes, without a reference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Printed:
-    """A time in a paper.
+    """A latency in a paper.
 
     Attributes
     ----------
@@ -25,11 +25,11 @@ class Printed:
     size : (int, int) or None
         Height and width as we time them; None if the paper does not say.
     kind : str
-        ``"cpu"`` or ``"gpu"``: rows on such a device stand beside it.
+        ``"cpu"`` or ``"gpu"``: it is shown beside rows on such a device.
     ms : float
-        Milliseconds; of printed frames a second, the time of one.
+        Milliseconds; computed from frames per second where the paper reports these.
     where : str
-        Device, and place in the paper.
+        Device, and where in the paper.
     """
 
     network: str
@@ -50,13 +50,13 @@ class Table:
     title : str
         Paper and tables.
     networks : mapping
-        Name in the table to (name in the registry, options); the first is what the others are held against.
+        Name in the table to (name in the registry, options); the first is the baseline.
     sizes : tuple of (int, int)
         Height and width.
     printed : tuple of Printed
-        The paper's times.
+        The paper's latencies.
     note : str
-        What a reader has to know.
+        Shown above the table.
     """
 
     name: str
@@ -68,13 +68,13 @@ class Table:
 
 
 def rounded(width: int, height: int, stride: int = 8) -> Size:
-    """Height and width at the nearest multiples of the stride, the smaller one of two as near."""
+    """Height and width at the nearest multiples of the stride, rounding half down."""
     return (-(-(2 * height - stride) // (2 * stride)) * stride, -(-(2 * width - stride) // (2 * stride)) * stride)
 
 
-NO_TIMES = "The paper prints no times."
+NO_TIMES = "The paper reports no latencies."
 
-#: Width and height as the paper on the attention CPM prints them.
+#: Width and height in the paper on the attention CPM.
 ATTENTION_SIZES = ((328, 193), (656, 368), (984, 579), (1312, 772))
 
 _RTX = "RTX 2060, Table I"
@@ -104,8 +104,8 @@ TABLES = (
             Printed("attention CPM 1/3", rounded(656, 368), "cpu", 1000 / 6, "Mac Pro i7 2.7 GHz, Table II"),
         ),
         "Sizes are the paper's 328x193, 656x368, 984x579 and 1312x772 (width x height) at the nearest multiples of the "
-        "networks' stride of 8. The paper ends with ranks of 1/3 or 1/4 of the channels and does not say which stand "
-        "in its tables; its values stand beside 1/3. It gives no size for Table II, which stands beside 656x368.",
+        "networks' stride of 8. The paper settles on ranks of 1/3 or 1/4 of the channels and does not say which its "
+        "tables use; its values are shown beside 1/3. It gives no size for Table II, which is shown beside 656x368.",
     ),
     Table(
         "context-cpm",
@@ -122,7 +122,7 @@ TABLES = (
             Printed("6 stages, maps at stride 4", (256, 256), "gpu", 24.5, "GTX 1080 Ti, Table 5"),
             Printed("2 stages", (256, 256), "cpu", 1000 / 19.5, "i7-6850K, OpenVINO, section 5.4"),
         ),
-        "The paper's GPU times are those of PyTorch 1.0.",
+        "The paper's GPU latencies were measured in PyTorch 1.0.",
     ),
     Table(
         "esa",
@@ -154,12 +154,12 @@ TABLES = (
 
 
 def printed_beside(table: Table, network: str, size: Size, device: str) -> list[Printed]:
-    """The paper's times of a network at a size on that kind of device."""
+    """The paper's latencies of a network at a size on that kind of device."""
     kind = "cpu" if device == "cpu" else "gpu"
     return [x for x in table.printed if (x.network, x.kind) == (network, kind) and x.size in (None, size)]
 
 
 def printed_ratio(table: Table, reference: str, beside: Printed) -> float | None:
-    """How many times faster than the reference the paper has a network, at the same place of the paper."""
+    """The paper's speed-up of a network over the reference, both from the same place in the paper."""
     found = [x.ms for x in table.printed if (x.network, x.size, x.where) == (reference, beside.size, beside.where)]
     return found[0] / beside.ms if found and beside.network != reference else None

@@ -1,9 +1,9 @@
-"""The decoder that lightweight OpenPose made public, step by step as it is described, in Python and numpy.
+"""The published decoder of lightweight OpenPose, step by step as it is described, in Python and numpy.
 
-It is what others decode with, and so what our decoder's time is held against. All maps are enlarged to the size of the
-image; peaks are looked for with shifted copies of a whole map; each limb takes its own two channels out of all fields
-and scores its pairs at once; thinning out, assignment and grouping are loops over lists. It finds the same people as
-the decoder `compat`, whose steps are vectorised.
+It is widely used, and so the baseline for our decoder's time. All maps are enlarged to the size of the image; peaks are
+found by shifted copies of a whole map; each limb reads its own two channels of the fields and scores its pairs at
+once; non-maximum suppression, assignment and grouping are loops over lists. It finds the same people as the decoder
+`compat`, whose steps are vectorised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMBS = (
     (2, 16, 18), (5, 17, 26),
 )  # fmt: skip
 
-#: The limbs from shoulder to ear close a loop: they join what is there and open no person.
+#: The limbs from shoulder to ear close a loop: they extend people but start none.
 CLOSING = (17, 18)
 
 JOINTS, SAMPLES = 18, 10
@@ -35,9 +35,9 @@ def decode_public(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: P
     peaks: list[list[tuple[int, int, float, int]]] = []
     count = 0
     for joint in range(JOINTS):
-        found = _peaks(heat[:, :, joint])
-        peaks.append([(x, y, value, count + index) for index, (x, y, value) in enumerate(found)])
-        count += len(found)
+        places = _peaks(heat[:, :, joint])
+        peaks.append([(x, y, value, count + index) for index, (x, y, value) in enumerate(places)])
+        count += len(places)
     return _group(peaks, fields)
 
 
@@ -63,7 +63,7 @@ def _peaks(heat: np.ndarray) -> list[tuple[int, int, float]]:
 
 
 def _limb_scores(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]], field: np.ndarray) -> np.ndarray:
-    """For each pair (A, B) the mean of the points that count; 0 for what is no limb."""
+    """For each pair (A, B) the mean over the points above the threshold; 0 if it is no limb."""
     start = np.array([peak[:2] for peak in first], dtype=np.float32)[:, None]
     along = np.array([peak[:2] for peak in second], dtype=np.float32)[None] - start  # (A, B, 2)
     length = np.linalg.norm(along, axis=-1)

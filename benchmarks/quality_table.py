@@ -1,4 +1,4 @@
-"""Rows of `benchmarks/quality.py` as a CSV file, a table and a figure: both are made anew from the file each time."""
+"""Rows of `benchmarks/quality.py` as a CSV file, and the table and figure that are made from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from compress.files import atomic_path, write_text
 
-#: Name of the row that all others are compared with.
+#: Name of the row that all others are compared to.
 ORIGINAL = "original"
 
 COLUMNS = (
@@ -22,7 +22,7 @@ Row = dict[str, str]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a file, none if it is not there; a column that an older file lacks is empty, ``steps`` then 0."""
+    """The rows of a file, none if it does not exist; a missing column of an older file is empty, ``steps`` is 0."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all rows in one step, each with its difference to the original's AP."""
+    """Write all rows at once, each with its difference from the original's AP."""
     original = next((row["AP"] for row in rows if row["method"] == ORIGINAL and row.get("AP")), None)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -44,20 +44,20 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table with a line for each network: before recovery, and after it where it was tried."""
+    """A table with one line for each network: before recovery, and after it where it was measured."""
     steps = sorted({int(row["steps"]) for row in rows} - {0})
     timed = any(row["latency"] for row in rows)
-    header = ["method", "setting", "GMAC", "AP", "difference to the original", "heatmap error", "PAF error"]
+    header = ["method", "setting", "GMAC", "AP", "difference from the original", "heatmap error", "PAF error"]
     header += [f"AP after {count} steps" for count in steps] + (["latency"] if timed else []) + ["note"]
     lines = [header, ["---"] * len(header)]
     by_key = {(row["method"], row["setting"], int(row["steps"])): row for row in rows}
     for method, setting in dict.fromkeys((row["method"], row["setting"]) for row in rows):
-        some = {count: by_key.get((method, setting, count)) for count in (0, *steps)}
-        row = some[0] or next(found for found in some.values() if found)
-        first = some[0] or dict.fromkeys(COLUMNS, "")
+        by_steps = {count: by_key.get((method, setting, count)) for count in (0, *steps)}
+        row = by_steps[0] or next(other for other in by_steps.values() if other)
+        first = by_steps[0] or dict.fromkeys(COLUMNS, "")
         line = [method, setting, row["gmacs"], _with_interval(first, "AP", "low", "high")]
         line += [_with_interval(first, "dAP", "dlow", "dhigh", "+"), first["heatmaps"], first["pafs"]]
-        line += [_with_interval(found or {}, "AP", "low", "high") for found in (some[count] for count in steps)]
+        line += [_with_interval(by_steps[count] or {}, "AP", "low", "high") for count in steps]
         line += [_with_interval(first, "latency", "llow", "lhigh")] if timed else []
         lines.append([*line, row["note"].replace("|", "/")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -71,7 +71,7 @@ def _with_interval(row: Mapping[str, str], value: str, low: str, high: str, sign
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """AP by GMAC as PNG: bars are the interval of the difference to the original; hollow marks are after recovery."""
+    """AP by GMAC as PNG: bars are intervals of the difference from the original; hollow marks are after recovery."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -86,8 +86,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for number, method in enumerate(methods):
         colour = f"C{number % 10}" if number < 10 else "black"
         for steps in sorted({int(row["steps"]) for row in scored if row["method"] == method}):
-            some = [row for row in scored if (row["method"], int(row["steps"])) == (method, steps)]
-            points = sorted((float(row["gmacs"]), float(row["AP"]), *_bar(row)) for row in some)
+            group = [row for row in scored if (row["method"], int(row["steps"])) == (method, steps)]
+            points = sorted((float(row["gmacs"]), float(row["AP"]), *_bar(row)) for row in group)
             axes.errorbar(
                 [p[0] for p in points],
                 [p[1] for p in points],
@@ -110,7 +110,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _bar(row: Row) -> tuple[float, float]:
-    """How far the interval of the difference reaches below and above it."""
+    """Lengths of the interval of the difference below and above it."""
     if not row["dlow"]:
         return 0.0, 0.0
     middle = float(row["dAP"])

@@ -1,7 +1,7 @@
-"""Fields of drawn people, and runners that go from an image to people.
+"""Heatmaps and fields of synthetic people, and runners that go from an image to people.
 
 Networks with random weights find nobody. Where decoding is timed with a network, the network runs on an image and its
-maps are thrown away; maps drawn for a number of people, at the size of the network's own, are decoded in their place.
+outputs are discarded; maps that are generated for a number of people, of the same size, are decoded instead.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 
 from compress.evaluation.overlap import in_order
-from compress.pose.decoders.paf import PafOptions, decode
+from compress.pose.decoders.paf import PafDecoder
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
 
-#: x and y of the joints of a standing person, in shares of the height.
+#: x and y of the joints of a standing person, as shares of the height.
 PERSON = np.array([
     (0, 0.05), (0, 0.18), (-0.09, 0.19), (-0.13, 0.34), (-0.12, 0.48), (0.09, 0.19), (0.14, 0.33), (0.16, 0.47),
     (-0.06, 0.49), (-0.06, 0.71), (-0.06, 0.93), (0.06, 0.49), (0.07, 0.7), (0.08, 0.93), (-0.03, 0.02), (0.03, 0.02),
     (-0.06, 0.04), (0.06, 0.04),
 ])  # fmt: skip
 
-#: Height and width of the image that people are found in: one of 16:9 has 656 columns at height 368.
+#: Height and width of the image: at height 368 an image of 16:9 has 656 columns.
 IMAGE = (720, 1280)
 
 
 def make_fields(count: int, cells: tuple[int, int], seed: int, spec: PoseSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Heatmaps and fields (C, h, w) of people that stand in rows, with 1 % noise."""
+    """Heatmaps and fields (C, h, w) of people standing in rows, with 1 % noise."""
     rng = np.random.default_rng(seed)
     rows = max(1, round((count / 3) ** 0.5))
     columns = max(1, -(-count // rows))
@@ -47,23 +47,25 @@ def make_fields(count: int, cells: tuple[int, int], seed: int, spec: PoseSpec) -
 
 
 class ImageToPeople:
-    """A runner that prepares an image, runs a network on it, and decodes maps of so many people.
+    """A runner that prepares an image, runs a network on it, and decodes generated maps.
 
     Parameters
     ----------
     runner : Runner
         The network.
     people : int
-        How many people are drawn.
+        Number of people in the maps.
     decoder : callable
-        As `compress.pose.decoders.paf.decode` without options.
+        From heatmaps, fields, the prepared image and the pose specification to people.
     height : int
-        That images are scaled to.
+        Height that the image is scaled to.
 
     Attributes
     ----------
     decode_ms : list of float
-        What decoding took in each run.
+        Time of decoding in each run.
+    found : int
+        Number of people that were decoded last.
     """
 
     def __init__(self, runner: Any, people: int, decoder: Callable[..., list[Any]], height: int) -> None:
@@ -77,36 +79,36 @@ class ImageToPeople:
         self.found = 0
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """From the image to people; the images that are given are ignored."""
-        self.look(lambda run: run())
+        """From the image to people; the given images are ignored."""
+        self.find(lambda run: run())
         return {}
 
-    def look(self, turn: Callable[[Callable[[], Any]], None]) -> None:
-        """The same, the network when ``turn`` runs it."""
+    def find(self, schedule: Callable[[Callable[[], Any]], None]) -> None:
+        """From the image to people, the network being run by ``schedule``."""
         prepared = prepare(self._image, self.pose, self._height)
-        turn(lambda: self._runner.run(prepared.array[None]))
+        schedule(lambda: self._runner.run(prepared.array[None]))
         start = time.perf_counter()
         self.found = len(self._decoder(*self._maps, prepared, self.pose))
         self.decode_ms.append((time.perf_counter() - start) * 1e3)
 
     def close(self) -> None:
-        """The runner belongs to who opened it."""
+        """Nothing: the runner is closed by the code that opened it."""
 
 
 class StreamToPeople:
-    """A runner that takes several images through the same steps, overlapping as in `compress predict`.
+    """A runner that takes several images through the same steps, overlapped as in `compress predict`.
 
     Parameters
     ----------
     whole : ImageToPeople
         The steps.
     streams : int
-        How many images its network takes at once.
+        Number of images that its network takes at once.
 
     Attributes
     ----------
     images : int
-        How many images one run goes through.
+        Number of images in one run.
     """
 
     def __init__(self, whole: ImageToPeople, streams: int, images: int) -> None:
@@ -117,25 +119,20 @@ class StreamToPeople:
         self._network = ThreadPoolExecutor(streams)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """From all images to people; the images that are given are ignored."""
+        """From all images to people; the given images are ignored."""
         numbers = (number for number in range(self.images))
-        for _ in in_order(numbers, lambda _: self._whole.look(self._turn), workers=self._workers):
+        for _ in in_order(numbers, lambda _: self._whole.find(self._in_network_thread), workers=self._workers):
             pass
         return {}
 
-    def _turn(self, run: Callable[[], Any]) -> None:
+    def _in_network_thread(self, run: Callable[[], Any]) -> None:
         self._network.submit(run).result()
 
     def close(self) -> None:
-        """End the threads; the steps belong to who made them."""
+        """End the threads."""
         self._network.shutdown()
 
 
 def ours(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: PoseSpec) -> list[Any]:
-    """Our decoder with its usual options."""
-    return decode(heatmaps, pafs, prepared, spec, PafOptions())
-
-
-def compatible(heatmaps: np.ndarray, pafs: np.ndarray, prepared: Any, spec: PoseSpec) -> list[Any]:
-    """Our decoder that repeats the public one, vectorised."""
-    return decode(heatmaps, pafs, prepared, spec, PafOptions(mode="compat"))
+    """Our decoder with its default options."""
+    return PafDecoder().people(heatmaps, pafs, prepared, spec)

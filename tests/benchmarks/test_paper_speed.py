@@ -1,4 +1,4 @@
-"""The script's parts that need no timing: labels, sizes, the file that is gone on from, and tables."""
+"""The parts of the script that need no timing: labels, sizes, the file that is continued, and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from compress.errors import FileError, UsageError
 from compress.measure.latency import Timing
-from compress.pose.decoders.paf import PafOptions, decode
+from compress.network.inputs import InputSpec
+from compress.pose.decoders.paf import PafDecoder
 from compress.pose.prepare import prepare
 from compress.pose.spec import PoseSpec
 
@@ -48,7 +49,7 @@ def test_sizes_of_the_paper_are_rounded_to_the_stride() -> None:
     assert paper_values.rounded(300, 300, 32) == (288, 288)
 
 
-def test_the_paper_s_ratios_are_those_of_its_tables() -> None:
+def test_speed_ups_of_the_paper_are_those_of_its_tables() -> None:
     table = paper_values.TABLES[0]
     found = {
         (value.where, value.size): paper_values.printed_ratio(table, "OpenPose VGG-19", value)
@@ -62,7 +63,7 @@ def test_the_paper_s_ratios_are_those_of_its_tables() -> None:
     assert [round(value.ms) for value in beside] == [3333, 10000]
 
 
-def test_rows_survive_their_file_and_other_machines_are_refused(tmp_path: Path) -> None:
+def test_rows_round_trip_and_other_machines_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "speed.csv"
     paper_table.write_csv(path, [ROW, FASTER], MACHINE, "python x.py")
     machine, rows = paper_table.read_csv(path)
@@ -73,13 +74,13 @@ def test_rows_survive_their_file_and_other_machines_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "# machine: {}\n# command: x\na,b\n1,2\n"])
-def test_files_of_something_else_are_refused(text: str, tmp_path: Path) -> None:
+def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text(text)
-    with pytest.raises(FileError, match="no table of paper_speed"):
+    with pytest.raises(FileError, match="not a table of paper_speed"):
         paper_table.read_csv(tmp_path / "other.csv")
 
 
-def test_the_table_stands_beside_the_paper_and_marks_what_is_no_difference() -> None:
+def test_tables_show_the_papers_values_and_mark_insignificant_differences() -> None:
     people = replace(ROW, table="image-to-people", people="23", decoder="public", decode_ms="525.00")
     text = paper_table.markdown([people, ROW, FASTER, UNSURE], MACHINE, "python x.py", ["torch-cuda: none"])
     lines = text.splitlines()
@@ -109,17 +110,17 @@ def test_runtimes_are_read(text: str, expected: tuple[object, ...]) -> None:
 @pytest.mark.parametrize(
     "text", ["torch", "torch-cpu-int8", "tensorrt-cuda", "openvino-cpu-graphs", "openvino-cpu-bf16-int8", "torch-cpu-x"]
 )
-def test_runtimes_that_mean_nothing_are_refused(text: str) -> None:
+def test_invalid_runtimes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="RUNTIME-DEVICE"):
         candidates.Label.read(text)
 
 
 @pytest.mark.parametrize("people", [0, 1, 10, 23])
-def test_the_public_decoder_finds_whom_compat_finds(people: int) -> None:
+def test_the_public_decoder_finds_the_same_people_as_compat(people: int) -> None:
     spec = PoseSpec()
     prepared = prepare(np.zeros((*IMAGE, 3), np.uint8), spec, 368)
     heatmaps, pafs = make_fields(people, (46, 82), people, spec)
-    expected = decode(heatmaps, pafs, prepared, spec, PafOptions(mode="compat"))
+    expected = PafDecoder(mode="compat").people(heatmaps, pafs, prepared, spec)
     found = decode_public(heatmaps, pafs, prepared, spec)
     assert len(found) == len(expected) >= people
     for mine, theirs in zip(found, expected, strict=True):
@@ -130,7 +131,7 @@ def test_the_public_decoder_finds_whom_compat_finds(people: int) -> None:
 
 
 class FakeRunner:
-    """A network that takes a known time and sees nobody."""
+    """A network that takes a known time and returns nothing."""
 
     name, device, precision, threads, pose = "torch", "cpu", "fp32", 1, PoseSpec()
 
@@ -169,7 +170,7 @@ class FakeSubject:
         return 1, size[0] * size[1]
 
 
-def test_the_network_sees_an_image_of_the_table_s_size_and_all_drawn_people_are_found() -> None:
+def test_the_network_gets_an_image_of_the_table_size_and_all_generated_people_are_decoded() -> None:
     runner = FakeRunner(0.0)
     whole = ImageToPeople(runner, 10, ours, 368)
     assert whole.run(np.zeros((1, 3, 8, 8), np.float32)) == {}
@@ -179,7 +180,7 @@ def test_the_network_sees_an_image_of_the_table_s_size_and_all_drawn_people_are_
 
 
 class Pair(FakeRunner):
-    """A network that only ever ends with two images in it."""
+    """A network whose runs end only in pairs."""
 
     def __init__(self) -> None:
         super().__init__(0.0)
@@ -190,7 +191,7 @@ class Pair(FakeRunner):
         return super().run(images)
 
 
-def test_a_stream_s_network_takes_as_many_images_at_once_as_it_has_streams() -> None:
+def test_the_network_of_a_stream_takes_as_many_images_at_once_as_it_has_streams() -> None:
     whole = ImageToPeople(Pair(), 3, ours, 368)
     stream = StreamToPeople(whole, 2, 8)
     assert stream.run(np.zeros((1, 3, 8, 8), np.float32)) == {}
@@ -199,13 +200,13 @@ def test_a_stream_s_network_takes_as_many_images_at_once_as_it_has_streams() -> 
     assert whole.found == 3
 
 
-def test_of_a_stream_the_time_of_one_image_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def test_the_time_of_one_image_in_a_stream_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed_types = []
 
-    def measure(runners: dict[str, Any], shape: tuple[int, ...], **options: Any) -> list[Timing]:
+    def measure(runners: dict[str, Any], inputs: tuple[InputSpec, ...], **options: Any) -> list[Timing]:
         for runner in runners.values():
-            runner.run(np.zeros(shape, np.float32))
-        seen.extend(type(runner) for runner in runners.values())
+            runner.run(np.zeros(inputs[0].shape, np.float32))
+        timed_types.extend(type(runner) for runner in runners.values())
         times = {ImageToPeople: 60.0, StreamToPeople: 480.0}
         return [
             Timing(
@@ -219,11 +220,11 @@ def test_of_a_stream_the_time_of_one_image_is_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(paper_speed, "missing", lambda label: None)
     keys = [(paper_speed.SMALLEST, "openvino-cpu-bf16", decoder) for decoder in ("ours", "ours, overlapped")]
     workshop = FakeWorkshop()
-    bench = paper_speed.Bench(tmp_path / "speed.csv", workshop, ["openvino-cpu-bf16"], 2, 60.0)
-    bench.run("image-to-people", paper_speed.PEOPLE_SIZE, {paper_speed.SMALLEST: FakeSubject("small", 0.0)}, keys, 1)
-    assert seen == [ImageToPeople, StreamToPeople]
+    speed = paper_speed.SpeedRun(tmp_path / "speed.csv", workshop, ["openvino-cpu-bf16"], 2, 60.0)
+    speed.run("image-to-people", paper_speed.PEOPLE_SIZE, {paper_speed.SMALLEST: FakeSubject("small", 0.0)}, keys, 1)
+    assert timed_types == [ImageToPeople, StreamToPeople]
     assert [streams for _, _, streams in workshop.opened] == [1, 2]
-    single, stream = bench.rows
+    single, stream = speed.rows
     assert (single.latency_ms, stream.latency_ms) == ("60.00", "20.00")
     assert (float(stream.fps), float(stream.low_ms)) == pytest.approx((50.0, 470 / 24), abs=0.01)
     assert stream.vs_first == "3"
@@ -237,16 +238,16 @@ def test_a_group_is_timed_written_and_not_timed_again(tmp_path: Path, monkeypatc
     workshops = []
     for _ in range(2):
         workshops.append(FakeWorkshop())
-        bench = paper_speed.Bench(tmp_path / "speed.csv", workshops[-1], labels, 2, 60.0)
-        bench.run("image-to-people", paper_speed.PEOPLE_SIZE, subjects, keys, 1)
+        speed = paper_speed.SpeedRun(tmp_path / "speed.csv", workshops[-1], labels, 2, 60.0)
+        speed.run("image-to-people", paper_speed.PEOPLE_SIZE, subjects, keys, 1)
     assert sorted(workshops[0].opened) == [
         ("openpose", "openvino-cpu-bf16", 1), ("openpose", "torch-cpu", 1), ("small", "openvino-cpu-bf16", 1),
     ]  # fmt: skip
     assert workshops[1].opened == []
-    rows = {row.key: row for row in bench.rows}
+    rows = {row.key: row for row in speed.rows}
     small = rows[paper_speed.SMALLEST, "openvino-cpu-bf16", "ours"]
     assert 1 < float(small.vs_same) < float(small.vs_first) < 21
-    assert rows[paper_speed.STRONG].vs_same == ""
+    assert rows[paper_speed.FASTEST_BASELINE].vs_same == ""
     text = (tmp_path / "speed.md").read_text()
     assert "Not present: torch-cuda-fp16-graphs: no such device." in text
     assert "### 656x368, people: 1" in text
