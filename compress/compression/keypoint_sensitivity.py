@@ -11,10 +11,12 @@ from typing import Any
 from torch import nn
 
 from compress.compression.calibration import calibrate
-from compress.data.sample import Dataset, Sample, iterate
+from compress.data.sample import Dataset, Sample
+from compress.data.tolerant import readable
 from compress.errors import DataError, UsageError
 from compress.evaluation.inputs import calibration_inputs
 from compress.evaluation.people import find_people
+from compress.forms.base import LayerFactors
 from compress.forms.registry import forms_for
 from compress.model import Model
 from compress.network.duplicate import duplicate
@@ -33,7 +35,7 @@ from compress.pose.views import View
 from compress.progress import Progress, Silent
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.data_aware import fit_layer
-from compress.surgery.factorize import LayerFactors, decompose, install
+from compress.surgery.factorize import decompose, install
 
 #: Shares of full rank that are tried by default.
 SHARES = ("3/4", "1/2", "1/3", "1/4")
@@ -221,7 +223,7 @@ class Scene:
                 hint="Give it one: compress.wrap(net, example, pose=PoseSpec(...))",
             )
         pose, height = model.pose, height or model.pose.size[0]
-        samples = tuple(iterate(data))
+        samples = tuple(readable(data))
         inputs = tuple(calibration_inputs(data, model, _MANY, height))
         people = tuple(_people(model, model.module, samples, height))
         scene = cls(model, pose, samples, inputs, people, height)

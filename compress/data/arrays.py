@@ -56,7 +56,7 @@ class ArrayImages:
 class Tensors(Sequence[Inputs]):
     """Network inputs in memory, as they were given: a tensor each, or a tuple for a network with several inputs.
 
-    Whether they have a batch axis shows only beside a network: `for_network`.
+    Whether they have a batch axis depends on the network that reads them: `for_network`.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def read_items(source: Iterable[Any], color: Literal["bgr", "rgb"] = "bgr") -> D
     Raises
     ------
     DataError
-        If there are no items, or one is of another kind than the first or than those above.
+        If there are no items, or they are of another kind or of different kinds.
     """
     if isinstance(source, np.ndarray) and source.dtype == np.uint8 and _is_image(source):
         source = source[None]

@@ -1,4 +1,4 @@
-"""People of COCO keypoint annotations with their images from disk."""
+"""COCO keypoint annotations with their images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from compress.errors import DataError, FileError
 from compress.files import read_bytes
 from compress.pose.skeleton import COCO17, CROWDPOSE14, Skeleton
 
-#: Keys of an annotation that scores depend on; a segmentation, of which there are megabytes, is not among them.
+#: Keys of an annotation that scores depend on; segmentations, which take megabytes, are left out.
 _SCORED = ("image_id", "iscrowd", "num_keypoints", "keypoints", "bbox", "area")
 
-
-#: Joints that files name differently.
+#: Our names of joints that files name differently.
 _OTHER_NAMES = {"head": "head_top", "top_head": "head_top"}
 
-#: Area of a person as a share of the box, where a file has none: that of CrowdPose's own evaluation.
+#: Area of a person as a share of the box where CrowdPose gives none, as in its own evaluation.
 _BOX_SHARE = 0.53
 
 
 class CocoDataset:
-    """COCO keypoints and the images they belong to; also those of CrowdPose, which have the same format.
+    """COCO keypoints with their images; also those of CrowdPose, which have the same format.
 
     All images of the file are samples, those without people too, in the file's order. The mask is false over crowds
     and over people without labelled keypoints. Images are read as they are stored, or rotated by their EXIF
@@ -163,18 +162,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _entries(record: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    found = record.get(key)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    entries = record.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(
             f"{path.name} has no list of {key}",
             found=sorted(map(str, record))[:8],
             hint="Give a COCO keypoint file such as person_keypoints_val2017.json",
         )
-    return found
+    return entries
 
 
 def _person_category(record: dict[str, Any], path: Path) -> tuple[dict[str, Any], Skeleton]:
-    """The category with the 17 joints of COCO or the 14 of CrowdPose, in plain terms, and its skeleton."""
+    """The category with the 17 joints of COCO or the 14 of CrowdPose under our names, and its skeleton."""
     with_keypoints = [c for c in _entries(record, "categories", path) if c.get("keypoints")]
     if not with_keypoints:
         raise DataError(
@@ -221,7 +220,7 @@ def _image(entry: dict[str, Any], path: Path) -> dict[str, Any]:
             pixels = integer(entry[key])
             if pixels is None or pixels < 1:
                 raise DataError(
-                    f"the {key} of the image {name} in {path.name} is no number of pixels", found=entry[key]
+                    f"the {key} of the image {name} in {path.name} is not a number of pixels", found=entry[key]
                 )
             image[key] = pixels
     return image
@@ -247,7 +246,7 @@ def _values(annotation: dict[str, Any], skeleton: Skeleton) -> dict[str, Any]:
     crowd = int(flag) if isinstance(flag, bool) else integer(flag)
     if crowd not in (0, 1):
         raise ValueError(f"its iscrowd is neither 0 nor 1 but {flag!r}")
-    # A person without keypoints, also one in a list or with null, has no labelled joints.
+    # A person whose keypoints are missing, null or empty has no labelled joints.
     keypoints = annotation.get("keypoints") or [0] * 3 * joints
     if len(keypoints) != 3 * joints or not np.isfinite(np.array(keypoints, dtype=np.float64)).all():
         raise ValueError(f"its keypoints are not x, y and visibility of {joints} joints but {len(keypoints)} values")

@@ -139,7 +139,7 @@ def locate_images(names: Sequence[str], folder: Path) -> tuple[Path, ...]:
         raise DataError(
             f"{len(missing)} of {len(names)} images are not in {folder}",
             found=first,
-            hint="Fetch them, name the folder they lie in, or use annotations of the images that are there",
+            hint="Fetch them, name the folder they lie in, or use annotations of the existing images",
         )
     return tuple(places)
 

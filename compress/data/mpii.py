@@ -102,6 +102,6 @@ def _read_heads(path: Path, count: int) -> list[dict[str, Any]] | None:
 
 
 def _keypoints(places: NDArray[Any], missing: NDArray[Any]) -> list[float]:
-    there = missing == 0
-    values = np.column_stack([places - 1, 2 * there]) * there[:, None]
+    labelled = missing == 0
+    values = np.column_stack([places - 1, 2 * labelled]) * labelled[:, None]
     return [float(value) for value in np.where(np.isfinite(values), values, 0).ravel()]

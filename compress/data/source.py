@@ -1,4 +1,4 @@
-"""Data sets and images from whatever names or holds them."""
+"""Opening data sets and images, from names, files, folders or memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_data(
     annotations: Path | None = None,
     images: Path | None = None,
 ) -> Dataset:
-    """The data set of a name.
+    """Open a data set.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def images(source: Any, *, color: Literal["bgr", "rgb"] = "bgr") -> Dataset | Te
     Raises
     ------
     DataError
-        If there are no images, or they are of none of these kinds.
+        If there are no images, or the source is of another kind.
     """
     if isinstance(source, DataSpec):
         return source.open()

@@ -1,4 +1,4 @@
-"""Where images to look at come from: pictures, animations, videos and cameras."""
+"""Sources of images: pictures, animations, videos and cameras."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Source(Protocol):
     promised: int | None
 
     def images(self) -> Generator[Image, None, None]:
-        """Its images in order; a `DataError` where there should be one and none can be read."""
+        """Its images in order; a `DataError` if none can be read."""
         ...
 
 
@@ -98,7 +98,7 @@ class Animation:
     def _frame_rate(self) -> float:
         try:
             _, durations = self._decode(0)
-        except DataError:  # told when the images are read
+        except DataError:  # reported when the images are read
             durations = []
         seconds = sum(durations) / 1000
         return usable_rate(len(durations) / seconds if seconds > 0 else 0.0)
@@ -222,7 +222,7 @@ def open_sources(inputs: Sequence[Path]) -> tuple[Source, ...]:
         If one does not exist, or a folder holds neither pictures nor videos.
     """
     if not inputs:
-        raise UsageError("nothing to look at", hint="Name pictures, folders, videos, or a camera's number")
+        raise UsageError("there is no input", hint="Name pictures, folders, videos, or a camera's number")
     sources: list[Source] = []
     for path in inputs:
         if path.is_dir():
@@ -264,7 +264,7 @@ def _open(path: Path) -> Source:
 
 
 def _image_count(path: Path) -> int:
-    """Number of images in a file; 1 where it can't be told."""
+    """Number of images in a file; 1 if unknown."""
     suffix = path.suffix.lower()
     if (suffix in IMAGE_SUFFIXES and suffix not in _ANIMATED) or not opencv_takes(path):
         return 1
@@ -274,7 +274,7 @@ def _image_count(path: Path) -> int:
                 return 1
         with quiet_opencv():
             return int(cv2.imcount(str(path)))
-    except (OSError, cv2.error):  # told when the image is read
+    except (OSError, cv2.error):  # reported when the image is read
         return 1
 
 

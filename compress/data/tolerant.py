@@ -18,14 +18,14 @@ _MAX_TRIES = 20
 
 
 def readable(dataset: Dataset, progress: Progress | None = None) -> Iterator[Sample]:
-    """All samples in order, without those that can't be read.
+    """Iterate over the readable samples in order.
 
     Parameters
     ----------
     dataset : Dataset
         Where samples come from.
     progress : Progress, optional
-        Told of the number of unreadable images and the first of them, when the iteration ends or is given up.
+        Told the number of unreadable images and the first error, when the iteration ends or is abandoned.
 
     Yields
     ------
@@ -91,7 +91,7 @@ def spread(dataset: Dataset, count: int, progress: Progress | None = None) -> tu
 
 
 def _report(dataset: Dataset, unreadable: list[DataError], read: int, progress: Progress | None) -> None:
-    """Tell of unreadable images, or raise a `DataError` if there are no others."""
+    """Report unreadable images, or raise a `DataError` if there are no others."""
     if not unreadable:
         return
     first = unreadable[0]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.data.arrays import Tensors
-from compress.data.sample import Dataset, Sample, iterate
+from compress.data.sample import Dataset, Sample
+from compress.data.tolerant import readable
 from compress.errors import DataError, UsageError
 from compress.evaluation.people import Place, find_places
 from compress.model import Model
@@ -81,13 +82,15 @@ def calibration_inputs(
         raise UsageError("the number of images must be at least 1", found=count)
     if isinstance(images, Tensors):
         return images.for_network(model.inputs, count)
-    inputs: list[Inputs] = list(islice(_tensors(images, model.pose, height), count))
+    inputs: list[Inputs] = list(islice(_tensors(images, model.pose, height, progress), count))
     if not inputs:
         raise DataError("there are no images", found=images.name)
     return inputs
 
 
-def _tensors(images: Dataset, pose: PoseSpec | None, height: int | None) -> Iterator[Tensor]:
+def _tensors(
+    images: Dataset, pose: PoseSpec | None, height: int | None, progress: Progress | None
+) -> Iterator[Tensor]:
     if pose is None:
         raise DataError(
             "the network does not say how it reads images: it has no pose specification",
@@ -95,6 +98,6 @@ def _tensors(images: Dataset, pose: PoseSpec | None, height: int | None) -> Iter
             hint="Give ready network inputs (tensors or arrays with the shape of its example), or wrap it with "
             "pose=PoseSpec(...)",
         )
-    for sample in iterate(images):
+    for sample in readable(images, progress):
         for array in network_inputs(sample, pose, View(height)):
             yield torch.from_numpy(batch_inputs([array], pose))

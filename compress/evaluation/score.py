@@ -193,6 +193,9 @@ def evaluate_dataset(
     found = _find_all(dataset, range(number, len(dataset), count), runner, decoder, options, progress)
     if group is not None:
         found = _gather(found, group)
+    if found.unreadable and not found.results:
+        count = len(found.unreadable)
+        raise DataError(f"none of {count} images of {dataset.name} can be read; the first: {found.unreadable[0]}")
     image_ids = [found.results[index][0] for index in sorted(found.results)]
     detections = [record for index in sorted(found.results) for record in found.results[index][1]]
 

@@ -106,7 +106,7 @@ def test_inputs_that_are_not_there(tmp_path: Path, names: list[str]) -> None:
         open_sources([tmp_path / name for name in names])
     assert names[0] in str(caught.value)
     assert caught.value.hint
-    with pytest.raises(UsageError, match="nothing to look at"):
+    with pytest.raises(UsageError, match="there is no input"):
         open_sources([])
 
 
