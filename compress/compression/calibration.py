@@ -58,7 +58,7 @@ class CalibrationImages:
     name: str
 
 
-def read_images(source: Any, model: Model, count: int) -> CalibrationImages:
+def read_images(source: Any, model: Model, count: int, progress: Progress | None = None) -> CalibrationImages:
     """Calibration images for a model, and further ones to compare outputs on.
 
     The first ``count`` images are for the fit and up to `COMPARED_IMAGES` after them for the comparison. If there are
@@ -73,6 +73,8 @@ def read_images(source: Any, model: Model, count: int) -> CalibrationImages:
         Whose inputs they become, scaled to the height at which its costs are counted.
     count : int
         Maximum number of images to fit factors to.
+    progress : Progress, optional
+        Told of images that can't be read and are left out.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def read_images(source: Any, model: Model, count: int) -> CalibrationImages:
     if isinstance(opened, Tensors):
         inputs = opened.for_network(model.inputs, wanted)
     else:
-        inputs = calibration_inputs(opened, model, wanted, model.size[0])
+        inputs = calibration_inputs(opened, model, wanted, model.size[0], progress)
     if not inputs:
         raise DataError("there are no images to calibrate with", found=opened.name)
     fitted, compared = inputs[:count], inputs[count:]

@@ -232,7 +232,7 @@ class TrialRunner:
     @cached_property
     def calibration_images(self) -> CalibrationImages:
         """Images to fit factors to, and those to compare outputs on."""
-        return read_images(self.images, self.model, self.options.calibrate)
+        return read_images(self.images, self.model, self.options.calibrate, self.progress)
 
     @cached_property
     def problem(self) -> BudgetProblem:
