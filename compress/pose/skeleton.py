@@ -91,7 +91,7 @@ class Skeleton:
         if unknown:
             raise DataError("unknown key in a skeleton", found=sorted(unknown))
         try:
-            values = {
+            values: dict[str, Any] = {
                 name: tuple(tuple(x) if isinstance(x, list) else x for x in value) if isinstance(value, list) else value
                 for name, value in record.items()
             }

@@ -178,7 +178,8 @@ class PoseSpec:
         if "outputs" in record and not record["outputs"]:
             raise CheckpointError("the outputs of a pose specification must be names", found=record["outputs"])
         try:
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in complete_version1(record).items()}
+            values: dict[str, Any] = complete_version1(record)
+            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             if isinstance(values.get("skeleton"), Mapping):
                 values["skeleton"] = Skeleton.from_dict(values["skeleton"])
             return cls(**values)

@@ -205,7 +205,8 @@ def test_a_person_is_found_at_the_same_place_at_every_scale(pose: PoseSpec) -> N
             pose,
             View(scales=scales),
         )
-        (found,) = decoder.joints(outputs["heatmaps"], crops, pose)
+        ((person,),) = decoder.decode(outputs, crops, pose)
+        found = person.keypoints
         assert found[:2, :2] == pytest.approx(place, abs=0.2 * pose.stride)
         assert found[0, 2] == pytest.approx(1, abs=0.05)
     assert sizes[1:] == [(192, 144), (128, 96), (96, 72)]

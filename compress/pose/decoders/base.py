@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 Image = NDArray[np.uint8]
 
+#: Outputs of a network by name, each (N, ...).
+Arrays = Mapping[str, Array]
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -75,8 +78,8 @@ class Targets:
 class Decoder(ABC):
     """From a network's outputs to people; the fields of a subclass are its options.
 
-    A decoder of your own implements `decode`. It also sets `top_down` if the network sees one person at a time, and
-    `roles` and `channels` if its outputs should be checked when a network is loaded.
+    A decoder of your own implements `decode`; for a network that sees one person at a time `CropDecoder` is simpler. Its
+    outputs are checked when a network is loaded if it sets `roles` and `channels`, or `expected_outputs`.
     """
 
     #: Whether each input is a crop that shows one person.
@@ -86,7 +89,7 @@ class Decoder(ABC):
     roles: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+    def decode(self, outputs: Arrays, inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
         """The people that each input shows.
 
         Parameters
@@ -136,7 +139,7 @@ class Decoder(ABC):
         counts = dict.fromkeys(pose.outputs)
         return counts | dict(zip(self.names(pose).values(), self.channels(pose), strict=True))
 
-    def read(self, outputs: Mapping[str, Array], pose: PoseSpec) -> tuple[Array, ...]:
+    def read(self, outputs: Arrays, pose: PoseSpec) -> tuple[Array, ...]:
         """The arrays of the `roles`, in their order, as float32.
 
         Raises
@@ -169,15 +172,13 @@ class Decoder(ABC):
         return crop_image(image, image_region(image.shape, size), pose, scaled_size(size, pose, scale))
 
     def merge_mirrored(
-        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+        self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
     ) -> dict[str, Array]:
         """The mean of outputs and those of the mirrored inputs of that height and width, turned back."""
         raise UsageError(f"outputs of the decoder {pose.decoder} can't be averaged with those of mirrored images",
                          hint="Leave out flip")  # fmt: skip
 
-    def resample(
-        self, outputs: Mapping[str, Array], matrix: NDArray[np.float64], like: Mapping[str, Array], pose: PoseSpec
-    ) -> dict[str, Array]:
+    def resample(self, outputs: Arrays, matrix: NDArray[np.float64], like: Arrays, pose: PoseSpec) -> dict[str, Array]:
         """Outputs on the grid of others; ``matrix`` maps pixels of their input to pixels of the outputs' input."""
         raise UsageError(f"outputs of the decoder {pose.decoder} can't be averaged over scales",
                          hint="Leave out scales")  # fmt: skip
@@ -229,6 +230,53 @@ class Decoder(ABC):
         return f"decoder {type(self).__name__}"
 
 
+@dataclass(frozen=True)
+class CropDecoder(Decoder):
+    """A decoder for networks that see one person at a time; one of your own implements `keypoints`.
+
+    A person's score is the mean of the joints' scores above the threshold of the pose specification.
+    """
+
+    top_down: ClassVar[bool] = True
+
+    @abstractmethod
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> NDArray[np.floating]:
+        """The joints that N crops show.
+
+        Parameters
+        ----------
+        outputs : mapping of str to array, shape (N, ...), float32
+            The network's outputs by the names of ``pose.outputs``.
+        size : (int, int)
+            Height and width of the crops.
+        pose : PoseSpec
+            What the network expects and returns.
+
+        Returns
+        -------
+        array, shape (N, K, 3)
+            x, y in pixels of the crop (the centre of the top-left pixel is (0, 0)) and score; a joint whose score is
+            not above 0 counts as not found.
+        """
+
+    def decode(self, outputs: Arrays, inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+        """One person for each input; all 0 for a joint that was not found."""
+        height, width = inputs[0].array.shape[1:]
+        keypoints = np.asarray(self.keypoints(outputs, (height, width), pose))
+        expected = (len(inputs), len(pose.joints.joints), 3)
+        if keypoints.shape != expected or not np.isfinite(keypoints).all():
+            raise DataError(
+                f"the decoder {pose.decoder} must give finite x, y and score of each joint, {expected}",
+                found=keypoints.shape,
+            )
+        people = []
+        for found, network_input in zip(keypoints, inputs, strict=True):
+            person = np.column_stack([network_input.to_image(found[:, :2]), found[:, 2]]).astype(np.float32)
+            person[person[:, 2] <= 0] = 0
+            people.append([Pose(person, _mean_score(person, pose.joint_threshold))])
+        return people
+
+
 def check_finite(values: NDArray[np.floating], name: str) -> Array:
     """An output as float32; a `DataError` if it has non-finite values."""
     array = np.asarray(values, dtype=np.float32)
@@ -240,10 +288,12 @@ def check_finite(values: NDArray[np.floating], name: str) -> Array:
     return array
 
 
-def person_score(keypoints: Array, threshold: float) -> float:
-    """Mean score of the joints (K, 3) above a threshold, as in public top-down code; 0 if there are none."""
-    counted = keypoints[:, 2][keypoints[:, 2] > threshold]
-    return float(counted.mean()) if len(counted) else 0.0
+def annotated_joints(people: Sequence[Array], joints: int) -> NDArray[np.bool_]:
+    """Which joints (K,) any of the people has."""
+    known = np.zeros(joints, dtype=np.bool_)
+    for keypoints in people:
+        known |= keypoints[:, 2] > 0
+    return known
 
 
 def balanced(known: NDArray[np.bool_]) -> Array:
@@ -253,3 +303,9 @@ def balanced(known: NDArray[np.bool_]) -> Array:
     others.
     """
     return (known * (len(known) / max(int(known.sum()), 1))).astype(np.float32)
+
+
+def _mean_score(keypoints: Array, threshold: float) -> float:
+    """Mean score of the joints (K, 3) above a threshold, as in public top-down code; 0 if there are none."""
+    counted = keypoints[:, 2][keypoints[:, 2] > threshold]
+    return float(counted.mean()) if len(counted) else 0.0

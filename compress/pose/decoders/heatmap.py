@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
 from compress.pose.decoders.averaging import merge_mirrored, resample_outputs
-from compress.pose.decoders.base import (
-    Array,
-    Decoder,
-    NetworkInput,
-    Pose,
-    Targets,
-    balanced,
-    check_finite,
-    person_score,
-)
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 
@@ -32,10 +23,8 @@ BLURS = {11: 2.0, 17: 3.0}
 
 
 @dataclass(frozen=True)
-class HeatmapDecoder(Decoder):
+class HeatmapDecoder(CropDecoder):
     """The maximum of each joint's heatmap.
-
-    A person's score is the mean of the joints' scores above the threshold of the pose specification.
 
     Attributes
     ----------
@@ -54,7 +43,6 @@ class HeatmapDecoder(Decoder):
     blur: int | None = None
     refine: Refinement = "quarter"
 
-    top_down: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("heatmaps",)
 
     def __post_init__(self) -> None:
@@ -71,58 +59,32 @@ class HeatmapDecoder(Decoder):
         """Joints and background."""
         return (len(pose.joints.joints) + pose.background,)
 
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
-        """One person for each input; see `joints`."""
-        name = self.names(pose)["heatmaps"]
-        keypoints = self.joints(outputs[name], inputs, pose)
-        return [[Pose(one, person_score(one, pose.joint_threshold))] for one in keypoints]
-
-    def joints(self, maps: NDArray[np.float32], inputs: Sequence[NetworkInput], pose: PoseSpec) -> Array:
-        """The joints of the people that inputs show, in pixels of their images.
-
-        Parameters
-        ----------
-        maps : array, shape (N, C, h, w), float32
-            Heatmaps of N inputs; a background map is dropped.
-        inputs : sequence of N NetworkInputs
-            What the network read.
-        pose : PoseSpec
-            Skeleton, stride, grid and background of the maps.
-
-        Returns
-        -------
-        array, shape (N, K, 3), float32
-            x, y and the height of the maximum; all 0 for a joint whose map is nowhere above 0.
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> NDArray[np.floating]:
+        """The maximum of each map, (N, K, 3); a background map is dropped.
 
         Raises
         ------
         DataError
             If the maps have another number of channels than the specification says, or non-finite values.
         """
-        joints, (channels,) = len(pose.joints.joints), self.channels(pose)
-        if maps.ndim != 4 or maps.shape[1] != channels or len(maps) != len(inputs):
-            raise DataError(f"heatmaps of {len(inputs)} inputs must have {channels} channels each", found=maps.shape)
-        maps = check_finite(maps, "heatmaps")[:, :joints]
+        (maps,) = self.read(outputs, pose)
+        (channels,) = self.channels(pose)
+        if maps.ndim != 4 or maps.shape[1] != channels:
+            raise DataError(f"heatmaps must have {channels} channels", found=maps.shape)
+        maps = maps[:, : len(pose.joints.joints)]
         if self.blur is not None:
             maps = blur_maps(maps, self.blur)
         cells, heights = find_maxima(maps, self.refine, pose.stride)
-        result = np.zeros((*heights.shape, 3), dtype=np.float32)
-        for person, network_input in enumerate(inputs):
-            result[person, :, :2] = network_input.to_image(cells[person] * pose.stride + pose.first_cell)
-        result[..., 2] = heights
-        result[heights <= 0] = 0
-        return result
+        return np.concatenate([cells * pose.stride + pose.first_cell, heights[..., None]], axis=-1)
 
     def merge_mirrored(
-        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+        self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
     ) -> dict[str, Array]:
         """The mean of the maps and those of the mirrored inputs."""
         name = self.names(pose)["heatmaps"]
         return {name: merge_mirrored(outputs[name], mirrored[name], pose.joints, shift=pose.flip_shift)}
 
-    def resample(
-        self, outputs: Mapping[str, Array], matrix: NDArray[np.float64], like: Mapping[str, Array], pose: PoseSpec
-    ) -> dict[str, Array]:
+    def resample(self, outputs: Arrays, matrix: NDArray[np.float64], like: Arrays, pose: PoseSpec) -> dict[str, Array]:
         """The maps on the grid of others."""
         return resample_outputs({name: outputs[name] for name in self.names(pose).values()}, matrix, like, pose)
 
@@ -162,14 +124,6 @@ class HeatmapDecoder(Decoder):
     def describe(self) -> str:
         """The filter, if there is one."""
         return "" if self.blur is None else f"Gaussian filter {self.blur}"
-
-
-def annotated_joints(people: Sequence[Array], joints: int) -> NDArray[np.bool_]:
-    """Which joints (K,) any of the people has."""
-    known = np.zeros(joints, dtype=np.bool_)
-    for keypoints in people:
-        known |= keypoints[:, 2] > 0
-    return known
 
 
 def find_maxima(maps: Array, refine: Refinement = "quarter", enlarge: int = 4) -> tuple[NDArray[np.float64], Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
 from compress.pose.decoders.averaging import merge_mirrored, merge_mirrored_pafs, resample_outputs
-from compress.pose.decoders.base import Array, Decoder, Image, NetworkInput, Pose, Targets, check_finite
+from compress.pose.decoders.base import Array, Arrays, Decoder, Image, NetworkInput, Pose, Targets, check_finite
 from compress.pose.decoders.grouping import Assignment, Limbs, assign, group
 from compress.pose.decoders.limbs import score_limbs
 from compress.pose.decoders.paf_compat import enlarge, find_public_peaks, score_public_limbs
@@ -118,7 +118,7 @@ class PafDecoder(Decoder):
         """The image at that height times the scale, its aspect ratio kept (`compress.pose.prepare.prepare`)."""
         return prepare(image, pose, max(1, round((pose.height if height is None else height) * scale)))
 
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+    def decode(self, outputs: Arrays, inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
         """The people in each image; see `people`."""
         names = self.names(pose).values()
         heatmaps, pafs = (outputs[name] for name in names)
@@ -201,7 +201,7 @@ class PafDecoder(Decoder):
         return peaks, limbs, peaks.points + 0.5
 
     def merge_mirrored(
-        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+        self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
     ) -> dict[str, Array]:
         """The mean of the maps and those of the mirrored image."""
         names = self.names(pose)
@@ -212,9 +212,7 @@ class PafDecoder(Decoder):
             pafs: merge_mirrored_pafs(outputs[pafs], mirrored[pafs], skeleton),
         }
 
-    def resample(
-        self, outputs: Mapping[str, Array], matrix: NDArray[np.float64], like: Mapping[str, Array], pose: PoseSpec
-    ) -> dict[str, Array]:
+    def resample(self, outputs: Arrays, matrix: NDArray[np.float64], like: Arrays, pose: PoseSpec) -> dict[str, Array]:
         """The maps on the grid of others."""
         return resample_outputs({name: outputs[name] for name in self.names(pose).values()}, matrix, like, pose)
 

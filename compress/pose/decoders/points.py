@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.base import Array, Decoder, NetworkInput, Pose, Targets, balanced, person_score
-from compress.pose.decoders.heatmap import annotated_joints
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
 from compress.pose.spec import PoseSpec
 
 Order = Literal["xy", "yx"]
@@ -19,7 +18,7 @@ JointScore = Literal["raw", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
-class PointsDecoder(Decoder):
+class PointsDecoder(CropDecoder):
     """Coordinates, with or without a score: outputs (N, K, 2 or 3), further axes of size 1 allowed.
 
     Attributes
@@ -44,7 +43,6 @@ class PointsDecoder(Decoder):
     normalized: bool = True
     score: JointScore = "raw"
 
-    top_down: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("points",)
 
     def __post_init__(self) -> None:
@@ -55,21 +53,12 @@ class PointsDecoder(Decoder):
         if self.score not in get_args(JointScore):
             raise UsageError("invalid score of the points decoder", found=self.score, hint="Known: raw, sigmoid, none")
 
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
-        """One person for each input; all 0 for a joint whose score is not above 0."""
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> NDArray[np.floating]:
+        """The points in pixels of the crop, (N, K, 3)."""
         points = self._points(outputs, pose)
-        if len(points) != len(inputs):
-            raise DataError(f"there must be points of {len(inputs)} inputs", found=points.shape)
-        scores = self._scores(points)
-        people = []
-        for values, heights, network_input in zip(points, scores, inputs, strict=True):
-            places = self._pixels(values[:, :2], network_input.array.shape[1:], pose)
-            keypoints = np.column_stack([network_input.to_image(places), heights]).astype(np.float32)
-            keypoints[heights <= 0] = 0
-            people.append([Pose(keypoints, person_score(keypoints, pose.joint_threshold))])
-        return people
+        return np.concatenate([self._pixels(points[..., :2], size, pose), self._scores(points)[..., None]], axis=-1)
 
-    def _points(self, outputs: Mapping[str, Array], pose: PoseSpec) -> Array:
+    def _points(self, outputs: Arrays, pose: PoseSpec) -> Array:
         """The output as (N, K, 2 or 3)."""
         (values,) = self.read(outputs, pose)
         joints, least = len(pose.joints.joints), 2 if self.score == "none" else 3
@@ -99,7 +88,7 @@ class PointsDecoder(Decoder):
         return values if self.order == "xy" else values[..., ::-1]
 
     def merge_mirrored(
-        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+        self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
     ) -> dict[str, Array]:
         """The mean of the points and those of the mirrored inputs."""
         points, back = self._points(outputs, pose).copy(), self._points(mirrored, pose)

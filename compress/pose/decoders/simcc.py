@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.base import Array, Decoder, NetworkInput, Pose, Targets, balanced, person_score
-from compress.pose.decoders.heatmap import annotated_joints
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
 from compress.pose.spec import PoseSpec
 
 JointScore = Literal["min", "product"]
@@ -22,7 +21,7 @@ _SIGMA_BINS = 5.66
 
 
 @dataclass(frozen=True)
-class SimccDecoder(Decoder):
+class SimccDecoder(CropDecoder):
     """The maximum of each joint's vectors, with ``split_ratio`` bins for each input pixel, as RTMPose returns them.
 
     Outputs are ``simcc_x`` (N, K, W * split_ratio) and ``simcc_y`` (N, K, H * split_ratio). Bin b stands for input
@@ -44,7 +43,6 @@ class SimccDecoder(Decoder):
     split_ratio: float = 2.0
     score: JointScore = "min"
 
-    top_down: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("simcc_x", "simcc_y")
 
     def __post_init__(self) -> None:
@@ -59,12 +57,11 @@ class SimccDecoder(Decoder):
         joints = len(pose.joints.joints)
         return joints, joints
 
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
-        """One person for each input; all 0 for a joint whose score is not above 0."""
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> NDArray[np.floating]:
+        """The maxima of the vectors, (N, K, 3)."""
         vectors = self.read(outputs, pose)
-        for name, vector, axis in zip(self.names(pose).values(), vectors, (2, 1), strict=True):
-            lengths = {self._bins(network_input.array.shape[axis]) for network_input in inputs}
-            expected = (len(inputs), len(pose.joints.joints), *lengths)
+        for name, vector, side in zip(self.names(pose).values(), vectors, (size[1], size[0]), strict=True):
+            expected = (len(vectors[0]), len(pose.joints.joints), self._bins(side))
             if vector.shape != expected:
                 raise DataError(
                     f"the network's {name} has the wrong shape",
@@ -73,22 +70,19 @@ class SimccDecoder(Decoder):
                 )
         bins = np.stack([vector.argmax(axis=2) for vector in vectors], axis=-1)  # (N, K, 2)
         peaks = np.stack([vector.max(axis=2) for vector in vectors], axis=-1)
-        scores = peaks.min(axis=-1) if self.score == "min" else peaks.prod(axis=-1) * (peaks.min(axis=-1) > 0)
-        people = []
-        for places, heights, network_input in zip(self._pixels(bins, pose), scores, inputs, strict=True):
-            keypoints = np.column_stack([network_input.to_image(places), heights]).astype(np.float32)
-            keypoints[heights <= 0] = 0
-            people.append([Pose(keypoints, person_score(keypoints, pose.joint_threshold))])
-        return people
+        least = peaks.min(axis=-1)
+        scores = least if self.score == "min" else np.where(least > 0, peaks.prod(axis=-1), 0)
+        return np.concatenate([self._pixels(bins, pose), scores[..., None]], axis=-1)
 
     def _bins(self, side: int) -> int:
         return round(side * self.split_ratio)
 
     def _pixels(self, bins: NDArray[np.int64], pose: PoseSpec) -> NDArray[np.float64]:
-        return bins / self.split_ratio if pose.corner_grid else (bins + 0.5) / self.split_ratio - 0.5
+        pixels = bins / self.split_ratio if pose.corner_grid else (bins + 0.5) / self.split_ratio - 0.5
+        return np.asarray(pixels, dtype=np.float64)
 
     def merge_mirrored(
-        self, outputs: Mapping[str, Array], mirrored: Mapping[str, Array], pose: PoseSpec, size: tuple[int, int]
+        self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
     ) -> dict[str, Array]:
         """The mean of the vectors and those of the mirrored inputs.
 

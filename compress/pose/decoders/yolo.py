@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.base import Array, Decoder, NetworkInput, Pose
+from compress.pose.decoders.base import Array, Arrays, Decoder, NetworkInput, Pose
 from compress.pose.spec import PoseSpec
 
 
@@ -57,7 +57,7 @@ class YoloDecoder(Decoder):
         """A box, its score, and three numbers for each joint."""
         return (5 + 3 * len(pose.joints.joints),)
 
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
+    def decode(self, outputs: Arrays, inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
         """The people in each image, best first."""
         (candidates,) = self.read(outputs, pose)
         (channels,) = self.channels(pose)

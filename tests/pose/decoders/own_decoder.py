@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from compress.pose.decoders.base import Array, Decoder, NetworkInput, Pose
+from compress.pose.decoders.base import Arrays, CropDecoder
 from compress.pose.spec import PoseSpec
 
 CALLED: list[object] = []
 
 
 @dataclass(frozen=True)
-class Brightest(Decoder):
+class Brightest(CropDecoder):
     gain: float = 1.0
 
-    top_down: ClassVar[bool] = True
-
-    def decode(self, outputs: Mapping[str, Array], inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
-        people = []
-        for maps, network_input in zip(outputs["cells"], inputs, strict=True):
-            rows, columns = np.unravel_index(maps.reshape(len(maps), -1).argmax(axis=1), maps.shape[1:])
-            places = network_input.to_image(np.stack([columns, rows], axis=-1) * pose.stride)
-            keypoints = np.column_stack([places, np.ones(len(maps))]).astype(np.float32)
-            people.append([Pose(keypoints, self.gain)])
-        return people
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> NDArray[np.floating]:
+        cells = outputs["cells"]
+        rows, columns = np.divmod(cells.reshape(*cells.shape[:2], -1).argmax(axis=2), cells.shape[3])
+        return np.stack([columns * pose.stride, rows * pose.stride, np.full(rows.shape, self.gain)], axis=-1)
 
 
 class NeedsOption(Brightest):

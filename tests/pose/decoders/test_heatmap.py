@@ -139,11 +139,11 @@ def test_a_merge_is_the_mean_with_sides_swapped_and_the_background_its_own_mirro
 def test_what_can_not_be_decoded_is_refused() -> None:
     maps = np.zeros((1, 17, 4, 4), np.float32)
     crops, decoder = [crop_of(TOP_DOWN, np.eye(2, 3))], HeatmapDecoder()
-    assert not decoder.joints(maps, crops, TOP_DOWN).any()
+    assert not decoder.decode({"heatmaps": maps}, crops, TOP_DOWN)[0][0].keypoints.any()
     with pytest.raises(DataError, match="17 channels"):
-        decoder.joints(maps[:, :16], crops, TOP_DOWN)
+        decoder.decode({"heatmaps": maps[:, :16]}, crops, TOP_DOWN)
     with pytest.raises(DataError, match="not finite"):
-        decoder.joints(maps + np.nan, crops, TOP_DOWN)
+        decoder.decode({"heatmaps": maps + np.nan}, crops, TOP_DOWN)
     with pytest.raises(UsageError, match="11 or 17"):
         HeatmapDecoder(blur=12)
     with pytest.raises(UsageError, match="refinement"):
