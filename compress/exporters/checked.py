@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from compress.errors import UsageError
-from compress.exporters.parity import Parity, check, require
+from compress.exporters.parity import Parity, check, check_heights, check_outputs, require
 from compress.exporters.peaks_graph import PeakOptions
 from compress.exporters.to_onnx import export_onnx
-from compress.exporters.to_openvino import PRECISIONS, atomic_pair, write_ir
+from compress.exporters.to_openvino import WEIGHT_PRECISIONS, atomic_pair, write_ir
 from compress.files import atomic_path
-from compress.network.source import NetworkSpec
-from compress.pose.spec import PoseSpec
+from compress.model import Model
+from compress.progress import Progress, Silent
+from compress.runtime.file_interface import fixed_sides
 from compress.runtime.opening import open_runner
+from compress.runtime.runner import ArrayInputs, Runner
 from compress.runtime.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportFile:
     """A file to write.
 
     Attributes
@@ -36,14 +36,14 @@ class Target:
     path : Path
         Ends in ``.onnx``, or in ``.xml`` for OpenVINO IR.
     precision : {"fp32", "fp16"}
-        How weights are stored; an ONNX file has them in float32.
+        How weights are stored; an ONNX file has them in FP32.
     """
 
     path: Path
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        allowed = {".onnx": ("fp32",), ".xml": PRECISIONS}.get(self.path.suffix)
+        allowed = {".onnx": ("fp32",), ".xml": WEIGHT_PRECISIONS}.get(self.path.suffix)
         if allowed is None:
             raise UsageError("an exported file's name must end in .onnx or .xml", found=str(self.path))
         if self.precision not in allowed:
@@ -60,69 +60,83 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Exported:
+class FileParity:
     """A file that was written and agrees with its network.
 
     Attributes
     ----------
-    target : Target
+    target : ExportFile
         What was asked for.
     parity : Parity
         How closely it agrees.
+    size_bytes : int
+        Size of the file, or of both files of an OpenVINO IR.
     """
 
-    target: Target
+    target: ExportFile
     parity: Parity
+    size_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        return {"file": str(self.target.path), "size_bytes": self.size_bytes, **self.parity.to_dict()}
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How exported files are compared with the network.
+
+    Attributes
+    ----------
+    height : int or None
+        Height in pixels that images are scaled to; the network's own by default. A network of free size is compared
+        at about 0.7 of it, too.
+    threads : int or None
+        CPU threads of each runtime.
+    peaks : PeakOptions or None
+        Find peaks inside the graph, too, as in `compress.exporters.to_onnx.export_onnx`; they are compared as well.
+    """
+
+    height: int | None = None
+    threads: int | None = None
+    peaks: PeakOptions | None = None
 
 
 def export_checked(
-    module: nn.Module,
-    pose: PoseSpec,
-    targets: Sequence[Target],
-    images: Sequence[Image],
+    model: Model,
+    targets: Sequence[ExportFile],
+    images: Sequence[Image] | Sequence[ArrayInputs],
+    options: CheckOptions | None = None,
     *,
-    network: NetworkSpec | None = None,
-    history: Sequence[Mapping[str, Any]] = (),
-    heights: Sequence[int] | None = None,
-    threads: int | None = None,
-    peaks: PeakOptions | None = None,
     then: Callable[[Path], None] | None = None,
     force: bool = False,
-    progress: Callable[[str, float], None] | None = None,
-) -> tuple[Exported, ...]:
+    progress: Progress | None = None,
+) -> tuple[FileParity, ...]:
     """Write a network to files that each reproduce it on real images; all of them or none.
 
-    Every file is written under a temporary name, read back, run by its own runtime in float32 and compared with the
-    network in torch (`compress.exporters.parity.check`). Only when all agree do they get their names.
+    Every file is written under a temporary name, read back, run by its own runtime in FP32 and compared with the
+    network in torch (`compress.exporters.parity`). Only when all agree do they get their names.
 
     Parameters
     ----------
-    module : nn.Module
+    model : Model
         The network; it stays as it was.
-    pose : PoseSpec
-        What it expects and gives.
-    targets : sequence of Target
+    targets : sequence of ExportFile
         Files to write, each at another path.
-    images : sequence of array, shape (H, W, 3), uint8
-        BGR images to compare on, best with people on them.
-    network, history
-        For the metadata, as in `compress.exporters.to_onnx.export_onnx`.
-    heights : sequence of int, optional
-        Heights that images are scaled to, as in `compress.exporters.parity.check`.
-    threads : int, optional
-        Threads of each runtime during the comparison.
-    peaks : PeakOptions, optional
-        Find peaks inside the graph, too, as in `compress.exporters.to_onnx.export_onnx`; they are compared as well.
+    images : sequence of array, shape (H, W, 3), uint8; or of network inputs
+        BGR images to compare a pose network on, best with people; the inputs of any other network.
+    options : CheckOptions, optional
+        How files are compared.
     then : callable, optional
         Called as ``then(ONNX file)`` when all files agree and none has its name yet: if it fails, none gets it.
     force : bool
         Replace existing files.
-    progress : callable, optional
-        Called as ``progress(what was done, seconds it took)`` after each step.
+    progress : Progress, optional
+        Told of each step.
 
     Returns
     -------
-    tuple of Exported
+    tuple of FileParity
         One for each target, in their order.
 
     Raises
@@ -141,45 +155,52 @@ def export_checked(
     files = [file for target in targets for file in target.files]
     if len(set(files)) < len(files):
         raise UsageError("two exported files have the same name", found=[str(file) for file in files])
-    clock = _Clock(progress)
+    options, progress = options or CheckOptions(), progress or Silent()
+    steps = _Steps(progress)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compress-export-")))
         reserved = [
             stack.enter_context((atomic_path if t.path.suffix == ".onnx" else atomic_pair)(t.path, force=force))
             for t in targets
         ]
-        onnx_path = export_onnx(module, pose, scratch / "model.onnx", network=network, history=history, peaks=peaks)
-        clock.done("the network as ONNX")
-        reference = TorchRunner(module, pose, device="cpu", threads=threads)
+        onnx_path = export_onnx(model, scratch / "model.onnx", peaks=options.peaks, progress=progress)
+        steps.done("the network written as ONNX")
+        reference = TorchRunner.of(model, threads=options.threads)
         results = []
         for target, temporary in zip(targets, reserved, strict=True):
             if target.path.suffix == ".onnx":
                 temporary.write_bytes(onnx_path.read_bytes())
             else:
                 write_ir(onnx_path, temporary, precision=target.precision)
-            runner = open_runner(temporary, device="cpu", precision="fp32", threads=threads)
-            try:
-                parity = check(
-                    reference, runner, images, pose=pose, heights=heights, precision=target.precision, peaks=peaks
-                )
-            finally:
-                runner.close()
-            results.append(Exported(target, require(parity)))
-            clock.done(f"{target.path.name} written and compared")
+            with closing(open_runner(temporary, threads=options.threads)) as runner:
+                parity = _compare(model, reference, runner, images, target.precision, options)
+            size_bytes = sum(file.stat().st_size for file in ExportFile(temporary, target.precision).files)
+            results.append(FileParity(target, require(parity), size_bytes))
+            steps.done(f"{target.path.name} written and compared")
         if then is not None:
             then(onnx_path)
     return tuple(results)
 
 
-class _Clock:
-    """Tells how long each step took."""
+def _compare(
+    model: Model, reference: Runner, exported: Runner, images: Sequence[Any], precision: str, options: CheckOptions
+) -> Parity:
+    if model.pose is None:
+        return check_outputs(reference, exported, images, precision=precision)
+    heights: tuple[int, ...] = check_heights(model.pose, options.height)
+    if fixed_sides(exported):  # the network takes one size only, which export_onnx has reported
+        heights = (model.pose.height,)
+    return check(reference, exported, images, heights=heights, precision=precision, peaks=options.peaks)
 
-    def __init__(self, progress: Callable[[str, float], None] | None) -> None:
+
+class _Steps:
+    """Reports how long each step took."""
+
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._start = time.perf_counter()
 
     def done(self, step: str) -> None:
         now = time.perf_counter()
-        if self._progress is not None:
-            self._progress(step, now - self._start)
+        self._progress.say(f"{step} ({now - self._start:.1f} s)")
         self._start = now

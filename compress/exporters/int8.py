@@ -1,4 +1,4 @@
-"""INT8 with a gate in keypoints: quantize, score, keep what hurts in floating point until it is met, or refuse."""
+"""INT8 with an accuracy gate: quantise, score, and keep sensitive layers in FP32 until the gate is passed."""
 
 from __future__ import annotations
 
@@ -6,328 +6,316 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from compress.data.arrays import Tensors
 from compress.data.sample import Dataset
-from compress.data.tolerant import readable
-from compress.errors import CompressError, DataError
-from compress.evaluation.score import SEEN, detect_people, evaluate, network_inputs
+from compress.errors import CompressError
+from compress.evaluation.inputs import calibration_inputs
+from compress.exporters.gate import Gate, Measured, arrays_of, open_gate, people_inputs
 from compress.exporters.ir_layers import first_layers, has_gates, head_layers, is_quantised, layer_labels, layers_of
-from compress.exporters.quantise import Array, layer_errors, quantise
-from compress.exporters.to_openvino import SECTION, write_ir
-from compress.pose.metrics.ap_interval import Matches, ap_difference, average_precision, match_people
-from compress.pose.metrics.displacement import areas_of
-from compress.pose.metrics.oks import coco_results
-from compress.pose.skeleton import COCO17
+from compress.exporters.quantise import layer_errors, quantise
+from compress.exporters.to_openvino import write_ir
+from compress.model import Model
 from compress.progress import Progress
+from compress.runtime.file_interface import SECTION
 from compress.runtime.opening import open_runner
 from compress.runtime.openvino_runner import shared_core
-from compress.runtime.runner import Runner
+from compress.runtime.runner import ArrayInputs
 
-#: Most that may be lost by default: of a score on annotated data, and of AP against the people that the network itself
-#: finds in floating point. The second asks for much more: poses that are as good but not the same lose there too (a
-#: network that lost 0.008 against the annotations of 40 images lost 0.14 against its own people).
-MAX_DROP, MAX_OWN_DROP = 0.01, 0.2
+#: Shares of the layers that stay in FP32 after heads and first convolution, tried in turn.
+SENSITIVE_SHARES = (0.05, 0.1, 0.2, 0.4)
 
-#: Shares of the layers that stay in floating point after heads and first convolution, tried in turn.
-WORST = (0.05, 0.1, 0.2, 0.4)
+#: Number of images on which the errors of single layers are measured.
+RANKING_IMAGES = 2
 
-#: Images on which layers are tried one by one.
-TRIED_ON = 2
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How a network is calibrated and judged.
+
+    Attributes
+    ----------
+    calibrate : int
+        Most images to calibrate with.
+    height : int or None
+        Height that images or crops are scaled to; the network's own by default.
+    max_drop : float or None
+        Most that may be lost; by default `compress.exporters.gate.MAX_DROP`, `MAX_OWN_DROP` or `MAX_OUTPUT_ERROR`.
+    threads : int or None
+        Of the runtime.
+    """
+
+    calibrate: int = 100
+    height: int | None = None
+    max_drop: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of layers that stay in floating point.
+    """One choice of layers that stay in FP32.
 
     Attributes
     ----------
-    what : str
+    kept : str
         The choice in words.
-    keep : tuple of str
-        Names of their operations.
-    symmetric : bool
-        Whether activations have symmetric steps.
-    score : float
-        Of the network with all others in eight bits; nan before it is measured.
+    layers : int
+        Number of those layers.
+    score, drop : float
+        Of the network with all others in INT8, and how much lower that is than in FP32.
     """
 
-    what: str
-    keep: tuple[str, ...]
-    symmetric: bool = False
-    score: float = math.nan
+    kept: str
+    layers: int
+    score: float
+    drop: float
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a network scores, and what the score is made of."""
+class Int8Record:
+    """How a network was quantised, and what it lost.
 
-    score: float
-    matches: Matches | None
+    Attributes
+    ----------
+    metric : str
+        Name of the score.
+    against : str
+        What the score is measured against.
+    own : bool
+        Whether that is the FP32 network itself.
+    images, calibration_images : int
+        Images that the score is measured on, and inputs that quantisation was calibrated with.
+    height : int or None
+        Height in pixels that images were scaled to; None for ready network inputs.
+    before, after, drop : float
+        Score in FP32 and in INT8, and the difference.
+    interval : (float, float) or None
+        95 % bootstrap interval of the drop over images, of AP alone.
+    max_drop : float
+        Most that could be lost.
+    symmetric : bool
+        Whether activations are quantised symmetrically.
+    layers : int
+        Number of all layers.
+    kept : tuple of str
+        Layers that stay in FP32.
+    trials : tuple of Trial
+        All choices that were tried; the last one passed.
+    fp32_bytes, size_bytes : int
+        Size of the files in FP32 and in INT8; ``size_bytes`` is 0 in the file's own metadata.
+    file : str
+        The ``.xml`` file; empty in its own metadata.
+    """
+
+    metric: str
+    against: str
+    own: bool
+    images: int
+    height: int | None
+    calibration_images: int
+    before: float
+    after: float
+    drop: float
+    interval: tuple[float, float] | None
+    max_drop: float
+    symmetric: bool
+    layers: int
+    kept: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    fp32_bytes: int
+    size_bytes: int = 0
+    file: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON."""
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
 
 
-class Judge:
-    """Scores networks on the same images: against annotations, or against the people that a first network finds.
+@dataclass(frozen=True)
+class Choice:
+    """Layers to keep in FP32.
+
+    Attributes
+    ----------
+    kept : str
+        The choice in words.
+    operations : tuple of str
+        Names of their operations.
+    symmetric : bool
+        Whether activations are quantised symmetrically.
+    """
+
+    kept: str
+    operations: tuple[str, ...]
+    symmetric: bool = False
+
+
+def choices(model: Any, images: Sequence[ArrayInputs], outputs: Sequence[str], progress: Progress) -> Iterator[Choice]:
+    """What to keep in FP32, more each time; layers are ranked by their error only when it comes to that.
 
     Parameters
     ----------
-    dataset : Dataset
-        The images.
-    first : Runner
-        The network in floating point.
-    height : int, optional
-        Height in pixels that images or crops are scaled to; the network's own by default.
+    model : openvino.Model
+        In FP32.
+    images : sequence of arrays
+        Calibration inputs, of which the first `RANKING_IMAGES` are used.
+    outputs : sequence of str
+        Names of the outputs that count; all if empty.
     progress : Progress
-        Told of every image.
-
-    Raises
-    ------
-    DataError
-        If the first network finds nobody, or nobody right.
+        Told of every layer.
     """
-
-    def __init__(self, dataset: Dataset, first: Runner, height: int | None, progress: Progress) -> None:
-        self._dataset, self._height, self._progress = dataset, height, progress
-        self._ids = [sample.image_id for sample in readable(dataset, progress)]
-        self.own = not dataset.annotated
-        self.metric, self._truth = "AP", {}
-        if self.own:
-            self._truth = own_people(self._detect(first, "people of the FP32 network"), self._ids)
-        self.before = self.hold(first, "score in FP32")
-        if not self.before.score > 0:
-            raise DataError(
-                "there is nothing to hold eight bits against: in floating point the network finds nobody right",
-                found=f"{self.metric} {self.before.score:.3f} on {dataset.name}",
-                hint="Use images with people, and a network that finds them; fine-tune a factorized one first",
-            )
-
-    @property
-    def against(self) -> str:
-        """What scores are about."""
-        return "the FP32 network's own people" if self.own else f"the annotations of {self._dataset.name}"
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return len(self._dataset)
-
-    def hold(self, runner: Runner, what: str) -> Held:
-        """The score of a network."""
-        if self.own:
-            results = self._detect(runner, what)
-        else:
-            with self._progress.bar(what, self.images) as advance:
-                found = evaluate(self._dataset, runner, height=self._height, progress=lambda *_: advance(1))
-            self.metric, score = found.score.headline
-            if self._dataset[0].skeleton != COCO17.name:
-                return Held(score, None)
-            results, self._truth = found.detections, self._truth or self._dataset.ground_truth()
-        matches = match_people(self._truth, results, self._ids)
-        return Held(average_precision(matches), matches)
-
-    def drop(self, held: Held) -> float:
-        """By how much a score is lower than that of the first network."""
-        return self.before.score - held.score
-
-    def interval(self, held: Held) -> tuple[float, float] | None:
-        """95 % bootstrap interval over images of what a network loses; None for scores other than AP."""
-        if held.matches is None or self.before.matches is None:
-            return None
-        gain = ap_difference(self.before.matches, held.matches)
-        return -gain.high, -gain.low
-
-    def _detect(self, runner: Runner, what: str) -> list[dict[str, Any]]:
-        results = []
-        with self._progress.bar(what, self.images) as advance:
-            for sample in readable(self._dataset):
-                people = detect_people(runner, sample, height=self._height)
-                results += coco_results(people, sample.image_id, runner.pose.joints)
-                advance(1)
-        return results
-
-
-def own_people(results: Sequence[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, Any]:
-    """Found people as annotations: joints with a score of at least `SEEN` count as visible."""
-    annotations: list[dict[str, Any]] = []
-    for found in results:
-        keypoints = np.array(found["keypoints"]).reshape(-1, 3)
-        there = keypoints[:, 2] >= SEEN
-        if not there.any():
-            continue
-        keypoints[:, 2] = np.where(there, 2, 0)
-        low, high = keypoints[there, :2].min(axis=0), keypoints[there, :2].max(axis=0)
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": found["image_id"],
-                "category_id": found["category_id"],
-                "keypoints": keypoints.ravel().tolist(),
-                "num_keypoints": int(there.sum()),
-                "area": float(areas_of(keypoints[None], there[None])[0]),
-                "bbox": [*low.tolist(), *(high - low).tolist()],
-                "iscrowd": 0,
-            }
-        )
-    return {"images": [{"id": number} for number in image_ids], "annotations": annotations}
-
-
-def people_images(
-    dataset: Dataset, runner: Runner, height: int | None, count: int, progress: Progress | None = None
-) -> list[Array]:
-    """The first images with people, as the network is fed them, each (1, 3, H, W).
-
-    Where there are annotations they tell who is there, else the network itself.
-
-    Raises
-    ------
-    DataError
-        If there is nobody in any image.
-    """
-    inputs: list[Array] = []
-    for sample in readable(dataset, progress):
-        there = bool(sample.people)
-        if not dataset.annotated:
-            found = detect_people(runner, sample, height=height)
-            there = any((person.keypoints[:, 2] >= SEEN).any() for person in found)
-        if there:
-            inputs += [array[None] for array in network_inputs(sample, runner.pose, height)]
-        if len(inputs) >= count:
-            break
-    if not inputs:
-        raise DataError("there are no people to calibrate eight bits with", found=dataset.name)
-    return inputs[:count]
-
-
-def choices(model: Any, images: Sequence[Array], outputs: Sequence[str], progress: Progress) -> Iterator[Trial]:
-    """What to keep in floating point, more each time; layers are ranked only once it comes to that."""
     if has_gates(model):
-        yield Trial("nothing, steps symmetric", (), symmetric=True)
-    yield Trial("nothing", ())
+        yield Choice("nothing, symmetric", (), symmetric=True)
+    yield Choice("nothing", ())
     heads = head_layers(model, outputs)
-    yield Trial("heads", heads)
+    yield Choice("heads", heads)
     ends = tuple(dict.fromkeys((*heads, *first_layers(model, outputs))))
-    yield Trial("heads and first convolution", ends)
+    yield Choice("heads and first convolution", ends)
     names = [op.get_friendly_name() for op in layers_of(model, outputs)]
-    with progress.bar("layers one by one", len(names)) as advance:
-        errors = layer_errors(model, images[:TRIED_ON], outputs=outputs, progress=advance)
+    with progress.bar("errors of single layers", len(names)) as advance:
+        errors = layer_errors(model, images[:RANKING_IMAGES], outputs=outputs, progress=advance)
     ranked = sorted((name for name in names if name not in ends), key=lambda name: -errors[name])
-    for count in sorted({math.ceil(share * len(ranked)) for share in WORST} - {0}):
-        yield Trial(f"heads, first convolution and the {count} layer(s) that hurt most", (*ends, *ranked[:count]))
+    for count in sorted({math.ceil(share * len(ranked)) for share in SENSITIVE_SHARES} - {0}):
+        yield Choice(f"heads, first convolution and the {count} most sensitive layer(s)", (*ends, *ranked[:count]))
 
 
 def quantise_checked(
+    model: Model,
     onnx_path: Path,
     path: Path,
     *,
-    calibration: Dataset,
-    validation: Dataset,
-    count: int,
-    height: int | None,
-    max_drop: float | None,
-    threads: int | None,
+    calibration: Dataset | Tensors,
+    validation: Dataset | Tensors | None = None,
+    options: Int8Options,
     progress: Progress,
-) -> dict[str, Any]:
-    """Write an ONNX file of ours as OpenVINO IR in eight bits that keeps its score, or nothing.
+) -> Int8Record:
+    """Write an exported network as OpenVINO IR in INT8 that keeps its score, or nothing.
 
     Parameters
     ----------
+    model : Model
+        The network.
     onnx_path : Path
-        A file that `compress.exporters.to_onnx.export_onnx` wrote.
+        What `compress.exporters.to_onnx.export_onnx` wrote of it.
     path : Path
-        The ``.xml`` file; what stands there is replaced.
-    calibration, validation : Dataset
-        Where images to calibrate with come from, and where the result is judged.
-    count : int
-        Most images to calibrate with.
-    height : int, optional
-        Height that images or crops are scaled to, for both; the network's own by default.
-    max_drop : float, optional
-        Most that may be lost; `MAX_DROP` or `MAX_OWN_DROP` by default.
-    threads : int, optional
-        Of the runtime.
+        The ``.xml`` file; an existing one is replaced.
+    calibration, validation : Dataset or Tensors
+        Images to calibrate with, and those on which the result is judged; by default the same. The people of a network
+        with keypoints are compared, unless these are ready network inputs; else its outputs are.
+    options : Int8Options
+        How it is calibrated and judged.
     progress : Progress
         Told of every step.
 
     Returns
     -------
-    dict
-        The record: layers in floating point, scores before and after, every trial.
+    Int8Record
+        Layers in FP32, scores before and after, every trial.
 
     Raises
     ------
     CompressError
-        If no trial loses so little.
+        If every trial loses more than allowed.
     """
-    import openvino
-
     with tempfile.TemporaryDirectory(prefix="compress-int8-") as folder:
         whole, attempt = Path(folder) / "fp32.xml", Path(folder) / "int8.xml"
         write_ir(onnx_path, whole)
-        model = shared_core().read_model(whole)
-        original = open_runner(whole, threads=threads)
-        try:
-            outputs, tall = original.pose.outputs, height or original.pose.height
-            images = people_images(calibration, original, height, count, progress)
-            judge = Judge(validation, original, height, progress)
-        finally:
-            original.close()
-        limit = max_drop if max_drop is not None else MAX_OWN_DROP if judge.own else MAX_DROP
-        trials: list[Trial] = []
-        for choice in choices(model, images, outputs, progress):
-            if trials and (choice.keep, choice.symmetric) == (trials[-1].keep, trials[-1].symmetric):
-                continue
-            progress.say(f"eight bits, in floating point: {choice.what}")
-            quantised = quantise(model, images, keep=choice.keep, outputs=outputs, symmetric=choice.symmetric)
-            openvino.save_model(quantised, attempt, compress_to_fp16=False)
-            runner = open_runner(attempt, threads=threads)
-            try:
-                held = judge.hold(runner, "score in INT8")
-            finally:
-                runner.close()
-            trials.append(replace(choice, score=held.score))
-            if judge.drop(held) <= limit:
-                break
-        else:
-            raise _refusal(judge, trials, limit, len(images))
-        labels = layer_labels(model)
+        with closing(open_runner(whole, threads=options.threads)) as original:
+            if model.pose is None or isinstance(calibration, Tensors):
+                images = arrays_of(calibration_inputs(calibration, model, options.calibrate, options.height, progress))
+            else:
+                images = people_inputs(calibration, original, options.height, options.calibrate, progress)
+            gate = open_gate(
+                calibration if validation is None else validation,
+                model,
+                original,
+                options.height,
+                options.calibrate,
+                progress,
+            )
+        fp32 = shared_core().read_model(whole)
+        outputs = () if model.pose is None else model.pose.outputs
+        trials, quantised, measured = _first_that_passes(
+            gate, fp32, images, outputs, attempt, options=options, progress=progress
+        )
+        labels = layer_labels(fp32)
         layers = layers_of(quantised, outputs)
-        record = {
-            "metric": judge.metric,
-            "against": judge.against,
-            "own": judge.own,
-            "images": judge.images,
-            "height": tall,
-            "calibration_images": len(images),
-            "before": judge.before.score,
-            "after": held.score,
-            "drop": judge.drop(held),
-            "interval": judge.interval(held),
-            "max_drop": limit,
-            "symmetric": choice.symmetric,
-            "layers": len(layers),
-            "kept": [labels[op.get_friendly_name()] for op in layers if not is_quantised(op)],
-            "trials": [
-                {"kept": t.what, "layers": len(t.keep), "score": t.score, "drop": judge.before.score - t.score}
-                for t in trials
-            ],
-            "fp32_bytes": _bytes(whole),
-        }
-        quantised.set_rt_info(json.dumps(record), [SECTION, "int8"])
-        openvino.save_model(quantised, path, compress_to_fp16=False)
-    return record | {"size_bytes": _bytes(path)}
+        record = Int8Record(
+            metric=gate.metric,
+            against=gate.against,
+            own=gate.own,
+            images=gate.images,
+            height=options.height or (None if model.pose is None else model.pose.height),
+            calibration_images=len(images),
+            before=gate.before.score,
+            after=measured.score,
+            drop=gate.drop(measured),
+            interval=gate.interval(measured),
+            max_drop=_limit(gate, options),
+            symmetric=trials[-1].kept.endswith("symmetric"),
+            layers=len(layers),
+            kept=tuple(labels[op.get_friendly_name()] for op in layers if not is_quantised(op)),
+            trials=tuple(trials),
+            fp32_bytes=_bytes(whole),
+        )
+        _write(quantised, record, path)
+    return replace(record, size_bytes=_bytes(path))
 
 
-def _refusal(judge: Judge, trials: Sequence[Trial], limit: float, images: int) -> CompressError:
-    drops = [judge.before.score - trial.score for trial in trials]
-    tried = "; ".join(f"{trial.what} {drop:.3f}" for trial, drop in zip(trials, drops, strict=True))
+def _first_that_passes(
+    gate: Gate,
+    fp32: Any,
+    images: Sequence[ArrayInputs],
+    outputs: Sequence[str],
+    attempt: Path,
+    *,
+    options: Int8Options,
+    progress: Progress,
+) -> tuple[list[Trial], Any, Measured]:
+    """All trials up to the one that passes, and its model and score."""
+    import openvino
+
+    trials: list[Trial] = []
+    last: Choice | None = None
+    for choice in choices(fp32, images, outputs, progress):
+        if last is not None and (choice.operations, choice.symmetric) == (last.operations, last.symmetric):
+            continue
+        last = choice
+        progress.say(f"INT8, layers kept in FP32: {choice.kept}")
+        quantised = quantise(fp32, images, keep=choice.operations, outputs=outputs, symmetric=choice.symmetric)
+        openvino.save_model(quantised, attempt, compress_to_fp16=False)
+        with closing(open_runner(attempt, threads=options.threads)) as runner:
+            measured = gate.measure(runner, "score in INT8")
+        trials.append(Trial(choice.kept, len(choice.operations), measured.score, gate.drop(measured)))
+        if gate.drop(measured) <= _limit(gate, options):
+            return trials, quantised, measured
+    raise _refusal(gate, trials, _limit(gate, options), len(images))
+
+
+def _limit(gate: Gate, options: Int8Options) -> float:
+    return gate.usual_drop if options.max_drop is None else options.max_drop
+
+
+def _write(quantised: Any, record: Int8Record, path: Path) -> None:
+    """Write a model with its record in the metadata."""
+    import openvino
+
+    plain = {key: value for key, value in record.to_dict().items() if key not in ("size_bytes", "file")}
+    quantised.set_rt_info(json.dumps(plain), [SECTION, "int8"])
+    openvino.save_model(quantised, path, compress_to_fp16=False)
+
+
+def _refusal(gate: Gate, trials: Sequence[Trial], limit: float, images: int) -> CompressError:
+    tried = "; ".join(f"{trial.kept} {trial.drop:.3f}" for trial in trials)
     more = "calibrate on more images with people, " if images < 100 else ""
     return CompressError(
-        f"INT8 loses {min(drops):.3f} of {judge.metric} {judge.before.score:.3f} against {judge.against} at best, more "
-        f"than --max-drop {limit:g}; lost with these layers in floating point: {tried}",
+        f"INT8 loses at least {min(trial.drop for trial in trials):.3f} of {gate.metric} {gate.before.score:.3f} "
+        f"against {gate.against}, more than --max-drop {limit:g}; loss with these layers kept in FP32: {tried}",
         hint=f"Allow more by --max-drop, {more}or export --openvino and run it with --precision bf16",
     )
 

@@ -55,12 +55,12 @@ def has_gates(model: Any) -> bool:
 
 
 def is_quantised(op: Any) -> bool:
-    """Whether a layer's weights are stored in eight bits."""
+    """Whether a layer's weights are stored in INT8."""
     return weights_of(op).get_element_type().get_type_name() in ("i8", "u8")
 
 
 def layer_labels(model: Any) -> dict[str, str]:
-    """What to call each layer: the network's own name where the weights bear it, else the operation's."""
+    """The name of each layer: the network's own where the weights have it, else the operation's."""
     labels = {}
     for op in layers_of(model):
         name, weights = op.get_friendly_name(), weights_of(op).get_friendly_name()
@@ -70,16 +70,16 @@ def layer_labels(model: Any) -> dict[str, str]:
 
 
 def first_layers(model: Any, outputs: Iterable[str] = ()) -> tuple[str, ...]:
-    """Layers that read the image itself: no other lies before them."""
+    """Layers that read the image itself: no other layer lies before them."""
     return tuple(
         op.get_friendly_name() for op in layers_of(model, outputs) if not _nearest(op.input_value(0).get_node())
     )
 
 
 def head_layers(model: Any, outputs: Iterable[str] = ()) -> tuple[str, ...]:
-    """Layers that give the final maps, and those of earlier stages that give maps of the same kinds.
+    """Layers that return the final outputs, and those of earlier stages that return the same kinds of maps.
 
-    An earlier one has as many channels as a final one and hands its result, without an activation, to a concatenation.
+    An earlier one has as many channels as a final one, and its result goes to a concatenation without an activation.
     """
     final = {op.get_name(): op for result in _results(model, outputs) for op in _nearest(result)}
     counts = {_channels(op) for op in final.values()}

@@ -1,4 +1,4 @@
-"""An OpenVINO model in eight bits, by NNCF's post-training quantization, and which of its layers suffer from it."""
+"""An OpenVINO model in INT8, by NNCF's post-training quantisation, and the error of each of its layers."""
 
 from __future__ import annotations
 
@@ -11,41 +11,39 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import RuntimeAbsent, UsageError
 from compress.exporters.ir_layers import CHANNEL_AXES, beside, has_gates, layers_of, weights_of
 from compress.runtime.openvino_runner import compile_model, open_core
+from compress.runtime.runner import Array, ArrayInputs
 
-Array = NDArray[np.float32]
-
-#: Set before NNCF is imported first, this keeps it from reporting each use to a server.
+#: Set before NNCF is first imported, this keeps it from reporting each use to a server.
 _NO_REPORTS = "NNCF_CI"
 
 
 def quantise(
     model: Any,
-    images: Sequence[Array],
+    images: Sequence[ArrayInputs],
     *,
     keep: Iterable[str] = (),
     outputs: Iterable[str] = (),
     symmetric: bool = False,
 ) -> Any:
-    """A copy of an OpenVINO model whose layers compute in eight bits.
+    """A copy of an OpenVINO model whose layers compute in INT8.
 
     Parameters
     ----------
     model : openvino.Model
         In floating point; it stays as it was.
-    images : sequence of array, shape (1, 3, H, W), float32
+    images : sequence of array, shape (1, C, H, W), float32, or of tuples of arrays
         Prepared as the model takes them: ranges of activations and corrections of biases come from all of them.
     keep : iterable of str
         Names of operations that stay in floating point.
     outputs : iterable of str
-        Names of the outputs that are maps; what only others need stays in floating point. All by default.
+        Names of the outputs that count; what only others need stays in floating point. All by default.
     symmetric : bool
-        Whether activations that go below zero have steps that are symmetric about it. They are coarser, up to twice,
-        but where maps are multiplied with gates they save a pass over each product.
+        Whether activations that go below zero are quantised symmetrically. The steps are up to twice as coarse, but
+        where maps are multiplied with gates one pass over each product is saved.
 
     Returns
     -------
@@ -61,16 +59,16 @@ def quantise(
         If there are no images.
     """
     if not images:
-        raise UsageError("quantization needs images to calibrate with", hint="Name a data set with --data")
+        raise UsageError("quantisation needs images to calibrate with", hint="Name a data set with --data")
     ignored = sorted({*keep, *beside(model, outputs)})
     return _quantised(model, images, ignored, symmetric, fast=False)
 
 
 def quantise_for_timing(model: Any, size: tuple[int, int]) -> Any:
-    """A copy in eight bits that takes the time of a quantised model, and is of no other use.
+    """A copy in INT8 that takes the time of a quantised model, and serves no other purpose.
 
-    Its ranges come from one image of noise, and nothing is corrected: what values are rounded to does not change how
-    long it takes. Steps are symmetric where `compress export --int8` would try them first.
+    Its ranges come from one image of noise, and biases are not corrected: the values do not change the time.
+    Activations are symmetric where `compress export --int8` would try that first.
 
     Parameters
     ----------
@@ -84,11 +82,23 @@ def quantise_for_timing(model: Any, size: tuple[int, int]) -> Any:
     RuntimeAbsent
         If NNCF is not installed.
     """
-    noise = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32) - np.float32(0.5)
-    return _quantised(model, [noise], (), has_gates(model), fast=True)
+    random = np.random.default_rng(0)
+    noise = tuple(
+        random.random(_example_shape(port, size), dtype=np.float32) - np.float32(0.5) for port in model.inputs
+    )
+    return _quantised(model, [noise if len(noise) > 1 else noise[0]], (), has_gates(model), fast=True)
 
 
-def _quantised(model: Any, images: Sequence[Array], ignored: Sequence[str], symmetric: bool, *, fast: bool) -> Any:
+def _example_shape(port: Any, size: tuple[int, int]) -> tuple[int, ...]:
+    """A shape that an input takes: batch 1, and the sides of an image where they are free."""
+    shape = port.get_partial_shape()
+    free = (1, 1, *size) if len(shape) == 4 else (1,) * len(shape)
+    return tuple(int(side.get_length()) if side.is_static else own for side, own in zip(shape, free, strict=True))
+
+
+def _quantised(
+    model: Any, images: Sequence[ArrayInputs], ignored: Sequence[str], symmetric: bool, *, fast: bool
+) -> Any:
     nncf = _import_nncf()
     presets = nncf.QuantizationPreset
     # NNCF writes its progress and its advice to stdout, which may carry a record.
@@ -107,32 +117,32 @@ def _quantised(model: Any, images: Sequence[Array], ignored: Sequence[str], symm
 
 def layer_errors(
     model: Any,
-    images: Sequence[Array],
+    images: Sequence[ArrayInputs],
     *,
     outputs: Iterable[str] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, float]:
-    """How far the maps move if one layer alone computes in eight bits.
+    """Error of the outputs if a single layer computes in INT8.
 
     Weights are rounded for each output channel, and activations between the least and the largest value that they take
-    on the images, as quantization does before its corrections.
+    on the images, as quantisation does before its corrections.
 
     Parameters
     ----------
     model : openvino.Model
         In floating point; it stays as it was.
-    images : sequence of array, shape (1, 3, H, W), float32
+    images : sequence of array, shape (1, C, H, W), float32, or of tuples of arrays
         A few.
     outputs : iterable of str
-        Names of the maps; all outputs by default.
+        Names of the outputs that count; all by default.
     progress : callable
         Called as ``progress(1)`` after each layer.
 
     Returns
     -------
     dict of str to float
-        By the name of each layer's operation: relative squared error of the maps over all images, the mean over their
-        kinds.
+        By the name of each layer's operation: relative squared error of each output over all images, averaged over
+        the outputs.
     """
     names = tuple(outputs) or tuple(port.get_any_name() for port in model.outputs)
     layers = [op.get_friendly_name() for op in layers_of(model, names)]
@@ -155,7 +165,7 @@ def _import_nncf() -> Any:
             import nncf
     except ImportError as error:
         raise RuntimeAbsent(
-            "NNCF, which quantizes, is not installed", hint="pip install 'compress[int8]', or pip install nncf"
+            "NNCF, which quantises, is not installed", hint="pip install 'pose-compress[int8]', or pip install nncf"
         ) from error
     finally:
         if before is None:
@@ -163,14 +173,18 @@ def _import_nncf() -> Any:
     return nncf
 
 
-def _run(model: Any, images: Sequence[Array], names: Sequence[str]) -> list[list[Array]]:
-    """Maps of each image, in the order of the names."""
+def _run(model: Any, images: Sequence[ArrayInputs], names: Sequence[str]) -> list[list[Array]]:
+    """Outputs for each image, in the order of the names."""
     compiled = compile_model(open_core("cpu"), model, "cpu", "fp32", None)
     found = []
     for image in images:
-        maps = compiled([image])
+        maps = compiled(_fed(image))
         found.append([np.array(maps[compiled.output(name)], dtype=np.float32) for name in names])
     return found
+
+
+def _fed(image: ArrayInputs) -> list[Any]:
+    return list(image) if isinstance(image, tuple) else [image]
 
 
 def _error(found: Sequence[Sequence[Array]], wanted: Sequence[Sequence[Array]]) -> float:
@@ -184,7 +198,7 @@ def _error(found: Sequence[Sequence[Array]], wanted: Sequence[Sequence[Array]]) 
     return float(np.mean(errors))
 
 
-def _input_ranges(model: Any, images: Sequence[Array], layers: Sequence[str]) -> dict[str, tuple[float, float]]:
+def _input_ranges(model: Any, images: Sequence[ArrayInputs], layers: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Least and largest value that each layer reads."""
     from openvino import opset8
 
@@ -201,7 +215,7 @@ def _input_ranges(model: Any, images: Sequence[Array], layers: Sequence[str]) ->
     compiled = compile_model(open_core("cpu"), copy, "cpu", "fp32", None)
     rows = []
     for image in images:
-        found = compiled([image])
+        found = compiled(_fed(image))
         rows.append([float(found[before + index]) for index in range(len(ends))])
     table = np.array(rows).reshape(len(images), len(layers), 2)
     low, high = table[..., 0].min(axis=0), table[..., 1].max(axis=0)
@@ -209,7 +223,7 @@ def _input_ranges(model: Any, images: Sequence[Array], layers: Sequence[str]) ->
 
 
 def _rounded(model: Any, layer: str, ends: tuple[float, float]) -> Any:
-    """A copy in which one layer reads and multiplies in eight bits."""
+    """A copy in which one layer reads and multiplies in INT8."""
     from openvino import opset8
 
     copy = model.clone()

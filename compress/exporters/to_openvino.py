@@ -13,12 +13,11 @@ from compress.errors import FileError, UsageError
 from compress.exporters.ir_layers import layers_of, weights_of
 from compress.exporters.to_onnx import read_metadata
 from compress.files import refuse_existing
+from compress.runtime.file_interface import SECTION
 from compress.runtime.openvino_runner import shared_core
 
-PRECISIONS = ("fp32", "fp16")
-
-#: Where our metadata lies in the IR's ``rt_info``; the keys below it are those of the ONNX file.
-SECTION = "compress"
+#: How weights can be stored.
+WEIGHT_PRECISIONS = ("fp32", "fp16")
 
 
 def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", force: bool = False) -> tuple[Path, Path]:
@@ -31,7 +30,7 @@ def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", for
     path : Path
         The ``.xml`` file; the weights go beside it, with the suffix ``.bin``.
     precision : {"fp32", "fp16"}
-        How weights are stored. Computation is not bound to it: a runtime computes in what it is told to.
+        How weights are stored; the precision of the arithmetic is chosen at run time.
     force : bool
         Replace existing files.
 
@@ -53,11 +52,14 @@ def export_openvino(onnx_path: Path, path: Path, *, precision: str = "fp32", for
 
 
 def write_ir(onnx_path: Path, path: Path, *, precision: str = "fp32") -> None:
-    """Convert without care for what stands at ``path``; `export_openvino` is the safe way."""
+    """Convert and replace what is at ``path``, not atomically; `export_openvino` is the safe way.
+
+    Our metadata goes into the IR's ``rt_info`` under `SECTION`, with the keys of the ONNX file.
+    """
     import openvino
 
-    if precision not in PRECISIONS:
-        raise UsageError("unknown precision of weights", found=precision, hint=f"Known: {', '.join(PRECISIONS)}")
+    if precision not in WEIGHT_PRECISIONS:
+        raise UsageError("unknown precision of weights", found=precision, hint=f"Known: {', '.join(WEIGHT_PRECISIONS)}")
     model = read_folded(onnx_path)
     for key, value in read_metadata(onnx_path).items():
         model.set_rt_info(value, [SECTION, key])
@@ -79,7 +81,7 @@ def read_folded(source: Path | bytes) -> Any:
     folding.register_pass(passes.ConstantFolding())
     folding.run_passes(model)
     for op in layers_of(model):
-        # Folding gives weights that it reshapes a name made up; theirs is the network's own name of the layer.
+        # Folding invents names for weights that it reshapes; theirs is the network's own name of the layer.
         weights_of(op).set_friendly_name(names.get(op.get_friendly_name(), weights_of(op).get_friendly_name()))
     model.validate_nodes_and_infer_types()
     return model

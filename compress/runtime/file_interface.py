@@ -9,9 +9,10 @@ from pathlib import Path
 
 from compress.checkpoint.own_code import Network, declared_pose, find_factory, is_own
 from compress.errors import CompressError, FileError
+from compress.network.inputs import InputSpec
 from compress.pose.decoders.registry import get_decoder
 from compress.pose.spec import PoseSpec
-from compress.runtime.runner import PEAKS
+from compress.runtime.runner import PEAKS, Shape
 from compress.zoo.registry import pose_spec
 
 #: Where our metadata lies: keys of ONNX files begin with it, OpenVINO's ``rt_info`` has it as a section.
@@ -88,6 +89,21 @@ def read_interface(
     names, indices = pose.outputs, match_outputs(ports, pose, path)
     peaks = [index for index, port in enumerate(ports) if PEAKS in port.names and PEAKS not in names]
     return FileInterface(pose, (*names, *[PEAKS] * len(peaks)), (*indices, *peaks))
+
+
+def fixed_sides(runner: object) -> bool:
+    """Whether a runner's file takes images of one height and width only."""
+    shape: Shape | None = getattr(runner, "shape", None)
+    return shape is not None and len(shape) == 4 and all(side is not None for side in shape[1:])
+
+
+def specs_of(shapes: Sequence[Shape | None], dtypes: Sequence[str]) -> tuple[InputSpec, ...]:
+    """Input specifications of a file, batch 1 where it is free; empty if a file leaves other sizes free."""
+    known = [shape for shape in shapes if shape and all(shape[1:])]
+    if len(known) < len(shapes):
+        return ()
+    filled = [(shape[0] or 1, *(side or 1 for side in shape[1:])) for shape in known]
+    return tuple(InputSpec(shape, dtype) for shape, dtype in zip(filled, dtypes, strict=True))
 
 
 def read_pose(text: str, path: Path) -> PoseSpec:

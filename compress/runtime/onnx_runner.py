@@ -9,12 +9,15 @@ from typing import Any
 from compress.checkpoint.own_code import Network
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
+from compress.network.inputs import InputSpec
 from compress.pose.spec import PoseSpec
-from compress.runtime.file_interface import SECTION, Port, read_interface
-from compress.runtime.runner import Array, ArrayInputs, cannot_run, check_inputs, fits, one_by_one
+from compress.runtime.file_interface import SECTION, Port, read_interface, specs_of
+from compress.runtime.runner import Array, ArrayInputs, Shape, cannot_run, check_inputs, fits, one_by_one
 
 #: Where an exported file's metadata holds the pose specification as JSON.
 POSE_KEY = f"{SECTION}.pose"
+
+_DTYPES = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool", "tensor(uint8)": "uint8"}
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -34,6 +37,13 @@ class OnnxRunner:
         CPU threads; all cores by default.
     network : str, callable or nn.Module, optional
         The network in a file from elsewhere.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        Sizes of the first input that the file fixes, None for each free one.
+    inputs : tuple of InputSpec
+        What the network reads; empty where the file leaves heights or widths free.
 
     Raises
     ------
@@ -68,6 +78,11 @@ class OnnxRunner:
         self._inputs = self._session.get_inputs()
         if self.pose is not None:
             _check_image(self._inputs, self.pose, path)
+        shapes = [_shape(port) for port in self._inputs]
+        self.shape: Shape | None = shapes[0] if shapes else None
+        self.inputs: tuple[InputSpec, ...] = specs_of(
+            shapes, [_DTYPES.get(port.type, "float32") for port in self._inputs]
+        )
 
     def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         """Outputs of the network; see `compress.runtime.runner.Runner.run`."""
@@ -75,7 +90,7 @@ class OnnxRunner:
         if len(arrays) != len(self._inputs):
             raise UsageError(f"the file takes {len(self._inputs)} input(s)", found=len(arrays))
         for port, array in zip(self._inputs, arrays, strict=True):
-            shape = tuple(side if isinstance(side, int) else None for side in port.shape)
+            shape = _shape(port)
             if not fits(shape, array):
                 if shape[0] == 1 < len(array):
                     return one_by_one(self.run, inputs)
@@ -157,6 +172,11 @@ def _channels(shape: list[int | str | None] | None) -> int | None:
     """Size of the second axis where it is fixed."""
     count = shape[1] if shape and len(shape) > 1 else None
     return count if isinstance(count, int) else None
+
+
+def _shape(port: Any) -> Shape:
+    """Sizes that the file fixes."""
+    return tuple(side if isinstance(side, int) else None for side in port.shape)
 
 
 def _cores() -> int:

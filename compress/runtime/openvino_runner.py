@@ -12,13 +12,16 @@ import numpy as np
 from compress.checkpoint.own_code import Network
 from compress.errors import FileError, RuntimeAbsent, UsageError
 from compress.files import read_bytes
+from compress.network.inputs import InputSpec
 from compress.pose.spec import PoseSpec
-from compress.runtime.file_interface import SECTION, Port, read_interface
+from compress.runtime.file_interface import SECTION, Port, read_interface, specs_of
 from compress.runtime.runner import Array, ArrayInputs, Shape, cannot_run, check_inputs, fits, one_by_one
 
 #: Public releases without a specification of their own, by the name inside their IR. Their graphs begin with the
 #: normalisation and take raw pixels.
 _RELEASES = {"human-pose-estimation-0001": PoseSpec()}
+
+_DTYPES = {"i64": "int64", "i32": "int32", "boolean": "bool", "u8": "uint8"}
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
@@ -42,6 +45,13 @@ class OpenVinoRunner:
         takes longer, all of them together less: in small layers threads mostly wait for each other.
     network : str, callable or nn.Module, optional
         The network in a file from elsewhere.
+
+    Attributes
+    ----------
+    shape : tuple of int or None
+        Sizes of the image that the file fixes, None for each free one; None if all are free.
+    inputs : tuple of InputSpec
+        What the network reads; empty where the file leaves heights or widths free.
 
     Raises
     ------
@@ -74,12 +84,16 @@ class OpenVinoRunner:
         found = read_interface(path, ports, metadata, network, release)
         self.pose: PoseSpec | None = found.pose
         self._names, self._outputs = found.names, found.indices
-        self._shape: Shape | None = None
+        self.shape: Shape | None = None
         if self.pose is not None:
             _check_image(model, self.pose, path)
-            self._shape = _free_sizes(model, self.pose)
+            self.shape = _free_sizes(model, self.pose)
             if release is not None and "pose" not in metadata:
                 model = _denormalised(model, self.pose)
+        self.inputs: tuple[InputSpec, ...] = specs_of(
+            [_sides(port) for port in model.inputs],
+            [_DTYPES.get(port.get_element_type().get_type_name(), "float32") for port in model.inputs],
+        )
         several = {"NUM_STREAMS": streams} if streams > 1 else {}
         self._compiled = compile_model(core, model, device, precision, threads, **several)
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -92,11 +106,11 @@ class OpenVinoRunner:
     def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         """Outputs of the network; see `compress.runtime.runner.Runner.run`."""
         arrays = check_inputs(inputs, self.pose)
-        if not fits(self._shape, arrays[0]):
-            if self._shape is not None and self._shape[0] == 1 < len(arrays[0]):
+        if not fits(self.shape, arrays[0]):
+            if self.shape is not None and self.shape[0] == 1 < len(arrays[0]):
                 return one_by_one(self.run, inputs)
             raise UsageError(
-                "the file takes inputs of one shape only", found=arrays[0].shape, hint=f"It takes {self._shape}"
+                "the file takes inputs of one shape only", found=arrays[0].shape, hint=f"It takes {self.shape}"
             )
         # Shared: the input is read where it lies. Results are copied, because the next run writes over them.
         request = self._idle.get()
@@ -219,9 +233,14 @@ def _free_sizes(model: Any, pose: PoseSpec) -> Shape | None:
 
 def _static(port: Any) -> Shape | None:
     """The shape of an input where a side of it is fixed, None for each free side; None if all are free."""
-    shape = port.get_partial_shape()
-    sides = tuple(int(side.get_length()) if side.is_static else None for side in shape)
+    sides = _sides(port)
     return sides if any(side is not None for axis, side in enumerate(sides) if axis != 1) else None
+
+
+def _sides(port: Any) -> Shape:
+    """The sizes of a port, None for each free one."""
+    shape = port.get_partial_shape()
+    return () if shape.rank.is_dynamic else tuple(int(side.get_length()) if side.is_static else None for side in shape)
 
 
 def _denormalised(model: Any, pose: PoseSpec) -> Any:

@@ -53,8 +53,8 @@ class Runner(Protocol):
         Parameters
         ----------
         inputs : array, shape (N, C, H, W), float32, or tuple of arrays
-            A batch of images, prepared as ``pose`` says where there is one (H and W are multiples of its stride); or
-            all inputs of a network with several.
+            A batch of images, prepared as ``pose`` says where there is one (H and W are multiples of its stride, and
+            the axes are those of its layout); or all inputs of a network with several.
 
         Returns
         -------
@@ -75,7 +75,7 @@ class Runner(Protocol):
 
 
 def check_inputs(inputs: ArrayInputs, pose: PoseSpec | None) -> tuple[NDArray[Any], ...]:
-    """All inputs as the network reads them, the image in the layout of the pose specification.
+    """All inputs of a network.
 
     Raises
     ------
@@ -89,18 +89,14 @@ def check_inputs(inputs: ArrayInputs, pose: PoseSpec | None) -> tuple[NDArray[An
         return arrays
     images = arrays[0]
     shape = np.shape(images)
-    if len(shape) != 4 or shape[1] != pose.channels or 0 in shape or images.dtype != np.float32:
-        raise DataError(
-            f"a network's input must be (images, {pose.channels}, height, width) in float32",
-            found=(shape, str(images.dtype)),
-        )
-    if shape[2] % pose.stride or shape[3] % pose.stride:
-        raise DataError(
-            f"the input's height and width must be multiples of {pose.stride}", found=f"{shape[2]}x{shape[3]}"
-        )
-    if pose.layout == "nhwc":
-        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    return (images, *arrays[1:])
+    last = pose.layout == "nhwc"
+    if len(shape) != 4 or shape[3 if last else 1] != pose.channels or 0 in shape or images.dtype != np.float32:
+        axes = f"height, width, {pose.channels}" if last else f"{pose.channels}, height, width"
+        raise DataError(f"a network's input must be (images, {axes}) in float32", found=(shape, str(images.dtype)))
+    height, width = shape[1:3] if last else shape[2:]
+    if height % pose.stride or width % pose.stride:
+        raise DataError(f"the input's height and width must be multiples of {pose.stride}", found=f"{height}x{width}")
+    return arrays
 
 
 def fits(shape: Shape | None, array: NDArray[Any]) -> bool:
