@@ -15,6 +15,7 @@ from compress import pipeline
 from compress.checkpoint.load import create
 from compress.checkpoint.save import save
 from compress.pipeline import run_recipe
+from compress.pose.skeleton import COCO17
 from compress.progress import Silent
 from compress.recipe import load_recipe
 
@@ -48,7 +49,7 @@ def folder(tmp_path: Path, model: Path) -> Path:
     record = {
         "images": [{"id": 1, "file_name": "1.png", "height": 64, "width": 64}],
         "annotations": [person],
-        "categories": [{"id": 1, "name": "person"}],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints), "skeleton": []}],
     }
     annotations = tmp_path / "people" / "annotations" / "person_keypoints_test.json"
     annotations.parent.mkdir()
