@@ -12,7 +12,7 @@ from compress.compression.problem import BudgetProblem, cheapest_price
 from compress.compression.reached import Reached
 from compress.errors import Infeasible, RankError
 from compress.measure.machine import vector_channels
-from compress.network.layers import Cost, LayerIndex
+from compress.network.layers import Cost
 from compress.network.output_error import output_errors
 from compress.planning.budget import Budget, infeasible
 from compress.planning.budgeted import Budgeted, plan_for_error
@@ -120,7 +120,7 @@ def within_cost(problem: BudgetProblem, budget: Budget, progress: Progress) -> t
         except Infeasible as error:
             raise infeasible(budget, cheapest_price(error) * unit + spare, total) from None
         done = problem.build(planned, progress)
-        reached = amount(LayerIndex.of(done.module, problem.model.inputs).cost, budget.kind)
+        reached = amount(done.layers.cost, budget.kind)
         if reached <= bound:
             break
         spare += reached - bound

@@ -169,7 +169,7 @@ def factorize_model(
     given = model.at_size(options.size)
     prepared = _prepare(given, options)
     source = None if images is None else open_images(images)
-    calibration = None if source is None else read_images(source, given, options.calibrate)
+    calibration = None if source is None else read_images(source, given, options.calibrate, progress)
     fitted = calibration.fitted if calibration is not None and options.factors == "data" else ()
     notices = []
     if isinstance(policy, Budget) and not fitted:
@@ -204,7 +204,7 @@ def factorize_model(
     return Factorization(
         model=replace(smaller, inputs=model.inputs, _indices={}),
         before=given.cost,
-        after=smaller.cost,
+        after=done.layers.cost,
         plan=done.plan,
         reached=reached,
         notices=tuple(notices),
@@ -293,7 +293,7 @@ def _by_plan(model: Model, chosen: Plan, images: tuple[Inputs, ...], rounds: int
     """Factorize as planned, from data if there is any."""
     if not images:
         with progress.bar("Tucker-2", None):
-            return factorize_module(model.module, chosen, model.inputs)
+            return factorize_module(model.module, chosen, model.inputs, layers=model.layers)
     names, _ = eligible(model.layers, Selection(pointwise=True))
     changed = {entry.name for entry in chosen.changed}
     calibration = calibrate(model.module, model.outputs, images, [name for name in names if name in changed], progress)
@@ -304,6 +304,7 @@ def _by_plan(model: Model, chosen: Plan, images: tuple[Inputs, ...], rounds: int
             calibration,
             rounds=rounds,
             inputs=model.inputs,
+            layers=model.layers,
             progress=lambda *_: advance(1),
         )
 

@@ -175,7 +175,7 @@ def unchanged(problem: BudgetProblem) -> Factorized:
     """The original, and a plan that keeps all of it because nothing made it faster."""
     model, kept = problem.model, problem.curves.kept
     entries = tuple(keep_layer(layer, kept.get(layer.name, "not_faster")) for layer in problem.curves.layers)
-    return Factorized(duplicate(model.module), Plan(model.name, model.size, entries))
+    return Factorized(duplicate(model.module), Plan(model.name, model.size, entries), model.layers)
 
 
 @dataclass(frozen=True)

@@ -43,17 +43,12 @@ class BudgetProblem:
 
     def plan(self, bound: float, price: Price, fixed: float) -> Budgeted:
         """`compress.planning.budgeted.plan_within` for this model; see `cheapest_price` where it is infeasible."""
-        planned = plan_within(
-            self.curves, bound, price, fixed=fixed, network=self.model.name, input_size=self.model.size
-        )
-        if isinstance(planned, float):
-            raise Infeasible("no plan is this cheap", found=bound, nearest=repr(planned))
-        return planned
+        return plan_within(self.curves, bound, price, fixed=fixed, network=self.model.name, input_size=self.model.size)
 
     def build(self, planned: Budgeted, progress: Progress) -> Factorized:
         """The network that a plan describes."""
         if self.calibration is None:
-            return factorize(self.module, planned.plan, self.model.inputs)
+            return factorize(self.module, planned.plan, self.model.inputs, layers=self.model.layers)
         with progress.bar("fitting layers", len(planned.plan.changed)) as advance:
             return factorize_with_data(
                 self.module,
@@ -61,6 +56,7 @@ class BudgetProblem:
                 self.calibration,
                 rounds=self.rounds,
                 inputs=self.model.inputs,
+                layers=self.model.layers,
                 progress=lambda *_: advance(1),
             )
 
