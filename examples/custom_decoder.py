@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import compress
-from compress.pose.decoders.base import CropDecoder, Maps
+from compress.pose.decoders.base import Arrays, CropDecoder
 from compress.pose.spec import PoseSpec
 
 JOINTS = 17
@@ -28,7 +28,7 @@ class RowsAndColumns(CropDecoder):
         """Names of the network's outputs with their numbers of channels."""
         return {"rows": JOINTS, "columns": JOINTS}
 
-    def keypoints(self, outputs: Maps, pose: PoseSpec) -> np.ndarray:
+    def keypoints(self, outputs: Arrays, size: tuple[int, int], pose: PoseSpec) -> np.ndarray:
         """Outputs of N crops to (N, K, 3): x, y in pixels of the crop, and a score."""
         rows, columns = outputs["rows"], outputs["columns"]
         x = columns.argmax(axis=-1) * pose.stride

@@ -78,7 +78,7 @@ class Targets:
 class Decoder(ABC):
     """From a network's outputs to people; the fields of a subclass are its options.
 
-    A decoder of your own implements `decode`; for a network that sees one person at a time `CropDecoder` is simpler. Its
+    A decoder of your own implements `decode`; `CropDecoder` is simpler for networks that see one person at a time. Its
     outputs are checked when a network is loaded if it sets `roles` and `channels`, or `expected_outputs`.
     """
 
@@ -261,6 +261,8 @@ class CropDecoder(Decoder):
 
     def decode(self, outputs: Arrays, inputs: Sequence[NetworkInput], pose: PoseSpec) -> list[list[Pose]]:
         """One person for each input; all 0 for a joint that was not found."""
+        if not inputs:
+            return []
         height, width = inputs[0].array.shape[1:]
         keypoints = np.asarray(self.keypoints(outputs, (height, width), pose))
         expected = (len(inputs), len(pose.joints.joints), 3)
