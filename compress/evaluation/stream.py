@@ -13,7 +13,7 @@ from compress.evaluation.people import find_people, pose_of
 from compress.pose.decoders.base import Decoder, Pose
 from compress.pose.decoders.registry import get_decoder
 from compress.pose.views import View
-from compress.runtime.runner import Array, Runner
+from compress.runtime.runner import Array, ArrayInputs, Runner
 
 #: An image or the reason why there is none, and the seconds that reading it took.
 Item = tuple[Frame | Unreadable, float]
@@ -43,13 +43,13 @@ class Network:
         self.runner = runner
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="network")
 
-    def run(self, images: Array) -> tuple[dict[str, Array], float]:
+    def run(self, inputs: ArrayInputs) -> tuple[dict[str, Array], float]:
         """Outputs, and the seconds that they took without waiting for other images."""
-        return self._threads.submit(self._timed, images).result()
+        return self._threads.submit(self._timed, inputs).result()
 
-    def _timed(self, images: Array) -> tuple[dict[str, Array], float]:
+    def _timed(self, inputs: ArrayInputs) -> tuple[dict[str, Array], float]:
         start = time.perf_counter()
-        outputs = self.runner.run(images)
+        outputs = self.runner.run(inputs)
         return outputs, time.perf_counter() - start
 
     def close(self) -> None:
@@ -70,11 +70,11 @@ class _Turn:
         self._waited = self._seconds = 0.0
         self._start = time.perf_counter()
 
-    def run(self, images: Array) -> dict[str, Array]:
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
         called = time.perf_counter()
         if self._first_run is None:
             self._first_run = called
-        outputs, seconds = self._network.run(images)
+        outputs, seconds = self._network.run(inputs)
         self._seconds += seconds
         self._waited += time.perf_counter() - called
         return outputs
