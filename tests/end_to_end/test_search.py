@@ -7,60 +7,49 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from compress.checkpoint.load import create, load
-from compress.checkpoint.save import save
-from compress.commands import search as stage
-from compress.commands.base import check_options
-from compress.commands.show import show
-from compress.compression.trials import FORMS, Outcome, Search, Trial, order_trials, read_search
+import compress
+from compress.checkpoint.load import create
+from compress.compression.search import SearchResult
+from compress.compression.search_options import SearchOptions
+from compress.compression.trials import FORMS, order_trials, read_search
 from compress.errors import CompressError, FileError, RankError, UsageError
+from compress.model import Model
 from compress.network.cost import cost
 from compress.planning.pareto import dominates
-from compress.progress import Silent
+from compress.progress import Progress, Silent
 
 SIZE = (64, 96)
 FEW = ("refinement_stages.0.trunk.*", "refinement_stages.0.heatmaps.*")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model() -> Model:
     """The trained default network."""
-    path = tmp_path_factory.mktemp("search") / "model.pt"
-    save(create("default"), path)
-    return path
+    return create("default")
 
 
-def options(model: Path, folder: Path, **more: Any) -> stage.SearchOptions:
+def search(
+    model: Model, folder: Path, budget: str = "macs=0.9", progress: Progress | None = None, **more: Any
+) -> SearchResult:
     values: dict[str, Any] = {
-        "model": model,
-        "output": folder,
-        "budget": "macs=0.9",
-        "data": "synthetic:0:6",
-        "calibrate": 4,
-        "rounds": 2,
-        "include": FEW,
-        "input": "64x96",
-        "level": (1.0, 0.96),
-        "workers": 0,
-        "batch_size": 1,
-        **more,
-    }
-    found = check_options(stage.SearchOptions, values, "compress search")
-    assert isinstance(found, stage.SearchOptions)
-    return found
-
-
-def search(model: Path, folder: Path, **more: Any) -> dict[str, Any]:
-    return stage.run(options(model, folder, **more), Silent()).record
+        "calibrate": 4, "rounds": 2, "include": FEW, "size": SIZE, "level": (1.0, 0.96), "workers": 0, "batch_size": 1,
+        "digest": "the same model", **more,
+    }  # fmt: skip
+    data = values.pop("data", "synthetic:0:6")
+    return compress.search(
+        model, budget, data, folder=folder, options=SearchOptions(**values), progress=progress or Silent()
+    )
 
 
 def assert_sound(folder: Path, original_macs: int) -> list[dict[str, Any]]:
-    """A front on disk is readable, is a front, and has a network for each of its points and for no others."""
+    """A front on disk can be read, is a front, and has a network for each of its points and for no others."""
     rows: list[dict[str, Any]] = json.loads((folder / "front.json").read_text())["trials"]
     done = [row for row in rows if row["verdict"] == "done"]
     front = [row for row in done if row["front"]]
@@ -71,83 +60,82 @@ def assert_sound(folder: Path, original_macs: int) -> list[dict[str, Any]]:
 
     kept = [quantities(row) for row in front]
     for row in done:
-        found = quantities(row)
-        assert row["front"] or found in kept or any(dominates(other, found) for other in kept)
+        point = quantities(row)
+        assert row["front"] or point in kept or any(dominates(other, point) for other in kept)
     assert not any(dominates(quantities(x), quantities(row)) for x in done for row in front)
     assert {f"points/{path.name}" for path in (folder / "points").glob("*.pt")} == {row["checkpoint"] for row in front}
     for row in front:
-        found = cost(load(folder / row["checkpoint"]).module, SIZE)
-        assert (found.macs, found.params) == (row["macs"], row["params"])
+        point_cost = cost(compress.load(folder / row["checkpoint"]).module, SIZE)
+        assert (point_cost.macs, point_cost.params) == (row["macs"], row["params"])
         assert row["macs"] == row["cost"] <= 0.9 * original_macs
     return rows
 
 
-def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_time(rows: Any) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+class Interrupting:
+    """Progress that counts finished trials, and interrupts after some of them."""
+
+    def __init__(self, after: int | None = None) -> None:
+        self.after = after
+        self.trials: list[str] = []
+
+    def say(self, message: str) -> None:
+        """Each trial is reported once, as ``[3/6] name: outcome``."""
+        if message.startswith("["):
+            self.trials.append(message.split()[1].rstrip(":"))
+            if len(self.trials) == self.after:
+                raise KeyboardInterrupt
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Callable[..., None]]:
+        """Steps inside a trial are ignored."""
+        yield lambda *_: None
+
+
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def whole(model: Model, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     """A search that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, search(model, folder)
+    return search(model, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.slow
-def test_a_search_ends_with_a_front_a_network_for_each_point_and_a_table(
-    whole: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, record = whole
-    rows = assert_sound(folder, record["original"]["macs"])
-    assert record["trials"] == rows
+def test_a_search_ends_with_a_front_and_a_network_for_each_point(whole: SearchResult) -> None:
+    rows = assert_sound(whole.folder, whole.original["macs"])
+    assert list(whole.trials) == rows
     assert [row["name"] for row in rows] == [trial.name for trial in order_trials((1.0, 0.96), False, 0)]
-    assert record["left"] == []
-    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
-    show("search", record)
-    shown = capsys.readouterr().out
-    assert all(row["checkpoint"] in shown for row in rows if row["front"])
+    assert whole.left == ()
+    assert all(path.exists() for path in whole.files)
     for row in rows:
-        for edit in load(folder / row["checkpoint"]).edits if row["front"] else ():
+        for edit in compress.load(whole.folder / row["checkpoint"]).edits if row["front"] else ():
             assert {layer["method"] for layer in edit.to_dict()["layers"].values()} <= set(FORMS[row["forms"]])
 
 
 @pytest.mark.slow
-def test_a_search_that_is_stopped_goes_on_and_does_no_trial_twice(
-    model: Path, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_search_is_resumed_and_repeats_no_trial(
+    model: Model, whole: SearchResult, tmp_path: Path
 ) -> None:
-    tried: list[str] = []
-    attempt = stage.Bench.attempt
-
-    def stopping(bench: stage.Bench, trial: Trial) -> Any:
-        if len(tried) == 2:
-            raise KeyboardInterrupt
-        tried.append(trial.name)
-        return attempt(bench, trial)
-
-    monkeypatch.setattr(stage.Bench, "attempt", stopping)
+    stopped = Interrupting(after=2)
     with pytest.raises(KeyboardInterrupt):
-        search(model, tmp_path)
-    assert len(assert_sound(tmp_path, whole[1]["original"]["macs"])) == 2
-    assert options(model, tmp_path).can_resume()
-
-    def counting(bench: stage.Bench, trial: Trial) -> Any:
-        tried.append(trial.name)
-        return attempt(bench, trial)
-
-    monkeypatch.setattr(stage.Bench, "attempt", counting)
-    record = search(model, tmp_path, resume=True)
-    assert tried == [row["name"] for row in record["trials"]]
-    assert without_time(record["trials"]) == without_time(whole[1]["trials"])
-    again = search(model, tmp_path, resume=True)
-    assert again["trials"] == record["trials"]
-    assert len(tried) == len(record["trials"])
+        search(model, tmp_path, progress=stopped)
+    assert len(assert_sound(tmp_path, whole.original["macs"])) == 2
+    resumed = Interrupting()
+    result = search(model, tmp_path, progress=resumed, resume=True)
+    assert stopped.trials + resumed.trials == [row["name"] for row in result.trials]
+    assert without_time(result.trials) == without_time(whole.trials)
+    idle = Interrupting()
+    assert search(model, tmp_path, progress=idle, resume=True).trials == result.trials
+    assert idle.trials == []
 
 
 @pytest.mark.slow
-def test_a_killed_search_leaves_a_front_that_can_be_read(model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    words = ["search", model, "--budget", "macs=0.9", "--data", "synthetic:0:6", "--input", "64x96", "-o", folder]
-    words += ["--calibrate", 4, "--rounds", 2, *(word for pattern in FEW for word in ("--include", pattern))]
+def test_a_killed_search_leaves_a_front_that_can_be_read(model: Model, tmp_path: Path) -> None:
+    folder, path = tmp_path / "out", tmp_path / "model.pt"
+    compress.save(model, path)
+    words = ["search", path, "--budget", "macs=0.9", "--data", "synthetic:0:6", "--input", "64x96", "-o", folder]
+    words += ["--calibrate", 4, "--fit-groups", 2, *(word for pattern in FEW for word in ("--include", pattern))]
     run = subprocess.Popen([sys.executable, "-m", "compress", *map(str, words)], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 600
@@ -158,26 +146,29 @@ def test_a_killed_search_leaves_a_front_that_can_be_read(model: Path, tmp_path: 
         run.wait()
     record = json.loads((folder / "front.json").read_text())
     trials = order_trials(tuple(record["conditions"]["level"]), False, 0)
-    found = read_search(folder, record["conditions"], trials)
-    for name in found.front:
-        assert load(folder / "points" / f"{name}.pt").edits
-    assert {trial.name for trial in found.left} | set(found.outcomes) == {trial.name for trial in trials}
+    state = read_search(folder, record["conditions"], trials)
+    written = list((folder / "points").glob("*.pt"))
+    assert run.returncode == -signal.SIGKILL
+    assert written
+    assert all(compress.load(path).edits for path in written)
+    assert {f"{name}.pt" for name in state.front} <= {path.name for path in written}
+    assert {trial.name for trial in state.left} | set(state.outcomes) == {trial.name for trial in trials}
 
 
 @pytest.mark.slow
-def test_points_of_the_front_are_recovered_and_the_time_limit_holds(model: Path, tmp_path: Path) -> None:
+def test_points_of_the_front_are_recovered_and_the_time_limit_holds(model: Model, tmp_path: Path) -> None:
     first = search(model, tmp_path, level=(1.0,), recover=1, minutes=1e-6)
-    assert [row["name"] for row in first["trials"]] == ["1-all"]
-    assert len(first["left"]) == 5
-    record = search(model, tmp_path, level=(1.0,), recover=1, resume=True)
-    rows = {row["name"]: row for row in record["trials"]}
+    assert [row["name"] for row in first.trials] == ["1-all"]
+    assert len(first.left) == 5
+    result = search(model, tmp_path, level=(1.0,), recover=1, resume=True)
+    rows = {row["name"]: row for row in result.trials}
     assert len(rows) == 6
     tuned = rows["1-all-tuned"]
     assert tuned["verdict"] == "done"
     assert (tuned["macs"], tuned["cost"]) == (rows["1-all"]["macs"], rows["1-all"]["cost"])
     assert tuned["map_error"] != rows["1-all"]["map_error"]
-    assert {row["verdict"] for row in record["trials"] if row["tuned"]} <= {"done", "beaten"}
-    assert_sound(tmp_path, record["original"]["macs"])
+    assert {row["verdict"] for row in result.trials if row["tuned"]} <= {"done", "beaten"}
+    assert_sound(tmp_path, result.original["macs"])
 
 
 @pytest.mark.parametrize(
@@ -185,94 +176,24 @@ def test_points_of_the_front_are_recovered_and_the_time_limit_holds(model: Path,
     [
         ({"budget": "error=0.1"}, UsageError, "macs="),
         ({"budget": "macs=2"}, RankError, "at most 1"),
-        ({"data": ()}, UsageError, "--data"),
-        ({"minutes": 0}, UsageError, "--minutes"),
-        ({"recover": -1}, UsageError, "--recover"),
+        ({"data": None}, UsageError, "--data"),
+        ({"minutes": 0}, UsageError, "minutes"),
+        ({"recover": -1}, UsageError, "recover"),
+        ({"calibrate": 1}, UsageError, "calibrate"),
         ({"level": (0.5, 1.5)}, UsageError, "levels"),
         ({"resume": True}, FileError, "does not exist"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_any_work(
-    model: Path, tmp_path: Path, more: dict[str, Any], error: type[CompressError], message: str
+def test_what_does_not_go_together_is_refused_before_any_work(
+    model: Model, tmp_path: Path, more: dict[str, Any], error: type[CompressError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         search(model, tmp_path / "out", **more)
     assert not (tmp_path / "out").exists()
 
 
-def begun(folder: Path, **more: Any) -> tuple[dict[str, Any], tuple[Trial, ...]]:
-    """A search on disk with two trials behind it."""
-    trials = order_trials((1.0,), False, 0)
-    conditions = {"budget": "macs=0.5", "seed": 0}
-    outcomes = {
-        "1-all": Outcome("done", 1.0, cost=5.0, macs=5, params=2, size_bytes=8, map_error=0.1),
-        "1-tucker2": Outcome("infeasible", 0.5),
-    }
-    Search(conditions, {"score": None, "metric": None}, trials, outcomes).write(folder)
-    return conditions, trials
-
-
-def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
-    conditions, trials = begun(tmp_path)
-    found = read_search(tmp_path, conditions, trials)
-    assert found.front == ("1-all",)
-    assert [trial.name for trial in found.left] == ["1-no_spatial"]
-    assert found.expected_seconds(found.left[0]) == 1.0
-    before = (tmp_path / "front.json").read_text()
-    found.write(tmp_path)
-    assert (tmp_path / "front.json").read_text() == before
-
-
-def test_a_search_goes_on_under_the_same_conditions_alone(tmp_path: Path) -> None:
-    conditions, trials = begun(tmp_path)
-    with pytest.raises(UsageError, match="budget"):
-        read_search(tmp_path, {**conditions, "budget": "macs=0.4"}, trials)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda record: record.pop("trials"),
-        lambda record: record.update(version=99),
-        lambda record: record["trials"][0].update(verdict="splendid"),
-        lambda record: record["trials"][0].update(cost=None),
-        lambda record: record.update(trials=3),
-    ],
-)
-def test_a_damaged_search_is_one_clear_error(tmp_path: Path, change: Any) -> None:
-    conditions, trials = begun(tmp_path)
-    record = json.loads((tmp_path / "front.json").read_text())
-    change(record)
-    (tmp_path / "front.json").write_text(json.dumps(record))
-    with pytest.raises(FileError, match="can't be read"):
-        read_search(tmp_path, conditions, trials)
-    (tmp_path / "front.json").write_text("[")
-    with pytest.raises(FileError, match="can't be read"):
-        read_search(tmp_path, conditions, trials)
-
-
-def test_checkpoints_of_beaten_points_go_and_other_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "points").mkdir()
-    for name in ("1-all.pt", "0.85-tucker2.pt", "1-all-tuned.pt", "mine.pt"):
-        (tmp_path / "points" / name).write_bytes(b"x")
-    begun(tmp_path)
-    assert {path.name for path in (tmp_path / "points").iterdir()} == {"1-all.pt", "mine.pt"}
-
-
-def test_an_existing_search_is_kept_unless_forced(model: Path, tmp_path: Path) -> None:
-    begun(tmp_path)
-    before = (tmp_path / "front.json").read_text()
-    with pytest.raises(FileError, match="exists already"):
+def test_an_existing_search_is_kept_unless_forced(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "front.json").write_text("kept")
+    with pytest.raises(FileError, match="already exists"):
         search(model, tmp_path)
-    assert (tmp_path / "front.json").read_text() == before
-
-
-def test_the_order_of_trials_follows_from_the_seed() -> None:
-    orders = [[trial.name for trial in order_trials((1.0, 0.8, 0.6), True, seed)] for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[0]) == sorted(orders[2])
-    assert len(set(orders[0])) == 2 * 3 * len(FORMS)
-    for order in orders:
-        assert order[0] == "1-all"
-        plain, tuned = order[: len(order) // 2], order[len(order) // 2 :]
-        assert tuned == [f"{name}-tuned" for name in plain]
+    assert (tmp_path / "front.json").read_text() == "kept"
