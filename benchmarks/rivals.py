@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from compress.errors import NetworkError, RankError
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
+from compress.forms.tucker2 import TuckerConv2d
 from compress.network.cost import cost
 from compress.network.output_error import output_scales, probe
 from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, make_plan
 from compress.pose.spec import PoseSpec
 from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
-from compress.surgery.factorized import TuckerConv2d
 
 #: How far the MACs of a method with few settings may lie from those asked for, as a share of them.
 NEAR = 0.02

@@ -1,114 +1,76 @@
-"""Factors of a kernel that are best for the activations it sees and for what the network makes of its output.
+"""Two- and three-step factors of a kernel, optimal for the layer's inputs and for the network's use of its outputs.
 
 Letters: T outputs, S inputs, P kernel places, D = S P the length of a patch x, all flattened as a kernel (T, S, *k) is.
-With the covariance G = E[x x'] of patches and a positive definite output metric H, factors W~ are chosen to minimise
+In the metric of a covariance G of patches and an output metric H, factors W~ are chosen to minimise
 
-    tr(H (W - W~) G (W - W~)'),
+    tr(H (W - W~) G (W - W~)').
 
-which is the mean of ``|W x - W~ x|^2`` measured in H. G for channels alone is the whitening of Zhang et al.,
-"Accelerating very deep convolutional networks for classification and detection" (2015, arXiv:1505.06798); over whole
-patches it is the Sigma-norm of distribution-aware Tucker decomposition (2025, arXiv:2511.04494).
+G for channels alone is the whitening of Zhang et al., "Accelerating very deep convolutional networks for classification
+and detection" (2015, arXiv:1505.06798); over whole patches it is the Sigma-norm of distribution-aware Tucker
+decomposition (2025, arXiv:2511.04494).
 
-All forms are one: a patch is split into a part a that the first factor A (r, a) reduces, and a part b that it leaves to
-the second, B (T, r b): ``W~ = B (A x I_b)``. For 1x1 - kxk and 1x1 - kxk - 1x1 a are the channels and b the places,
-where Tucker-2 bounds the rank of B by r4; for kx1 - 1xk a are channels and rows; for kxk - 1x1 a is everything. B given
-A is a (reduced-rank) regression in closed form; A given B solves linear equations. Alternating between them never
-raises the error.
+A patch is split into a part a that the first factor A (r, a) reduces, and a part b that it leaves to the second,
+B (T, r b): ``W~ = B (A x I_b)``. For 1x1 - kxk and 1x1 - kxk - 1x1, a are the channels and b the places, where Tucker-2
+bounds the rank of B by r4; for kx1 - 1xk, a are channels and rows; for kxk - 1x1, a is everything. B given A is a
+(reduced-rank) regression in closed form; A given B solves linear equations. Alternating between them never raises the
+error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from compress.decomposition.gram import oriented, refuse_rank
+from compress.decomposition.gram import cholesky, oriented, power, refuse_rank, symmetric
+from compress.decomposition.metric import Metric
 from compress.errors import RankError
 
-#: Share of the mean variance that is added to each variance, so that what calibration never saw is not free.
-RIDGE = 1e-4
-
-#: Share of its mean added to the diagonal of the output metric.
-OUTPUT_RIDGE = 1e-2
-
-#: Lengths of patches that take minutes: one sweep must do for them, and fewer forms and ranks are looked at.
+#: Patches longer than this take minutes: they get one sweep, and fewer forms and ranks are tried.
 WIDE = 4096
 
-#: Rows and columns of a matrix that are mirrored together.
-BLOCK = 512
-
-#: Steps of conjugate gradients in one update of the first factor.
+#: Conjugate-gradient steps in one update of the first factor.
 STEPS = 8
 
-
-def is_finite(matrix: Tensor) -> bool:
-    """Whether all values are finite, without a mask of them: of long patches that would be as long."""
-    return all(math.isfinite(end) for end in torch.aminmax(matrix)) if matrix.numel() else True
+Solver = TypeVar("Solver")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What a layer's error is measured in.
+class Split:
+    """Which axes of a kernel (T, S, *k) the first factor reduces, and which it leaves to the second.
 
     Attributes
     ----------
-    inputs : Tensor, shape (D, D), float64, or None
-        Covariance of patches, channels first and kernel places within them; None for the identity, which of long
-        patches would take gigabytes.
-    outputs : Tensor, shape (T, T), float64
-        Symmetric and positive definite; its mean diagonal is 1.
+    reduced, left : tuple of int
+        Together all axes from 1 on, each once; axis 1 are the input channels.
     """
 
-    inputs: Tensor | None
-    outputs: Tensor
+    reduced: tuple[int, ...]
+    left: tuple[int, ...] = ()
 
-    @classmethod
-    def plain(cls, outputs: int, device: torch.device | None = None) -> Metric:
-        """The metric in which errors are those of the kernel: all inputs and outputs weigh alike."""
-        return cls(None, torch.eye(outputs, dtype=torch.float64, device=device))
-
-    @cached_property
-    def roots(self) -> tuple[Tensor, Tensor]:
-        """Square root of the output metric, and its inverse; one decomposition for all problems of a layer."""
-        values, vectors = torch.linalg.eigh(self.outputs)
-        roots = values.clamp_min((1e-10 * values[-1]).clamp_min(1e-300)).sqrt()
-        return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
-
-    @classmethod
-    def of(cls, inputs: Tensor, outputs: Tensor | None = None, *, outputs_count: int = 0) -> Metric:
-        """A metric from moments, made positive definite by `RIDGE` and `OUTPUT_RIDGE`.
-
-        Parameters
-        ----------
-        inputs : Tensor, shape (D, D)
-            Covariance of patches.
-        outputs : Tensor, shape (T, T), optional
-            Mean of g g' for gradients g of what matters by the layer's output; without it all outputs weigh alike.
-        outputs_count : int
-            T, where ``outputs`` is not given.
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Lengths a and b of both parts of a patch.
 
         Raises
         ------
         RankError
-            If a matrix is not square or not finite, or the covariance is zero: then any factors would do.
+            If the kernel has other axes.
         """
-        for name, matrix in (("covariance", inputs), ("output metric", outputs)):
-            if matrix is not None and (matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]):
-                raise RankError(f"the {name} must be a square matrix", found=tuple(matrix.shape))
-            if matrix is not None and not is_finite(matrix):
-                raise RankError(f"the {name} has values that are not finite")
-        level = inputs.diagonal().double().mean()
-        if level <= 0:
-            raise RankError("the covariance is zero: the layer's inputs never change", hint="Exclude the layer")
-        if outputs is None or outputs.diagonal().mean() <= 0:
-            size = outputs_count if outputs is None else len(outputs)
-            return cls(_ridged(inputs, RIDGE * level), torch.eye(size, dtype=torch.float64, device=inputs.device))
-        scaled = outputs.double() / outputs.diagonal().double().mean()
-        return cls(_ridged(inputs, RIDGE * level), _ridged(scaled, OUTPUT_RIDGE))
+        if sorted(self.reduced + self.left) != list(range(1, len(shape))):
+            raise RankError("a kernel of this shape can't be split so", found=(tuple(shape), self.reduced, self.left))
+        return math.prod(shape[axis] for axis in self.reduced), math.prod(shape[axis] for axis in self.left)
+
+    def order(self, shape: Sequence[int]) -> Tensor | None:
+        """Indices of a flattened patch in the order (a, b); None where it has that order already."""
+        axes = [axis - 1 for axis in self.reduced + self.left]
+        if axes == sorted(axes):
+            return None
+        return torch.arange(math.prod(shape[1:])).view(tuple(shape[1:])).permute(axes).flatten()
 
 
 @dataclass(frozen=True)
@@ -117,27 +79,22 @@ class Fit:
 
     Attributes
     ----------
-    reduce : Tensor, shape (r, a)
-        The first factor; a is S, S times the rows or columns, or D.
-    core : Tensor, shape (r4, r3, P), or None
-        The middle of a Tucker-2.
-    expand : Tensor, shape (T, r b), or (T, r4) after a core
-        The last factor.
+    parts : mapping of str to Tensor
+        The factors by name, in the order in which they run. Of a `Problem` ``reduce`` (r, a), ``core`` (r4, r3, b) if
+        the rank of the second factor is bounded, and ``expand``: (T, r b), or (T, r4) after a core.
     kernel : Tensor, shape (T, D)
         Their product, in the order of the kernel.
     error : float
         ``tr(H E G E') / tr(H W G W')`` with ``E = W - W~``: the relative squared error of the output in the metric.
     """
 
-    reduce: Tensor
-    core: Tensor | None
-    expand: Tensor
+    parts: Mapping[str, Tensor]
     kernel: Tensor
     error: float
 
 
 class Problem:
-    """A kernel to be factorized by one method in one metric; what does not depend on ranks is computed once.
+    """A kernel to be factorized by one split in one metric; what does not depend on ranks is computed once.
 
     Parameters
     ----------
@@ -145,8 +102,8 @@ class Problem:
         The weights, or a matrix (T, S).
     metric : Metric
         What errors are measured in.
-    method : str
-        ``"tucker2"``, ``"svd"``, ``"tucker1_in"``, ``"tucker1_out"``, ``"spatial_vh"`` or ``"spatial_hv"``.
+    split : Split
+        What the first factor reduces.
 
     Attributes
     ----------
@@ -158,24 +115,33 @@ class Problem:
     Raises
     ------
     RankError
-        If metric and kernel do not fit each other, or the method is unknown.
+        If the metric or the split does not fit the kernel.
     """
 
-    def __init__(self, kernel: Tensor, metric: Metric, method: str) -> None:
-        outputs, inputs, *places = kernel.shape
-        self.method = method
-        self.a, self.b, self._order = _split(method, inputs, tuple(places))
-        length = inputs * math.prod(places)
-        seen = length if metric.inputs is None else len(metric.inputs)
-        if (seen, len(metric.outputs)) != (length, outputs):
-            raise RankError("the metric is of another layer", found=(tuple(kernel.shape), (len(metric.outputs), seen)))
-        self._kernel = kernel.detach().double().flatten(1)[:, self._order]
-        reordered = metric.inputs is not None and method not in _IN_ORDER
-        self._inputs = metric.inputs[self._order][:, self._order] if reordered else metric.inputs  # type: ignore[index]
+    def __init__(self, kernel: Tensor, metric: Metric, split: Split) -> None:
+        refuse_other_metric(kernel, metric)
+        self.a, self.b = split.sizes(kernel.shape)
+        self._order = split.order(kernel.shape)
+        self._kernel = self._reordered(kernel.detach().double().flatten(1))
+        self._inputs = metric.inputs
+        if self._order is not None and metric.inputs is not None:
+            self._inputs = metric.inputs[self._order][:, self._order]
         self._outputs = metric.outputs
         self._root, self._inverse_root = metric.roots
         self._cross = self._kernel if self._inputs is None else self._kernel @ self._inputs
         self.energy = float(((metric.outputs @ self._kernel) * self._cross).sum())
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def _reordered(self, rows: Tensor) -> Tensor:
+        return rows if self._order is None else rows[:, self._order]
+
+    def _restored(self, rows: Tensor) -> Tensor:
+        """Rows (T, D) in the order (a, b) back in the order of the kernel."""
+        if self._order is None:
+            return rows
+        result = torch.empty_like(rows)
+        result[:, self._order] = rows
+        return result
 
     @cached_property
     def start(self) -> Tensor:
@@ -187,9 +153,9 @@ class Problem:
         if self._inputs is None:
             return oriented(torch.linalg.eigh(whitened @ whitened.T)[1].flip(-1)).T
         variance = self._variance()
-        root = _power(variance, 0.5)
+        root = power(variance, 0.5)
         _, basis = torch.linalg.eigh(root @ (whitened @ whitened.T) @ root)
-        return oriented(basis.flip(-1)).T @ _power(variance, -0.5)
+        return oriented(basis.flip(-1)).T @ power(variance, -0.5)
 
     def tails(self, first: Tensor, ranks: Sequence[int]) -> list[Tensor]:
         """Squared errors (T + 1,) beside the first r rows of a first factor, if the second has rank 0, 1, ... T.
@@ -197,27 +163,33 @@ class Problem:
         One for each r of ``ranks``, which rise. One Cholesky factor serves them all: that of leading rows is the
         leading block of that of all rows.
         """
-        half = self._whitened(first[: ranks[-1]])
-        found, done = [], 0
+        half = self._explained(first, ranks[-1])
+        errors, done = [], 0
         explained = half.new_zeros(half.shape[1], half.shape[1])
         for rank in ranks:
             some = half[done * self.b : rank * self.b]
             explained, done = explained + some.T @ some, rank
-            found.append(self._tails(explained))
-        return found
+            errors.append(self._tails(explained))
+        return errors
 
     def totals(self, first: Tensor, ranks: Sequence[int]) -> Tensor:
         """The last of each of `tails`: squared errors where the rank of the second factor is not bounded."""
-        explained = self._whitened(first[: ranks[-1]]).square().sum(dim=1).cumsum(0)
+        explained = self._explained(first, ranks[-1]).square().sum(dim=1).cumsum(0)
         return (self.energy - explained[torch.tensor(ranks, device=explained.device) * self.b - 1]).clamp_min(0)
+
+    def _explained(self, first: Tensor, rank: int) -> Tensor:
+        """`_whitened` of the first ``rank`` rows; kept, because several forms ask for leading rows of the same."""
+        if self._kept is None or self._kept[0] is not first or len(self._kept[1]) < rank * self.b:
+            self._kept = first, self._whitened(first[:rank])
+        return self._kept[1][: rank * self.b]
 
     def _whitened(self, first: Tensor) -> Tensor:
         """What the reduced patches, made uncorrelated one after the other, explain of the outputs: (r b, T)."""
         gram, cross = self._moments(first)
         if self._inputs is not None:
-            return torch.linalg.solve_triangular(_cholesky(gram), (self._root @ cross).T, upper=False)
+            return torch.linalg.solve_triangular(cholesky(gram), (self._root @ cross).T, upper=False)
         rows = (self._root @ cross).T.unflatten(0, (len(first), self.b)).flatten(1)
-        half = torch.linalg.solve_triangular(_cholesky(gram), rows, upper=False)
+        half = torch.linalg.solve_triangular(cholesky(gram), rows, upper=False)
         return half.unflatten(1, (self.b, -1)).flatten(0, 1)
 
     def matrix_tails(self) -> Tensor:
@@ -225,19 +197,21 @@ class Problem:
         return self._tails((self._root @ self._cross) @ (self._root @ self._kernel).T)
 
     def _tails(self, explained: Tensor) -> Tensor:
-        values = torch.linalg.eigvalsh(_symmetric(explained)).flip(0).clamp_min(0)
+        values = torch.linalg.eigvalsh(symmetric(explained)).flip(0).clamp_min(0)
         return (self.energy - torch.cat([values.new_zeros(1), values.cumsum(0)])).clamp_min(0)
 
-    def fit(self, ranks: tuple[int, ...], sweeps: int = 2) -> Fit:
-        """Factors of the given ranks.
+    def fit(self, rank: int, bound: int | None = None, sweeps: int = 2) -> Fit:
+        """Factors of the given rank.
 
         Parameters
         ----------
-        ranks : tuple of int
-            (r3, r4) for Tucker-2, else (r,).
+        rank : int
+            Rows of the first factor.
+        bound : int, optional
+            Rank of the second factor, which then comes as two; without it that rank is not bounded.
         sweeps : int
-            Rounds of alternating least squares after the start; the error never rises with them. Of `WIDE` patches at
-            most one.
+            Rounds of alternating least squares after the start; the error never rises with them. Patches above `WIDE`
+            get at most one.
 
         Raises
         ------
@@ -245,37 +219,35 @@ class Problem:
             If a rank is out of its range.
         """
         outputs = len(self._kernel)
-        refuse_rank(ranks[0], self.a, "the rank of the first factor")
-        bound = ranks[1] if self.method == "tucker2" else None
+        refuse_rank(rank, self.a, "the rank of the first factor")
         if bound is not None:
             refuse_rank(bound, outputs, "r4, the rank of the output channels,")
         if self.b == 1 and bound is None:
-            refuse_rank(ranks[0], outputs, "the rank of a matrix")
-            return self._matrix(ranks[0])
-        first = self.start[: ranks[0]]
+            refuse_rank(rank, outputs, "the rank of a matrix")
+            return self._matrix(rank)
+        first = self.start[:rank]
         second, core, last, error = self._second(first, bound)
         most = 1 if self.a * self.b > WIDE else sweeps
-        for _ in range(0 if ranks[0] == self.a else min(sweeps, most)):
+        for _ in range(0 if rank == self.a else min(sweeps, most)):
             moved = self._first(first, second)
             moved = moved / moved.norm(dim=1, keepdim=True).clamp_min(1e-300)
             tried = self._second(moved, bound)
             if tried[3] >= error:
                 break
             first, (second, core, last, error) = moved, tried
-        kernel = torch.empty_like(self._kernel)
         product = torch.einsum("trb,ra->tab", second.unflatten(1, (len(first), self.b)), first)
-        kernel[:, self._order] = product.flatten(1)
+        kernel = self._restored(product.flatten(1))
         relative = max(0.0, error) / self.energy if self.energy else 0.0
         if core is None:
             reduce, expand = _balance_two(first, second, self.b)
-            return Fit(reduce, None, expand, kernel, relative)
+            return Fit({"reduce": reduce, "expand": expand}, kernel, relative)
         assert last is not None
         reduce, middle, expand = _balance_three(first, core.unflatten(1, (len(first), self.b)), last)
-        return Fit(reduce, middle, expand, kernel, relative)
+        return Fit({"reduce": reduce, "core": middle, "expand": expand}, kernel, relative)
 
     def _matrix(self, rank: int) -> Fit:
         """The optimum of a matrix, by reduced-rank regression."""
-        basis = torch.linalg.eigh(_symmetric((self._root @ self._cross) @ (self._root @ self._kernel).T))[1]
+        basis = torch.linalg.eigh(symmetric((self._root @ self._cross) @ (self._root @ self._kernel).T))[1]
         basis = oriented(basis[:, -rank:].flip(-1))
         last, first = self._inverse_root @ basis, basis.T @ self._root @ self._kernel
         kernel = last @ first
@@ -283,7 +255,7 @@ class Problem:
         seen = left_out if self._inputs is None else left_out @ self._inputs
         error = float(((self._outputs @ left_out) * seen).sum())
         reduce, expand = _balance_two(first, last, 1)
-        return Fit(reduce, None, expand, kernel, max(0.0, error) / self.energy if self.energy else 0.0)
+        return Fit({"reduce": reduce, "expand": expand}, kernel, max(0.0, error) / self.energy if self.energy else 0.0)
 
     def _variance(self) -> Tensor:
         """Covariance (a, a) of the reduced part, averaged over what is left to the second factor."""
@@ -309,10 +281,10 @@ class Problem:
     def _second(self, first: Tensor, bound: int | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
         """The best second factor (T, r b) beside the first, its core and last factor if its rank is bounded, error."""
         gram, cross = self._moments(first)
-        second = self._seen(cross, lambda rows: torch.cholesky_solve(rows.T, _cholesky(gram)).T)
+        second = self._seen(cross, lambda rows: torch.cholesky_solve(rows.T, cholesky(gram)).T)
         if bound is None:
             return second, None, None, self._error(second, gram, cross)
-        _, basis = torch.linalg.eigh(_symmetric((self._root @ second) @ (self._root @ cross).T))
+        _, basis = torch.linalg.eigh(symmetric((self._root @ second) @ (self._root @ cross).T))
         basis = oriented(basis[:, -bound:].flip(-1))
         last, core = self._inverse_root @ basis, basis.T @ self._root @ second
         second = last @ core
@@ -347,8 +319,8 @@ class Problem:
                 return shared @ x
             return (mixed @ x).view(rank, -1) @ seen
 
-        left = _power(shared, -1.0)
-        right = _power(self._variance(), -1.0)
+        left = power(shared, -1.0)
+        right = power(self._variance(), -1.0)
         x, residual = first.clone(), target - apply(first)
         direction = step = left @ residual @ right
         slope = (residual * step).sum()
@@ -364,55 +336,59 @@ class Problem:
         return x
 
 
-# Methods that take a patch in the order in which a kernel is flattened.
-_IN_ORDER = ("svd", "tucker1_out", "tucker1_in", "tucker2", "spatial_vh")
+def refuse_other_metric(kernel: Tensor, metric: Metric) -> None:
+    """Raise `RankError` unless a metric has the inputs and outputs of a kernel (T, S, *k)."""
+    wanted = kernel[0].numel(), len(kernel)
+    given = wanted[0] if metric.inputs is None else len(metric.inputs), len(metric.outputs)
+    if given != wanted:
+        raise RankError("the metric is of another layer", found=(tuple(kernel.shape), given[::-1]))
 
 
-def _split(method: str, inputs: int, places: tuple[int, ...]) -> tuple[int, int, Tensor]:
-    """Sizes of the parts a and b of a patch, and its indices in the order (a, b)."""
-    count = math.prod(places)
-    order = torch.arange(inputs * count)
-    if method in ("svd", "tucker1_out"):
-        return inputs * count, 1, order
-    if method in ("tucker1_in", "tucker2"):
-        return inputs, count, order
-    if method in ("spatial_vh", "spatial_hv") and len(places) == 2:
-        rows, columns = places
-        if method == "spatial_vh":
-            return inputs * rows, columns, order
-        return inputs * columns, rows, order.view(inputs, rows, columns).transpose(1, 2).flatten()
-    raise RankError("unknown way to factorize a kernel of this shape", found=(method, places))
+class Problems:
+    """All that is known of one kernel in one metric; the problem of each split is made once.
 
+    Parameters
+    ----------
+    weight : Tensor, shape (T, S, *k)
+        The kernel.
+    metric : Metric
+        What errors are measured in.
+    scale : float
+        Factor from an error in the metric to one of the network's outputs.
+    """
 
-def _ridged(matrix: Tensor, ridge: Tensor | float) -> Tensor:
-    """The symmetric part in float64 with a ridge on its diagonal, block by block: whole transposes miss every cache."""
-    result = matrix.to(torch.float64, copy=True)
-    for row in range(0, len(result), BLOCK):
-        for column in range(row, len(result), BLOCK):
-            upper, lower = (result[i : i + BLOCK, j : j + BLOCK] for i, j in ((row, column), (column, row)))
-            mean = (upper + lower.T) / 2
-            upper.copy_(mean)
-            lower.copy_(mean.T)
-    result.diagonal().add_(ridge)
-    return result
+    def __init__(self, weight: Tensor, metric: Metric, scale: float = 1.0) -> None:
+        self.weight, self.metric, self.scale = weight, metric, scale
+        self._splits: dict[Split, Problem] = {}
+        self._solvers: dict[Callable[[Problems], Any], Any] = {}
 
+    @classmethod
+    def of(cls, weight: Tensor, covariance: Tensor, sensitivity: Tensor) -> Problems:
+        """In the metric of a covariance (D, D) of patches and an output sensitivity (T, T)."""
+        return cls(weight, Metric.of(covariance, sensitivity), float(sensitivity.diagonal().mean()))
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2
+    def once(self, solver: Callable[[Problems], Solver]) -> Solver:
+        """What a function makes of these problems; made when it is first asked for, and kept."""
+        if solver not in self._solvers:
+            self._solvers[solver] = solver(self)
+        return self._solvers[solver]  # type: ignore[no-any-return]
 
+    def split(self, split: Split) -> Problem:
+        """The problem of a split.
 
-def _cholesky(gram: Tensor) -> Tensor:
-    # Rows that explain nothing make it singular; the ridge is far below what a float32 weight can hold. Only the lower
-    # triangle is read, so rounding that makes the other one differ is no matter.
-    ridged = gram.clone()
-    ridged.diagonal().add_(1e-10 * gram.diagonal().mean())
-    return torch.linalg.cholesky(ridged)
+        Raises
+        ------
+        RankError
+            If the metric or the split does not fit the kernel.
+        """
+        if split not in self._splits:
+            self._splits[split] = Problem(self.weight, self.metric, split)
+        return self._splits[split]
 
-
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """A power of a symmetric positive semi-definite matrix; null directions count as tiny ones."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min((1e-10 * values[-1]).clamp_min(1e-300)) ** exponent) @ vectors.T
+    @property
+    def wide(self) -> bool:
+        """Whether fits take long: the covariance is given, and of patches longer than `WIDE`."""
+        return self.metric.inputs is not None and self.weight[0].numel() > WIDE
 
 
 def _balance_two(first: Tensor, second: Tensor, b: int) -> tuple[Tensor, Tensor]:

@@ -105,3 +105,25 @@ def oriented(vectors: Tensor) -> Tensor:
     """Columns turned so that the largest entry of each is positive: the sign no longer depends on the LAPACK."""
     peaks = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return torch.where(peaks < 0, -vectors, vectors)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """The symmetric part of a square matrix."""
+    return (matrix + matrix.T) / 2
+
+
+def cholesky(gram: Tensor) -> Tensor:
+    """Lower Cholesky factor of a positive semi-definite matrix, with a tiny ridge for rows that explain nothing.
+
+    The ridge is far below the precision of a float32 weight. Only the lower triangle is read, so a matrix that is not
+    quite symmetric after rounding will do.
+    """
+    ridged = gram.clone()
+    ridged.diagonal().add_((1e-10 * gram.diagonal().mean()).clamp_min(1e-300))
+    return torch.linalg.cholesky(ridged)
+
+
+def power(matrix: Tensor, exponent: float) -> Tensor:
+    """A power of a symmetric positive semi-definite matrix; null directions get a tiny eigenvalue."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp_min((1e-10 * values[-1]).clamp_min(1e-300)) ** exponent) @ vectors.T

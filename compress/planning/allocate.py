@@ -1,9 +1,9 @@
 """Spending one budget on many layers: the multiple-choice knapsack problem.
 
-Every layer becomes exactly one of its choices; the sum of errors shall be least with the sum of costs within a budget.
-It is solved by dynamic programming, layer after layer: of all allocations of the first layers whose costs fall into
-the same one of many bins, the one of least error is kept, with its true cost. The bins do not depend on the budget, so
-all budgets choose from the same allocations and a larger budget never gives a larger error.
+Every layer becomes exactly one of its choices, and the sum of errors is minimised with the sum of costs within a
+budget. Dynamic programming solves it, layer after layer: of all allocations of the first layers whose costs fall into
+the same bin, the one of least error is kept, with its true cost. The bins do not depend on the budget, so all budgets
+choose from the same allocations and a larger budget never gives a larger error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import RankError
+from compress.planning.pareto import pareto_front
 
-#: The cost of the dearest allocation is divided into so many bins.
+#: Number of bins that the cost of the most expensive allocation is divided into.
 BINS = 20_000
 
 # A budget that is lower by this share is the same: sums of costs are rounded.
@@ -158,12 +159,8 @@ def _extend(
 
 
 def _worthwhile(choices: Sequence[Choice]) -> list[tuple[int, Choice]]:
-    """The choices, with their places, that nothing cheaper equals: cost rising, error falling."""
-    kept: list[tuple[int, Choice]] = []
-    for index, choice in sorted(enumerate(choices), key=lambda x: (x[1].cost, x[1].error)):
-        if not kept or choice.error < kept[-1][1].error:
-            kept.append((index, choice))
-    return kept
+    """The choices on the Pareto front, with their indices: cost rising, error falling."""
+    return [(index, choices[index]) for index in pareto_front([(x.cost, x.error) for x in choices])]
 
 
 def _check(layers: Sequence[Sequence[Choice]]) -> None:

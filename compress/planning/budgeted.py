@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
-from compress.decomposition.fitting import is_finite
+from compress.decomposition.fitting import Problems
+from compress.decomposition.metric import is_finite
+from compress.errors import Infeasible
 from compress.network.layers import LayerInfo
 from compress.network.moments import Moments, gather_moments, in_groups
 from compress.network.statistics import Calibration, Change, directional_errors
 from compress.planning.allocate import Allocation, Choice, allocate, cheapest, least_cost
 from compress.planning.curves import (
     Candidate,
-    Problems,
     bounded,
     candidates,
     corrected,
     keep,
     pareto,
     reference_changes,
+    weight_only,
 )
-from compress.planning.curves import weight_only as only
-from compress.planning.plan import LayerPlan, Plan
+from compress.planning.plan import KEEP, LayerPlan, Plan
 from compress.planning.policies import keep_layer, keep_tied, replace_layer
 from compress.planning.selection import Selection, kept_by_selection
 
-#: Images on which errors of single layers are measured; the rest are for moments.
+#: Number of images on which errors of single layers are measured; the rest are for moments.
 PROBED = 24
 
 #: What a layer costs as a candidate: (layer name, candidate) -> price.
@@ -65,7 +66,7 @@ class Budgeted:
     price : float
         Of all layers together, in the budget's unit.
     error : float
-        Predicted relative squared error of the final maps: the sum over layers.
+        Predicted relative squared error of the network's outputs: the sum over layers.
     """
 
     plan: Plan
@@ -96,7 +97,7 @@ def measure_curves(
     calibration: Calibration,
     *,
     align: int = 1,
-    methods: Sequence[str] | None = None,
+    methods: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curves:
     """Error curves of all layers of a calibration, corrected by measured errors.
@@ -113,32 +114,31 @@ def measure_curves(
         Images and the sensitivities of the layers to judge.
     align : int
         Ranks are multiples of it.
-    methods : sequence of str, optional
-        Forms to consider, without it all.
+    methods : collection of str, optional
+        Names of the forms to consider; without it all.
     progress : callable, optional
         Called as ``progress(layers done, all layers)``.
     """
     info = {layer.name: layer for layer in layers}
-    found: dict[str, tuple[Candidate, ...]] = {}
+    predicted: dict[str, tuple[Candidate, ...]] = {}
     references: dict[str, list[tuple[Candidate, Change]]] = {}
     for names in in_groups(module, list(calibration.sensitivities), len(calibration.sensitivities)):
         for name, moment in gather_moments(module, module, calibration.images, calibration.sensitivities, names):
             weight = module.get_submodule(name).get_parameter("weight").detach()
             sensitivity = calibration.sensitivities[name].outputs
             if not _varies(moment):
-                found[name], references[name] = (keep(info[name]),), []
+                predicted[name], references[name] = (keep(info[name]),), []
                 continue
             problems = Problems.of(weight, moment.covariance, sensitivity)
-            found[name] = candidates(info[name], problems, methods=methods, align=align)
-            references[name] = reference_changes(found[name], moment.mean, problems)
+            predicted[name] = candidates(info[name], problems, methods=methods, align=align)
+            references[name] = reference_changes(predicted[name], moment.mean, problems)
             if progress is not None:
-                progress(len(found), len(calibration.sensitivities))
-    measured = directional_errors(
-        module, calibration.images[:PROBED], {name: [x for _, x in made] for name, made in references.items()}, seed=1
-    )
+                progress(len(predicted), len(calibration.sensitivities))
+    changes = {name: [change for _, change in points] for name, points in references.items()}
+    measured = directional_errors(module, calibration.images[:PROBED], changes, outputs=calibration.outputs, seed=1)
     curves = {
         name: corrected(listed, [point for point, _ in references[name]], measured[name])
-        for name, listed in found.items()
+        for name, listed in predicted.items()
     }
     missing = {x.name: "unused" for x in layers if x.name not in curves and x.name not in kept}
     return Curves(tuple(layers), {**kept, **missing}, curves)
@@ -150,29 +150,29 @@ def weight_curves(
     selection: Selection,
     *,
     align: int = 1,
-    methods: Sequence[str] | None = None,
+    methods: Collection[str] | None = None,
 ) -> Curves:
     """Curves of all layers that a selection allows, from their weights alone."""
     names, kept = eligible(layers, selection)
     info = {layer.name: layer for layer in layers}
-    found = {}
+    curves = {}
     for name in names:
         weight = module.get_submodule(name).get_parameter("weight").detach().cpu()
-        found[name] = only(info[name], weight, methods=methods, align=align)
-    return Curves(tuple(layers), kept, found)
+        curves[name] = weight_only(info[name], weight, methods=methods, align=align)
+    return Curves(tuple(layers), kept, curves)
 
 
 def with_prior(module: nn.Module, curves: Curves) -> Curves:
-    """Curves without candidates whose ranks are below those of EVBMF: it calls nothing noise that it is not sure of.
+    """Curves without candidates whose ranks are below those of EVBMF, which are conservative.
 
     Layers in which it finds nothing but noise stay unbounded.
     """
-    found = {}
+    allowed = {}
     for name, listed in curves.candidates.items():
         weight = module.get_submodule(name).get_parameter("weight").detach()
         first, last = evbmf_kernel(weight.flatten(1) if weight[0, 0].numel() == 1 else weight)
-        found[name] = bounded(listed, (first.rank, last.rank))
-    return replace(curves, candidates=found)
+        allowed[name] = bounded(listed, first.rank, last.rank)
+    return replace(curves, candidates=allowed)
 
 
 def _varies(moments: Moments) -> bool:
@@ -187,8 +187,8 @@ def plan_within(
     fixed: float = 0.0,
     network: str,
     input_size: tuple[int, int],
-) -> Budgeted | float:
-    """The plan of least predicted error within a budget, or the least price that could be had if it is too small.
+) -> Budgeted:
+    """The plan of least predicted error within a budget.
 
     A larger budget never gives a larger predicted error.
 
@@ -206,13 +206,18 @@ def plan_within(
         Name of the network, for the plan.
     input_size : (int, int)
         H and W at which the plan's MACs are counted.
+
+    Raises
+    ------
+    Infeasible
+        If no plan is within the budget; ``nearest`` is the price of the cheapest one.
     """
     fronts = fronts_of(curves, price)
     choices = _choices(fronts, price)
-    found = allocate(choices, budget - fixed)
-    if found is None:
-        return fixed + cheapest(choices)
-    return _planned(curves, fronts, found, fixed, network, input_size)
+    allocation = allocate(choices, budget - fixed)
+    if allocation is None:
+        raise Infeasible("no plan is within this budget", found=budget, nearest=repr(fixed + cheapest(choices)))
+    return _planned(curves, fronts, allocation, fixed, network, input_size)
 
 
 def plan_for_error(
@@ -224,13 +229,13 @@ def plan_for_error(
     network: str,
     input_size: tuple[int, int],
 ) -> Budgeted:
-    """The cheapest plan with at most so large a predicted error; parameters as of `plan_within`."""
+    """The cheapest plan whose predicted error is at most ``error``; other parameters as of `plan_within`."""
     fronts = fronts_of(curves, price)
     return _planned(curves, fronts, least_cost(_choices(fronts, price), error), fixed, network, input_size)
 
 
 def fronts_of(curves: Curves, price: Price) -> dict[str, tuple[Candidate, ...]]:
-    """For each layer the candidates worth their price; the layer itself always among them."""
+    """The Pareto front of each layer's candidates; the layer itself is always among them."""
     fronts = {}
     for name, listed in curves.candidates.items():
         front = pareto(listed, lambda x, name=name: price(name, x))  # type: ignore[misc]
@@ -245,18 +250,18 @@ def _choices(fronts: Mapping[str, Sequence[Candidate]], price: Price) -> list[li
 def _planned(
     curves: Curves,
     fronts: Mapping[str, Sequence[Candidate]],
-    found: Allocation,
+    allocation: Allocation,
     fixed: float,
     network: str,
     input_size: tuple[int, int],
 ) -> Budgeted:
-    chosen = {name: front[pick] for (name, front), pick in zip(fronts.items(), found.picks, strict=True)}
+    chosen = {name: front[pick] for (name, front), pick in zip(fronts.items(), allocation.picks, strict=True)}
     entries: list[LayerPlan] = []
     for layer in curves.layers:
         candidate = chosen.get(layer.name)
-        if candidate is None or candidate.method == "keep":
+        if candidate is None or candidate.method == KEEP:
             entries.append(keep_layer(layer, curves.kept.get(layer.name, "budget_kept")))
         else:
             entries.append(replace_layer(layer, candidate.method, candidate.ranks, "budget"))
     plan = Plan(network, input_size, keep_tied(curves.layers, entries))
-    return Budgeted(plan, fixed + found.cost, found.error)
+    return Budgeted(plan, fixed + allocation.cost, allocation.error)

@@ -1,4 +1,4 @@
-"""What is worth choosing among many results: those that no other equals or beats in everything."""
+"""The Pareto front: results that no other equals or beats in everything."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def pareto_front(results: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Indices of the results that no other dominates, the Pareto front.
+    """Indices of the results that no other dominates.
 
     Parameters
     ----------
     results : sequence of sequence of float
-        Quantities of each result, as many for all; less is better.
+        Quantities of each result, the same number for all; less is better.
 
     Returns
     -------
@@ -36,9 +36,11 @@ def pareto_front(results: Sequence[Sequence[float]]) -> tuple[int, ...]:
         raise RankError("results that are not numbers can't be compared", found=list(results))
     order = sorted(range(len(results)), key=lambda i: (tuple(results[i]), i))
     front: list[int] = []
-    # What dominates a result, or equals it, comes before it in this order.
+    # What dominates a result, or equals it, comes before it in this order. Of two quantities the first rises along the
+    # front and the second falls, so the last member alone decides.
     for index in order:
-        found = tuple(results[index])
-        if not any(tuple(results[i]) == found or dominates(results[i], found) for i in front):
+        rivals = front[-1:] if len(results[index]) == 2 else front
+        result = tuple(results[index])
+        if not any(tuple(results[i]) == result or dominates(results[i], result) for i in rivals):
             front.append(index)
     return tuple(front)

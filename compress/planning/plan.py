@@ -8,15 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress.errors import PlanError
+from compress.forms.registry import FORMS
 from compress.planning.plan_table import plan_html, plan_text
 
 VERSION = 1
 
-#: Methods a layer can have, with the number of ranks each needs: 1x1 - kxk - 1x1, two matrices, 1x1 - kxk, kxk - 1x1,
-#: kx1 - 1xk and 1xk - kx1.
-METHODS = {
-    "keep": 0, "tucker2": 2, "svd": 1, "tucker1_in": 1, "tucker1_out": 1, "spatial_vh": 1, "spatial_hv": 1,
-}  # fmt: skip
+#: The method of a layer that stays as it is; all others are names of forms.
+KEEP = "keep"
 
 #: Why a layer is replaced, by where its ranks come from.
 CHOSEN = {
@@ -59,9 +57,10 @@ class LayerPlan:
     name : str
         Dotted module name (the first one of a shared module).
     method : str
-        A key of `METHODS`.
+        `KEEP`, or the name of a form.
     ranks : tuple of int
-        (r3, r4) for Tucker-2, mode 3 being input and mode 4 output channels; (r,) for SVD; () for a kept layer.
+        As many as the form has: (r3, r4) for Tucker-2, mode 3 being input and mode 4 output channels; () for a kept
+        layer.
     reason : str
         A key of `REASONS`.
     params, macs : (int, int)
@@ -85,14 +84,13 @@ class LayerPlan:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise PlanError("a layer's name must be text", found=self.name)
-        if self.method not in METHODS:
+        if self.method != KEEP and self.method not in FORMS:
             raise PlanError(
-                f"unknown method for layer {self.name}", found=self.method, hint=f"Known: {', '.join(METHODS)}"
+                f"unknown method for layer {self.name}", found=self.method, hint=f"Known: {', '.join((KEEP, *FORMS))}"
             )
-        if len(self.ranks) != METHODS[self.method]:
-            raise PlanError(
-                f"layer {self.name}: the method {self.method} takes {METHODS[self.method]} rank(s)", found=self.ranks
-            )
+        count = 0 if self.method == KEEP else FORMS[self.method].rank_count
+        if len(self.ranks) != count:
+            raise PlanError(f"layer {self.name}: the method {self.method} takes {count} rank(s)", found=self.ranks)
         if any(not isinstance(r, int) or isinstance(r, bool) or r < 1 for r in self.ranks):
             raise PlanError(f"layer {self.name}: ranks must be whole numbers from 1 on", found=self.ranks)
         if self.reason not in REASONS:
@@ -137,7 +135,7 @@ class Plan:
     @property
     def changed(self) -> tuple[LayerPlan, ...]:
         """The layers that are replaced."""
-        return tuple(layer for layer in self.layers if layer.method != "keep")
+        return tuple(layer for layer in self.layers if layer.method != KEEP)
 
     @property
     def params(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""Factorizing a network by what its layers see: calibration images in, a network out that needs no training to work.
+"""Factorizing a network for the data it sees: with calibration images the result works without training.
 
-Each replaced layer is fitted to reproduce the *original* network's output from the input that the already compressed
-layers before it give (asymmetric reconstruction: Zhang et al., "Accelerating very deep convolutional networks for
-classification and detection", 2015, arXiv:1505.06798, section 3.3), in the metric of what the final maps feel.
+Each replaced layer is fitted to reproduce the *original* network's output from the inputs that the already compressed
+layers before it produce (asymmetric reconstruction: Zhang et al., "Accelerating very deep convolutional networks for
+classification and detection", 2015, arXiv:1505.06798, section 3.3), with errors weighted by output sensitivity.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import BLOCK, Fit, Metric, Problem
+from compress.decomposition.fitting import Problems
+from compress.decomposition.metric import BLOCK, Metric
+from compress.forms.base import LayerFactors
+from compress.forms.registry import get_form
 from compress.network.duplicate import duplicate
 from compress.network.inputs import InputSpec, image_input
 from compress.network.layers import LayerIndex
@@ -21,11 +24,11 @@ from compress.network.moments import Moments, gather_moments, in_groups
 from compress.network.statistics import Calibration
 from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
-from compress.surgery.factorize import Factorized, LayerFactors, decompose, finish, install
+from compress.surgery.factorize import Factorized, decompose, finish, install
 
-#: Ridge of the regression on compressed inputs, as a share of the mean variance: it pulls towards the old kernel.
-#: Layers fitted together each make up for the errors before all of them, so a weak pull makes up for them twice.
-PULL = 1.0
+#: Ridge of the regression on compressed inputs towards the old kernel, as a share of the mean variance. Layers that are
+#: fitted together each correct the errors before all of them, so a small ridge would correct these errors twice.
+REGRESSION_RIDGE = 1.0
 
 
 def factorize_with_data(
@@ -35,6 +38,7 @@ def factorize_with_data(
     *,
     rounds: int = 16,
     inputs: Sequence[InputSpec] | None = None,
+    layers: LayerIndex | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Factorized:
     """Factorize the layers of a network as planned, with factors and biases for the data.
@@ -50,10 +54,12 @@ def factorize_with_data(
     calibration : Calibration
         From `compress.network.statistics.measure_sensitivity`.
     rounds : int
-        In so many groups, in the order in which they run, layers are replaced; the moments of a group come from the
-        network with all groups before it compressed. 0: all moments come from the original network.
+        Number of groups in which layers are replaced, in the order in which they run; the moments of a group come from
+        the network with all groups before it compressed. 0: all moments come from the original network.
     inputs : sequence of InputSpec, optional
         What the network reads; without it one colour image of the plan's size.
+    layers : LayerIndex, optional
+        Of the network at these inputs, if it was made before; without it the network runs once more.
 
     Raises
     ------
@@ -61,7 +67,8 @@ def factorize_with_data(
         As of `compress.surgery.factorize.factorize`.
     """
     inputs = image_input(plan.input_size) if inputs is None else inputs
-    plan = check_plan(plan, module, plan.network, plan.input_size, LayerIndex.of(module, inputs))
+    layers = LayerIndex.of(module, inputs) if layers is None else layers
+    plan = check_plan(plan, module, plan.network, plan.input_size, layers)
     entries = {entry.name: entry for entry in plan.changed}
     network = duplicate(module)
     aware = [name for name in calibration.sensitivities if name in entries]
@@ -89,8 +96,8 @@ def fit_layer(
 ) -> LayerFactors:
     """Factors and bias of one layer.
 
-    The kernel to be factorized is the regression of the wanted outputs on the inputs, pulled towards the old kernel;
-    where both come from the original network it is the old kernel.
+    The kernel to be factorized is the regression of the target outputs on the inputs, with a ridge towards the old
+    kernel; where both come from the original network it is the old kernel.
 
     Parameters
     ----------
@@ -99,7 +106,7 @@ def fit_layer(
     entry : LayerPlan
         Method and ranks.
     moments : Moments
-        Of its patches and of the outputs aimed at.
+        Of its patches and of the target outputs.
     sensitivity : Tensor, shape (T, T)
         As of `Sensitivity`.
     sweeps : int
@@ -108,22 +115,16 @@ def fit_layer(
     weight = layer.get_parameter("weight").detach().double()
     old = weight.flatten(1)
     target = old + _regression(moments.covariance, moments.cross - _through(old, moments.covariance))
-    metric = Metric.of(moments.covariance, sensitivity)
-    fit = Problem(target.view(weight.shape), metric, entry.method).fit(entry.ranks, sweeps)
+    problems = Problems(target.view(weight.shape), Metric.of(moments.covariance, sensitivity))
+    fit = get_form(entry.method).fit(problems, entry.ranks, sweeps)
     bias = moments.target_mean - fit.kernel @ moments.mean
     error = float((fit.kernel - old).norm() / old.norm().clamp_min(1e-300))
-    return LayerFactors(factor_parts(fit), error, bias, fit.error)
-
-
-def factor_parts(fit: Fit) -> dict[str, Tensor]:
-    """The factors by the names of the children they become."""
-    parts = {"reduce": fit.reduce, "expand": fit.expand}
-    return parts if fit.core is None else {**parts, "core": fit.core}
+    return LayerFactors(fit.parts, error, bias, fit.error)
 
 
 def _regression(covariance: Tensor, cross: Tensor) -> Tensor:
-    """The ridge regression whose cross moment (T, D) is given, solved as precisely as the covariance is known."""
-    ridge = PULL * covariance.diagonal().mean()
+    """The ridge regression with this cross moment (T, D), solved in the precision of the covariance."""
+    ridge = REGRESSION_RIDGE * covariance.diagonal().mean()
     if float(cross.norm()) <= 1e-9 * float(covariance.norm()):
         return torch.zeros_like(cross)
     ridged = covariance.clone()

@@ -1,7 +1,7 @@
 """Changes of a network's structure as plain data, to be replayed on a freshly built network.
 
-A checkpoint keeps them in the order in which they were made; weights are loaded after the last. A further kind of
-edit is a class with the members of `Edit`, put into the registry by `register_edit`.
+A checkpoint stores them in the order in which they were made; weights are loaded after the last. A new kind of edit is
+a class with the members of `Edit`, registered by `register_edit`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from torch import nn
 
 from compress.errors import CheckpointError
+from compress.forms.registry import FORMS
 from compress.network.duplicate import duplicate
-from compress.planning.plan import METHODS, Plan
+from compress.planning.plan import Plan
 from compress.surgery.substitute import factorize_in_place
 
 
@@ -46,7 +47,7 @@ _KINDS: dict[str, type[Edit]] = {}
 
 
 def register_edit(edit: EditClass) -> EditClass:
-    """Make a kind of edit known to `edit_from_dict`; a class decorator."""
+    """Register a kind of edit for `edit_from_dict`; a class decorator."""
     if edit.kind in _KINDS:
         raise ValueError(f"the edit {edit.kind!r} is registered already")
     _KINDS[edit.kind] = edit
@@ -54,7 +55,7 @@ def register_edit(edit: EditClass) -> EditClass:
 
 
 def edit_from_dict(record: Mapping[str, Any]) -> Edit:
-    """The edit of any kind that a ``to_dict`` wrote.
+    """Read an edit of any kind, as its ``to_dict`` wrote it.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def apply_edits(module: nn.Module, edits: Iterable[Edit]) -> nn.Module:
     module : nn.Module
         The network before the first edit; it stays as it was.
     edits : iterable of Edit
-        Later ones see the names that earlier ones made.
+        Later ones use the names that earlier ones made.
 
     Returns
     -------
@@ -144,7 +145,11 @@ def _read_ranks(name: Any, entry: Any) -> tuple[str, tuple[int, ...]]:
         if not isinstance(name, str) or set(entry) != {"method", "ranks"}:
             raise ValueError
         method, ranks = entry["method"], tuple(entry["ranks"])
-        if METHODS[method] != len(ranks) or not ranks or any(type(rank) is not int or rank < 1 for rank in ranks):
+        if (
+            FORMS[method].rank_count != len(ranks)
+            or not ranks
+            or any(type(rank) is not int or rank < 1 for rank in ranks)
+        ):
             raise ValueError
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"a factorize edit can't be read at layer {name}", found=entry) from None

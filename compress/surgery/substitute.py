@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.network.factors import clip_ranks, kernel_shape, methods_for
+from compress.forms.registry import applicable, get_form
+from compress.network.kernels import kernel_shape
 from compress.network.layers import is_plain, kind_of
-from compress.planning.plan import METHODS
-from compress.surgery.factorized import build_like
 
 #: Builds the factorized form of a layer: (layer, method, ranks) -> module.
 Build = Callable[[nn.Module, str, tuple[int, ...]], nn.Module]
@@ -30,6 +29,23 @@ _HOOKS = (
 )
 
 
+def build_like(layer: nn.Module, method: str, ranks: tuple[int, ...], device: torch.device | None = None) -> nn.Module:
+    """The factorized form of a layer, freshly initialised.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        A plain convolution or linear layer.
+    method : str
+        Name of a form that the layer can have.
+    ranks : tuple of int
+        As in a plan.
+    device : torch.device, optional
+        Where to make the weights; without it where the layer's are.
+    """
+    return get_form(method).build(layer, ranks, device)
+
+
 def factorize_in_place(
     module: nn.Module,
     layers: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -38,8 +54,8 @@ def factorize_in_place(
 ) -> nn.Module:
     """Replace layers by their factorized form.
 
-    A module that is reached under several names is replaced under all of them. Layers that have one weight in common
-    get factors in common, so ``build`` is called for the first only. Hooks move to the replacement.
+    A module that is reached under several names is replaced under all of them. Layers that share a weight get shared
+    factors, so ``build`` is called for the first only. Hooks move to the replacement.
 
     Parameters
     ----------
@@ -100,10 +116,11 @@ def _layer(module: nn.Module, name: str, method: str, ranks: tuple[int, ...]) ->
         raise CheckpointError(f"the layer {name} can't be factorized", found=type(layer).__name__)
     groups = getattr(layer, "groups", 1)
     shape = kernel_shape(kind, layer.weight.shape, groups)
-    methods = methods_for(shape, kind, groups)
-    if not methods:
+    forms = {form.name: form for form in applicable(shape, kind, groups)}
+    if not forms:
         raise CheckpointError(f"the layer {name} can't be factorized", found=f"{groups} groups of {shape[:2]} channels")
-    if method not in methods or len(ranks) != METHODS[method] or clip_ranks(shape, method, ranks) != ranks:
+    form = forms.get(method)
+    if form is None or len(ranks) != form.rank_count or form.clip(shape, ranks) != ranks:
         raise CheckpointError(f"the layer {name} of shape {tuple(shape)} can't have these ranks", found=(method, ranks))
     return layer
 
@@ -113,7 +130,7 @@ def replace_module(module: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modu
     if module is old:
         return new
     for parent in module.modules():
-        # named_children would tell of a child once, even if its parent has it under two names.
+        # named_children would list a child once, even if its parent has it under two names.
         for name in [name for name, child in parent._modules.items() if child is old]:
             parent.register_module(name, new)
     return module

@@ -16,11 +16,12 @@ from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import export_openvino
+from compress.forms.registry import forms_for
 from compress.model import Model
-from compress.network.factors import full_ranks, layer_kernel
+from compress.network.kernels import layer_kernel
 from compress.network.layers import list_layers
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Ratio, make_plan, usual_method
+from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection, obstacle
 from compress.runtime.opening import open_runner
 from compress.surgery.attention import swap_attention
@@ -150,7 +151,9 @@ def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> Non
     # In float64: what rounding grows to in a hundred fresh layers would say nothing.
     module, size, batch = start(name).module.double(), size_of(name), images(name, 1).double()
     entries_ = [
-        LayerPlan(x.name, usual_method(x), full_ranks(layer_kernel(x), usual_method(x)), "plan", (0, 0), (0, 0))
+        LayerPlan(
+            x.name, forms_for(x)[0].name, forms_for(x)[0].max_ranks(layer_kernel(x)), "plan", (0, 0), (0, 0)
+        )
         for x in list_layers(module, size)
         if obstacle(x) is None and min(x.weight_shape[:2]) >= 8 and not x.tied_to
     ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.errors import CheckpointError, NetworkError, RuntimeAbsent, UsageError
 from compress.exporters.to_onnx import export_onnx
+from compress.forms.registry import FORMS
 from compress.measure import layer_latency
 from compress.measure.latency_cache import cache_file, cache_folder, load_measured, settings_key
 from compress.measure.latency_table import ORIGINAL, Curve, LatencyTable
@@ -23,7 +24,6 @@ from compress.network.duplicate import duplicate
 from compress.network.inputs import image_input
 from compress.network.layers import list_layers
 from compress.network.source import NetworkSpec
-from compress.planning.plan import METHODS
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import OnnxRunner
 from compress.surgery.substitute import factorize_in_place
@@ -194,7 +194,7 @@ def test_spread_variants_contain_every_form_of_every_layer_and_can_be_built(netw
     variants = spread_variants(layers, names, align=4)
     seen = {(name, *setting) for settings in variants.values() for name, setting in settings.items()}
     methods = {name: {method for found, method, _ in seen if found == name} for name in names}
-    assert methods["body.0"] == methods["body.3"] == set(METHODS) - {"keep", "svd"}
+    assert methods["body.0"] == methods["body.3"] == set(FORMS) - {"svd"}
     assert methods["point"] == {"svd"}
     assert all(rank % 4 == 0 for _, _, ranks in seen for rank in ranks)
     for settings in variants.values():
@@ -301,7 +301,8 @@ def test_layers_that_are_not_in_the_exported_graph_are_left_out(target: Target, 
             self.early = nn.Conv2d(24, 24, 3, padding=1)
 
         def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
-            return [{"heatmaps": self.early(self.stem(images))}, *super().forward(images)]
+            early = self.early(self.stem(images))
+            return [{"heatmaps": early, "pafs": early}, *super().forward(images)]
 
     variants: dict[str, Settings] = {
         name: {**settings, "early": ("tucker2", (8, 8))} for name, settings in SETTINGS.items()

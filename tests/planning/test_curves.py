@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Metric, Problem
-from compress.network.factors import clip_ranks, factorized_cost, layer_kernel, methods_for
+from compress.decomposition.fitting import Problems
+from compress.decomposition.metric import Metric
+from compress.forms.registry import forms_for, get_form
+from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerInfo, list_layers
 from compress.network.moments import Moments
 from compress.planning.curves import (
-    TRUST,
+    MAX_CORRECTION,
     Candidate,
-    Problems,
     bounded,
     candidates,
     corrected,
@@ -65,18 +66,23 @@ def posed(name: str) -> tuple[LayerInfo, Problems]:
     return info, Problems.of(weight, moments.covariance, sensitivity)
 
 
+def precision(candidate: Candidate, exact: float) -> float:
+    """Relative precision of a predicted error: curves of CP are interpolated, all others are exact."""
+    return 0.35 if candidate.method == "cp_separable" else exact
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_candidates_are_cheaper_than_the_layer_and_their_costs_true(name: str) -> None:
     info, problems = posed(name)
     first, *others = candidates(info, problems)
     assert first == keep(info) == Candidate("keep", (), info.params, info.macs, 0.0)
-    assert {x.method for x in others} == set(methods_for(layer_kernel(info)))
+    assert {x.method for x in others} == {form.name for form in forms_for(info)}
     assert len({(x.method, x.ranks) for x in others}) == len(others)
     for x in others:
-        assert (x.params, x.macs) == factorized_cost(info, x.method, x.ranks)
+        assert (x.params, x.macs) == get_form(x.method).cost(info, x.ranks)
         assert x.params < info.params
         assert x.macs < info.macs
-        assert clip_ranks(layer_kernel(info), x.method, x.ranks) == x.ranks
+        assert get_form(x.method).clip(layer_kernel(info), x.ranks) == x.ranks
         assert math.isfinite(x.error)
         assert x.error >= 0
 
@@ -98,17 +104,17 @@ def test_predicted_errors_fall_with_rank(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_predicted_errors_are_what_the_final_maps_feel(name: str) -> None:
+def test_predicted_errors_are_those_of_the_outputs(name: str) -> None:
     _, weight, moments, sensitivity = known(name)
     for x in candidates(*posed(name))[1::5]:
         metric = Metric.of(moments.covariance, sensitivity)
-        fit = Problem(weight, metric, x.method).fit(x.ranks, sweeps=0)
+        fit = get_form(x.method).fit(Problems(weight, metric), x.ranks, sweeps=0)
         change = fit.kernel - weight.flatten(1)
-        # The ridges of the metric are part of the prediction: a little more than the change itself is felt.
-        felt = float(torch.trace(sensitivity @ change @ moments.covariance @ change.T))
+        # The ridges of the metric are part of the prediction: it is a little above the change of the outputs.
+        change_of_outputs = float(torch.trace(sensitivity @ change @ moments.covariance @ change.T))
         ridged = metric.outputs * sensitivity.diagonal().mean() @ change @ metric.inputs
-        assert x.error == pytest.approx(float((ridged * change).sum()), rel=1e-4)
-        assert felt <= x.error * (1 + 1e-6)
+        assert x.error == pytest.approx(float((ridged * change).sum()), rel=precision(x, 1e-4))
+        assert change_of_outputs <= x.error * (1 + precision(x, 1e-6))
 
 
 @pytest.mark.parametrize("align", [4, 8])
@@ -122,8 +128,8 @@ def test_aligned_ranks_are_multiples_or_full(align: int) -> None:
 
 
 def test_methods_can_be_named() -> None:
-    found = candidates(*posed("square"), methods=("svd",))
-    assert {x.method for x in found} == {"keep", "svd"}
+    found = candidates(*posed("square"), methods=("svd", "tucker1_out"))
+    assert {x.method for x in found} == {"keep", "tucker1_out"}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -133,8 +139,8 @@ def test_without_data_the_error_is_that_of_the_kernel(name: str) -> None:
     assert len(found) > 3
     plain = Metric(*(torch.eye(n, dtype=torch.float64) for n in (weight[0].numel(), len(weight))))
     for x in found[1::4]:
-        expected = Problem(weight, plain, x.method).fit(x.ranks, sweeps=0).error
-        assert x.error == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        expected = get_form(x.method).fit(Problems(weight, plain), x.ranks, sweeps=0).error
+        assert x.error == pytest.approx(expected, rel=precision(x, 1e-6), abs=1e-9)
 
 
 def test_a_kernel_of_zeros_loses_nothing() -> None:
@@ -180,12 +186,12 @@ def test_bounds_hold_for_the_mode_that_a_form_reduces() -> None:
             ("spatial_vh", (1,)),
         ]
     ]
-    kept = [(x.method, x.ranks) for x in bounded(listed, (4, 6))]
+    kept = [(x.method, x.ranks) for x in bounded(listed, 4, 6)]
     assert kept == [
         ("keep", ()), ("tucker2", (4, 6)), ("tucker1_in", (4,)), ("tucker1_out", (6,)), ("svd", (6,)),
         ("spatial_vh", (1,)),
     ]  # fmt: skip
-    assert list(bounded(listed, (0, 0))) == listed
+    assert list(bounded(listed, 0, 0)) == listed
 
 
 def test_reference_points_lie_along_the_curve_and_keep_the_mean() -> None:
@@ -199,7 +205,7 @@ def test_reference_points_lie_along_the_curve_and_keep_the_mean() -> None:
         for x, change in points:
             assert x in listed[1:]
             assert 0.1 < x.macs / info.macs < 0.9
-            fit = problems[x.method].fit(x.ranks, sweeps=0)
+            fit = get_form(x.method).fit(problems, x.ranks, sweeps=0)
             torch.testing.assert_close(change.weight, (fit.kernel - weight.flatten(1)).float())
             moved = change.weight.double() @ moments.mean + change.bias
             torch.testing.assert_close(moved, torch.zeros_like(moved), rtol=0, atol=1e-4)
@@ -211,7 +217,9 @@ def test_measured_errors_scale_the_whole_curve_within_reason() -> None:
     scaled = corrected(listed, listed[1:], [4.0, 8.0])
     assert [x.error for x in scaled] == pytest.approx([16.0, 8.0, 4.0])
     assert [x.ranks for x in scaled] == [x.ranks for x in listed]
-    assert [x.error for x in corrected(listed, listed[:1], [1e9])] == pytest.approx([4 * TRUST, 2 * TRUST, TRUST])
-    assert corrected(listed, listed[:1], [1e-9])[0].error == pytest.approx(4 / TRUST)
+    assert [x.error for x in corrected(listed, listed[:1], [1e9])] == pytest.approx(
+        [4 * MAX_CORRECTION, 2 * MAX_CORRECTION, MAX_CORRECTION]
+    )
+    assert corrected(listed, listed[:1], [1e-9])[0].error == pytest.approx(4 / MAX_CORRECTION)
     for points, measured in (([], []), (listed[:1], [0.0])):
         assert list(corrected(listed, points, measured)) == listed

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compress.decomposition.evbmf import evbmf_kernel
 from compress.errors import PlanError, RankError, UsageError
+from compress.forms.registry import get_form
 from compress.network.cost import cost
-from compress.network.factors import clip_ranks
 from compress.planning.check import check_plan
 from compress.planning.plan import LayerPlan, Plan
 from compress.planning.policies import Energy, Policy, Ratio, Vbmf, make_plan, read_share
@@ -184,7 +184,7 @@ def test_no_plan_is_ever_larger_or_dearer(inputs: int, outputs: int, kernel: int
         else:
             assert layer.params[1] < layer.params[0]
             assert layer.macs[1] < layer.macs[0]
-            assert clip_ranks((outputs, inputs, kernel, kernel), layer.method, layer.ranks) == layer.ranks
+            assert get_form(layer.method).clip((outputs, inputs, kernel, kernel), layer.ranks) == layer.ranks
 
 
 def test_include_and_exclude(network: Network) -> None:

@@ -15,13 +15,12 @@ from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
 from compress.commands.factorize import FactorizeOptions, run
 from compress.errors import CheckpointError
-from compress.network.factors import clip_ranks, full_ranks, kernel_shape, methods_for
+from compress.forms.registry import applicable, form_of, get_form
+from compress.network.kernels import kernel_shape
 from compress.network.layers import kind_of
-from compress.planning.plan import METHODS
 from compress.progress import Silent
-from compress.surgery.compose import ComposeEdit, compose, product
+from compress.surgery.compose import ComposeEdit, compose
 from compress.surgery.edits import apply_edits, edit_from_dict
-from compress.surgery.factorized import build_like
 from compress.surgery.substitute import factorize_in_place
 
 
@@ -49,20 +48,22 @@ def layers(draw: st.DrawFn) -> tuple[nn.Module, str, tuple[int, ...]]:
             layer = nn.Conv2d(*channels, kernel, **options)
     kind = str(kind_of(layer))
     shape = kernel_shape(kind, layer.weight.shape, getattr(layer, "groups", 1))
-    methods = methods_for(shape, kind, getattr(layer, "groups", 1))
+    methods = [form.name for form in applicable(shape, kind, getattr(layer, "groups", 1))]
     method = draw(st.sampled_from(methods)) if methods else "keep"
-    ranks = tuple(draw(st.integers(1, top)) for top in full_ranks(shape, method)) if methods else ()
-    return layer, method, clip_ranks(shape, method, ranks) if methods else ()
+    ranks = tuple(draw(st.integers(1, top)) for top in get_form(method).max_ranks(shape)) if methods else ()
+    return layer, method, get_form(method).clip(shape, ranks) if methods else ()
 
 
 @settings(max_examples=150, deadline=None)
 @given(layers())
 def test_the_product_gives_what_the_factors_give(drawn: tuple[nn.Module, str, tuple[int, ...]]) -> None:
     layer, method, ranks = drawn
-    if method not in METHODS or method == "keep":
+    if method == "keep":
         return
-    factors = build_like(layer, method, ranks).double()
-    whole = product(factors)
+    factors = get_form(method).build(layer, ranks).double()
+    form = form_of(factors)
+    assert form is get_form(method)
+    whole = form.compose(factors)
     assert type(whole) is type(layer)
     assert whole.get_parameter("weight").shape == layer.get_parameter("weight").shape
     shape = (2, layer.in_features) if isinstance(layer, nn.Linear) else (2, layer.in_channels, 13, 16)  # type: ignore[union-attr]

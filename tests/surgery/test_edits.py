@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError
+from compress.forms.tucker2 import TuckerConv2d
 from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection
 from compress.surgery.edits import FactorizeEdit, apply_edits, edit_from_dict, register_edit
 from compress.surgery.factorize import factorize
-from compress.surgery.factorized import TuckerConv2d
 
 SIZE = (16, 16)
 

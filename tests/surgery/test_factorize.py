@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import NetworkError, PlanError, RankError
+from compress.forms.registry import forms_for, get_form
+from compress.forms.svd import LowRankLinear
+from compress.forms.tucker1_out import LowRankConv2d
+from compress.forms.tucker2 import TuckerConv2d
 from compress.network.cost import cost
-from compress.network.factors import clip_ranks, full_ranks, layer_kernel
+from compress.network.kernels import layer_kernel
 from compress.network.layers import list_layers
 from compress.planning.plan import LayerPlan, Plan
-from compress.planning.policies import Ratio, make_plan, usual_method
+from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection
 from compress.surgery.factorize import factorize
-from compress.surgery.factorized import LowRankConv2d, LowRankLinear, TuckerConv2d
 
 SIZE = (20, 16)
 
@@ -38,7 +41,7 @@ def by_hand(module: nn.Module, size: tuple[int, int] = SIZE, channels: int = 3, 
 def full(module: nn.Module, size: tuple[int, int] = SIZE) -> Plan:
     """A plan with full ranks for every layer."""
     ranks = {
-        layer.name.replace(".", "_"): full_ranks(layer_kernel(layer), usual_method(layer))
+        layer.name.replace(".", "_"): forms_for(layer)[0].max_ranks(layer_kernel(layer))
         for layer in list_layers(module, size)
     }
     return by_hand(module, size, **ranks)
@@ -90,7 +93,7 @@ def test_the_plan_tells_the_true_cost_of_any_factorization(config: dict[str, Any
         config["stride"] = 1
     module = nn.Sequential(nn.Conv2d(3, config["in_channels"], 1, dtype=config["dtype"]), nn.Conv2d(**config))
     shape = tuple(module[1].weight.shape)
-    ranks = clip_ranks(shape, "tucker2", (r3, r4)) if shape[2:].count(1) < 2 else clip_ranks(shape, "svd", (r3,))
+    ranks = get_form("tucker2").clip(shape, (r3, r4)) if shape[2:].count(1) < 2 else get_form("svd").clip(shape, (r3,))
     done = factorize(module, by_hand(module, **{"1": ranks}))
     assert done.plan.params[1] == cost(done.module, SIZE).params
     assert done.plan.macs[1] == cost(done.module, SIZE).macs

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from compress.checkpoint.load import load
+from compress.forms.registry import get_form
 from compress.network.cost import cost
-from compress.network.factors import full_ranks, layer_kernel
+from compress.network.kernels import layer_kernel
 from compress.network.layers import list_layers
 from compress.planning.plan import LayerPlan, Plan
 from compress.planning.policies import Ratio, Vbmf, make_plan
@@ -32,7 +33,7 @@ def test_full_ranks_reproduce_the_real_network(network: nn.Module) -> None:
     entries = []
     for layer in layers:
         method = "svd" if layer.pointwise else "tucker2"
-        ranks = full_ranks(layer_kernel(layer), method)
+        ranks = get_form(method).max_ranks(layer_kernel(layer))
         entries.append(LayerPlan(layer.name, method, ranks, "plan", (0, 0), (0, 0)))
     done = factorize(network, Plan("omz", SIZE, tuple(entries)))
     assert len(done.plan.changed) == len(layers) > 40
