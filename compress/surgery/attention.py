@@ -18,8 +18,8 @@ from compress.surgery.edits import register_edit
 from compress.surgery.substitute import replace_module
 from compress.zoo.attention import (
     KINDS,
-    MOST_CHANNELS,
-    MOST_REDUCTION,
+    MAX_CHANNELS,
+    MAX_REDUCTION,
     Attention,
     Gate,
     build_attention,
@@ -376,7 +376,7 @@ def _like(new: Attention, old: nn.Module, module: nn.Module) -> Attention:
 def _read_spec(name: Any, entry: Any) -> BlockSpec:
     try:
         spec = BlockSpec(**entry)
-        numbers = ((spec.channels, MOST_CHANNELS), (spec.reduction, MOST_REDUCTION))
+        numbers = ((spec.channels, MAX_CHANNELS), (spec.reduction, MAX_REDUCTION))
         if not isinstance(name, str) or type(spec.identity) is not bool or spec.attention not in KINDS:
             raise ValueError
         if any(type(value) is not int or not 1 <= value <= most for value, most in numbers):

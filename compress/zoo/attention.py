@@ -1,11 +1,11 @@
-"""Attention blocks: gates that weigh the channels and the places of a feature map.
+"""Attention blocks: gates that weight the channels and positions of a feature map.
 
-All kinds come from one factory and take the place of each other: a map (N, C, h, w) goes in and one of the same size
-comes out. Sources: squeeze and excitation (Hu et al. 2018, arXiv:1709.01507), with the activation and the spatial gate
+All kinds come from one factory and are interchangeable: they map (N, C, h, w) to the same shape. Sources: squeeze and
+excitation (Hu et al. 2018, arXiv:1709.01507), with the activation and the spatial gate
 of the attention CPM; CBAM (Woo et al. 2018, arXiv:1807.06521); efficient spatial attention on SimpleBaseline, in its
 three forms; coordinate attention (Hou et al. 2021, arXiv:2103.02907).
 
-Gates are means and maxima over axes, never adaptive pools, so exported networks run at any size.
+Pooling is a mean or maximum over axes, never adaptive, so that exported networks run at any size.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from torch import Tensor, nn
 
 from compress.errors import NetworkError
 
-#: What `build_attention` knows.
+#: The kinds that `build_attention` knows.
 KINDS = ("none", "se", "se_spatial", "cbam", "esa_seq", "esa_par", "esa_7", "coord")
 
-#: Bounds of a block; a file that asks for more is refused before anything of that size is built.
-MOST_CHANNELS, MOST_REDUCTION = 8192, 1024
+#: Bounds of a block; a file that exceeds them is refused before anything of that size is built.
+MAX_CHANNELS, MAX_REDUCTION = 8192, 1024
 
 
 class Gate(nn.Module):
-    """Factors by which a map is weighed.
+    """Multiplicative weights of a feature map.
 
-    A gate with a resting value starts there and is opened by training: it gives ``rest + blend (gate - rest)`` with a
-    learnt scalar ``blend`` that starts at 0. At 1 it is the gate of the paper. The scalar meets the small gate, not
-    the map, so that it costs nothing to speak of.
+    A gate with a resting value starts there and is learnt from there: it computes ``rest + blend (gate - rest)`` with
+    a learnt scalar ``blend`` that is initialised to 0; at 1 it is the gate of the paper. The scalar multiplies the
+    small gate, not the feature map, so that its cost is negligible.
 
     Parameters
     ----------
     rest : float or None
-        What the gate gives before training: 1 lets everything through, 0 nothing. None for the plain gate.
+        Value of the gate before training: 1 passes everything, 0 nothing. None for the plain gate.
     """
 
     blend: nn.Parameter | None
@@ -45,25 +45,25 @@ class Gate(nn.Module):
         self.rest = rest or 0.0
         self.register_parameter("blend", None if rest is None else nn.Parameter(torch.zeros(())))
 
-    def settle(self, scores: Tensor) -> Tensor:
-        """The gate of any scores: their sigmoid, blended with the resting value where there is one."""
+    def activate(self, scores: Tensor) -> Tensor:
+        """The gate of scores: their sigmoid, blended with the resting value if there is one."""
         gate = scores.sigmoid()
         return gate if self.blend is None else self.rest + self.blend * (gate - self.rest)
 
 
 class ChannelGate(Gate):
-    """One factor a channel: the mean of each (and the maximum), through two layers with a narrow middle.
+    """One weight per channel, from its mean (and maximum) through two layers with a bottleneck.
 
     Parameters
     ----------
     channels, middle : int
-        Width of the map and of the middle.
+        Channels of the feature map and of the bottleneck.
     rest : float or None
         As of `Gate`.
     bias, maximum : bool
-        Whether the layers have biases, and whether the maxima go through them too; both results are added.
+        Whether the layers have biases, and whether the maxima go through them too; the results are added.
     activation : module class
-        Between the layers.
+        Activation between the layers.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class ChannelGate(Gate):
         scores = self._scores(x.mean((2, 3), keepdim=True))
         if self.maximum:
             scores = scores + self._scores(x.amax((2, 3), keepdim=True))
-        return self.settle(scores)
+        return self.activate(scores)
 
     def _scores(self, pooled: Tensor) -> Tensor:
         scores: Tensor = self.expand(self.activation(self.reduce(pooled)))
         return scores
 
 
-class PlaceGate(Gate):
-    """One factor a place, by a 1x1 convolution of all channels."""
+class SpatialGate(Gate):
+    """One weight per position, by a 1x1 convolution over all channels."""
 
     def __init__(self, channels: int, rest: float | None) -> None:
         super().__init__(rest)
@@ -103,11 +103,11 @@ class PlaceGate(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to (N, 1, h, w)."""
-        return self.settle(self.score(x))
+        return self.activate(self.score(x))
 
 
-class PooledPlaceGate(Gate):
-    """One factor a place, by a 7x7 convolution of the maximum and the mean over the channels (CBAM)."""
+class PooledSpatialGate(Gate):
+    """One weight per position, by a 7x7 convolution of the maximum and mean over the channels (CBAM)."""
 
     def __init__(self, rest: float | None) -> None:
         super().__init__(rest)
@@ -117,16 +117,16 @@ class PooledPlaceGate(Gate):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to (N, 1, h, w)."""
         pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)
-        return self.settle(self.norm(self.score(pooled)))
+        return self.activate(self.norm(self.score(pooled)))
 
 
-class MeanPlaceGate(Gate):
-    """One factor a place, by convolutions of the mean over the channels (ESA), without biases.
+class MeanSpatialGate(Gate):
+    """One weight per position, by bias-free convolutions of the mean over the channels (ESA).
 
     Parameters
     ----------
     form : str
-        ``"chain"``: a 3x3 convolution after another; ``"sum"``: two of them side by side; ``"wide"``: one of 7x7.
+        ``"chain"``: two 3x3 convolutions in sequence; ``"sum"``: two in parallel, added; ``"wide"``: one of 7x7.
     rest : float or None
         As of `Gate`.
     """
@@ -134,7 +134,7 @@ class MeanPlaceGate(Gate):
     def __init__(self, form: str, rest: float | None) -> None:
         super().__init__(rest)
         count, size = (1, 7) if form == "wide" else (2, 3)
-        # The form is in the name, so that weights of one form are never taken for those of another.
+        # The form is part of the tensor names, so that weights of one form are never loaded into another.
         self.form = form
         setattr(self, form, nn.ModuleList(nn.Conv2d(1, 1, size, padding=size // 2, bias=False) for _ in range(count)))
 
@@ -143,19 +143,19 @@ class MeanPlaceGate(Gate):
         mean = x.mean(1, keepdim=True)
         layers: Any = getattr(self, self.form)
         if self.form == "sum":
-            return self.settle(layers[0](mean) + layers[1](mean))
+            return self.activate(layers[0](mean) + layers[1](mean))
         for layer in layers:
             mean = layer(mean)
-        return self.settle(mean)
+        return self.activate(mean)
 
 
 class CoordinateGate(Gate):
-    """One factor for each channel and row, and one for each channel and column.
+    """One weight per channel and row, and one per channel and column.
 
     Parameters
     ----------
     channels, middle : int
-        Width of the map and of the layer that rows and columns share.
+        Channels of the feature map, and of the layer that rows and columns share.
     rest : float or None
         As of `Gate`.
     """
@@ -174,20 +174,20 @@ class CoordinateGate(Gate):
         strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], dim=2)
         shared = self.activation(self.norm(self.reduce(strips)))
         rows, columns = shared[:, :, :height], shared[:, :, height:].transpose(2, 3)
-        return self.settle(self.rows(rows)), self.settle(self.columns(columns))
+        return self.activate(self.rows(rows)), self.activate(self.columns(columns))
 
 
 class Attention(nn.Module):
-    """What all blocks have in common, so that they can be found and swapped.
+    """Base class of all attention blocks, by which they are found and swapped.
 
     Attributes
     ----------
     kind : str
         One of `KINDS`.
     channels : int
-        Channels of the map.
+        Channels of the feature map.
     reduction : int
-        By how much the middle of the channel gate is narrower.
+        Reduction ratio of the channel gate's bottleneck.
     """
 
     def __init__(self, kind: str, channels: int, reduction: int) -> None:
@@ -195,28 +195,28 @@ class Attention(nn.Module):
         self.kind, self.channels, self.reduction = kind, channels, reduction
 
     def extra_repr(self) -> str:
-        """Kind and width for people."""
+        """Kind and width, for ``print``."""
         return f"kind={self.kind!r}, channels={self.channels}, reduction={self.reduction}"
 
 
 class NoAttention(Attention):
-    """The block that changes nothing: where it stands, another kind can be put."""
+    """The identity: a placeholder that can be swapped for another kind."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map as it is."""
+        """The feature map itself."""
         return x
 
 
 class SqueezeExcitation(Attention):
-    """Channel factors, after a factor for each place where the kind says so: the attention CPM's block.
+    """A channel gate, preceded by a spatial gate in the kind ``se_spatial``: the block of the attention CPM.
 
-    The activation is a leaky ReLU, as in that network; Hu et al. have a ReLU.
+    The activation is a leaky ReLU, as in that network; Hu et al. use a ReLU.
     """
 
     def __init__(self, kind: str, channels: int, reduction: int, identity: bool) -> None:
         super().__init__(kind, channels, reduction)
         rest = 1.0 if identity else None
-        self.place = PlaceGate(channels, rest) if kind == "se_spatial" else None
+        self.place = SpatialGate(channels, rest) if kind == "se_spatial" else None
         self.channel = ChannelGate(channels, _middle(channels, reduction), rest, activation=nn.LeakyReLU)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,13 +227,13 @@ class SqueezeExcitation(Attention):
 
 
 class Cbam(Attention):
-    """Channel factors from means and maxima, then a factor for each place."""
+    """A channel gate from means and maxima, then a spatial gate."""
 
     def __init__(self, kind: str, channels: int, reduction: int, identity: bool) -> None:
         super().__init__(kind, channels, reduction)
         rest = 1.0 if identity else None
         self.channel = ChannelGate(channels, _middle(channels, reduction), rest, maximum=True)
-        self.place = PooledPlaceGate(rest)
+        self.place = PooledSpatialGate(rest)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same."""
@@ -242,9 +242,9 @@ class Cbam(Attention):
 
 
 class EfficientSpatialAttention(Attention):
-    """``x + m p(m)`` with ``m = x c(x)``: channel factors c, then a factor p for each place, added to the input.
+    """``x + m p(m)`` with ``m = x c(x)``: a channel gate c, then a spatial gate p, added to the input.
 
-    As a fresh identity only the place gate rests, at 0.
+    Identity-initialised, only the spatial gate has a resting value, 0.
     """
 
     FORMS: ClassVar = {"esa_seq": "chain", "esa_par": "sum", "esa_7": "wide"}
@@ -252,16 +252,16 @@ class EfficientSpatialAttention(Attention):
     def __init__(self, kind: str, channels: int, reduction: int, identity: bool) -> None:
         super().__init__(kind, channels, reduction)
         self.channel = ChannelGate(channels, _middle(channels, reduction), None, bias=False)
-        self.place = MeanPlaceGate(self.FORMS[kind], 0.0 if identity else None)
+        self.place = MeanSpatialGate(self.FORMS[kind], 0.0 if identity else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same."""
-        weighed = x * self.channel(x)
-        return x + weighed * self.place(weighed)
+        weighted = x * self.channel(x)
+        return x + weighted * self.place(weighted)
 
 
 class CoordinateAttention(Attention):
-    """A factor for each row and one for each column, of every channel."""
+    """A gate for the rows and one for the columns of every channel."""
 
     def __init__(self, kind: str, channels: int, reduction: int, identity: bool) -> None:
         super().__init__(kind, channels, reduction)
@@ -292,42 +292,42 @@ def build_attention(kind: str, channels: int, reduction: int | None = None, *, i
         One of `KINDS`:
 
         ==============  =================================================================  ==========================
-        kind            what it is                                                         parameters at C, r
+        kind            definition                                                         parameters at C, r
         ==============  =================================================================  ==========================
         ``none``        the identity                                                       0
-        ``se``          channel factors from means                                         2C²/r + C/r + C
-        ``se_spatial``  a factor a place by a 1x1 convolution, then ``se``                 C + 1 more than ``se``
-        ``cbam``        channel factors from means and maxima, then 7x7 on maximum, mean   2C²/r + C/r + C + 98 + 2
-        ``esa_seq``     ``x + SAM(CAM(x))``; SAM of the mean: two 3x3, one after another   2C²/r + 18
-        ``esa_par``     the same, the two 3x3 side by side and added                       2C²/r + 18
+        ``se``          channel gate from means                                            2C²/r + C/r + C
+        ``se_spatial``  spatial gate by a 1x1 convolution, then ``se``                     C + 1 more than ``se``
+        ``cbam``        channel gate from means and maxima, then 7x7 on maximum and mean   2C²/r + C/r + C + 98 + 2
+        ``esa_seq``     ``x + SAM(CAM(x))``; SAM of the mean: two 3x3 in sequence          2C²/r + 18
+        ``esa_par``     the same, the two 3x3 in parallel and added                        2C²/r + 18
         ``esa_7``       the same with one 7x7                                              2C²/r + 49
-        ``coord``       factors of rows and columns; middle m = max(8, C/r)                3Cm + 3m + 2C
+        ``coord``       gates of rows and columns; bottleneck m = max(8, C/r)              3Cm + 3m + 2C
         ==============  =================================================================  ==========================
     channels : int
         C.
     reduction : int, optional
         r; by default 16, and 32 for ``coord``, as in the papers.
     identity : bool
-        Whether the block starts as the identity, exactly, and is opened by training: the resting gates of `Gate`. It
-        adds one scalar for each gate (one to ``esa_*`` and ``coord``), through which the first gradients flow.
+        Identity initialisation: the block starts exactly as the identity, by the resting values of `Gate`. It adds one
+        scalar per gate (one for ``esa_*`` and ``coord``), through which the first gradients flow.
 
     Raises
     ------
     NetworkError
-        If the kind is unknown, or a number is not whole or out of its bounds.
+        If the kind is unknown, or a number is not an integer within its bounds.
     """
     if not isinstance(kind, str) or kind not in _BLOCKS:
         raise NetworkError("unknown kind of attention", found=kind, hint=f"Known: {', '.join(KINDS)}")
     if reduction is None:
         reduction = default_reduction(kind)
-    for name, value, most in (("channels", channels, MOST_CHANNELS), ("reduction", reduction, MOST_REDUCTION)):
-        if type(value) is not int or not 1 <= value <= most:
-            raise NetworkError(f"an attention block's {name} must be a whole number from 1 to {most}", found=value)
+    for name, value, limit in (("channels", channels, MAX_CHANNELS), ("reduction", reduction, MAX_REDUCTION)):
+        if type(value) is not int or not 1 <= value <= limit:
+            raise NetworkError(f"an attention block's {name} must be an integer from 1 to {limit}", found=value)
     return _BLOCKS[kind](kind, channels, reduction, identity)
 
 
 def default_reduction(kind: str) -> int:
-    """The reduction that the kind's paper has."""
+    """The reduction ratio of the kind's paper."""
     return 32 if kind == "coord" else 16
 
 

@@ -1,18 +1,19 @@
-"""An attention-based convolutional pose machine for many people.
+"""An attention-based convolutional pose machine for several people.
 
 A MobileNet v2 at stride 8, then six stages. A stage has three blocks of two convolutions, whose outputs are
-concatenated and weighed by attention (a gate for each place, then squeeze and excitation), and two branches in a row:
-part-affinity fields first, then heatmaps from the features and the fields. Leaky ReLUs everywhere, no batch
-normalisation in the stages.
+concatenated and weighted by attention (a spatial gate, then squeeze and excitation), and two branches in sequence:
+part-affinity fields first, then heatmaps from the features and the fields. All activations are leaky ReLUs; there is no
+batch normalisation in the stages.
 
-The paper has its stages factorized by Tucker-2 at about a third of the channels. Here a dense network is factorized
-by the toolkit, or, with the option ``ratio``, built that way: both have the same tensors by name and shape.
+In the paper the stages are factorized by Tucker-2 at about a third of the channels. Here a dense network is factorized
+by the toolkit, or, with the option ``ratio``, built factorized: both have the same tensors by name and shape.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -20,46 +21,44 @@ from torch import Tensor, nn
 
 from compress.errors import NetworkError
 from compress.pose.spec import PoseSpec
-from compress.zoo.attention import KINDS, MOST_REDUCTION, ChannelGate, PlaceGate, build_attention
-from compress.zoo.layers import conv, initialise
+from compress.zoo.attention import KINDS, MAX_REDUCTION, ChannelGate, SpatialGate, build_attention
+from compress.zoo.layers import Maps, conv, initialise
 from compress.zoo.limits import check_choice, check_counts
 from compress.zoo.mobilenet import TRUNK_CHANNELS, mobilenet_v2
 from compress.zoo.registry import NetworkEntry, register
 
-#: 18 joints; x and y of 19 limbs.
+#: 18 joints; x and y of the fields of 19 limbs.
 JOINTS, PAFS = 18, 38
 
-#: Blocks of a stage.
+#: Blocks per stage.
 BLOCKS = 3
 
 #: Bounds of the options.
-LIMITS = {"stages": (1, 16), "width": (8, 1024), "reduction": (1, MOST_REDUCTION)}
+LIMITS = {"stages": (1, 16), "width": (8, 1024), "reduction": (1, MAX_REDUCTION)}
 
-#: Scores that gates start at: they let nearly nine tenths through.
+#: Initial scores of the gates, whose sigmoid is 0.88.
 OPEN = 2.0
 
-#: Kernel sizes that the branches' hidden layers can have.
+#: Kernel sizes of the branches' hidden layers.
 HEAD_SIZES = (1, 3)
-
-Maps = dict[str, Tensor]
 
 
 class FactorizedConv(nn.Module):
-    """A 3x3 convolution as 1x1, 3x3, 1x1, with names and shapes as surgery gives them.
+    """A 3x3 convolution as 1x1, 3x3, 1x1, with the names and shapes of the form ``tucker2``.
 
-    Kim et al. (2016, arXiv:1511.06530), section 3.1.
+    Kim et al. (2016, arXiv:1511.06530), section 3.1, equations 5 to 7.
 
     Parameters
     ----------
     inputs, outputs : int
         Channels.
     ratio : Fraction
-        Share of the channels that the core keeps on either side, halves rounded up.
+        Share of the input and output channels that the core keeps, halves rounded up.
     """
 
     def __init__(self, inputs: int, outputs: int, ratio: Fraction) -> None:
         super().__init__()
-        # A core that is much wider on one side than on the other would hold zeros only.
+        # A rank can't exceed 9 times the other: the unfolded 3x3 core has no more independent rows.
         first, last = _rank(inputs, ratio), _rank(outputs, ratio)
         first = min(first, last * 9)
         last = min(last, first * 9)
@@ -68,7 +67,7 @@ class FactorizedConv(nn.Module):
         self.expand = nn.Conv2d(last, outputs, 1)
 
     def initialise(self) -> None:
-        """Weights that keep the variance: no activation follows the first two convolutions."""
+        """Variance-preserving weights: no activation follows the first two convolutions."""
         for layer in (self.reduce, self.core):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
 
@@ -79,7 +78,7 @@ class FactorizedConv(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Two convolutions, the concatenation of their outputs, and attention on it."""
+    """Two convolutions, and attention on the concatenation of their outputs."""
 
     def __init__(self, inputs: int, width: int, attention: str, reduction: int, ratio: Fraction | None) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class AttentionBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """Three attention blocks, the branch of the fields, and the branch of the heatmaps, which sees the fields."""
+    """Three attention blocks, the branch of the fields, and that of the heatmaps, which also reads the fields."""
 
     def __init__(
         self,
@@ -128,23 +127,23 @@ class Stage(nn.Module):
 class AttentionCpm(nn.Module):
     """The attention-based convolutional pose machine.
 
-    What the paper leaves open is chosen here: the cut of the trunk, 3x3 convolutions of 128 channels, and attention on
-    the concatenation.
+    The paper leaves open where the backbone is cut, the width of the 3x3 convolutions (128 channels here), and that
+    attention acts on the concatenation.
 
     Parameters
     ----------
     stages : int
-        Stages, each of which gives maps.
+        Number of stages, each of which predicts maps.
     width : int
-        Channels of a convolution; blocks give twice as many.
+        Channels of a convolution; blocks output twice as many.
     attention : str
         Kind of the attention blocks (`compress.zoo.attention`).
     reduction : int
-        Their reduction.
+        Their reduction ratio.
     head_size : int
         Kernel size of the two hidden layers of each branch, 3 or 1.
     ratio : str or None
-        A share such as ``"1/3"`` builds every 3x3 convolution of the stages factorized.
+        A share such as ``"1/3"``: every 3x3 convolution of the stages is built factorized.
     background : bool
         Whether a background map follows the joints' heatmaps; the paper has none.
 
@@ -196,8 +195,8 @@ class AttentionCpm(nn.Module):
         for part in self.modules():
             if isinstance(part, FactorizedConv):
                 part.initialise()
-            elif isinstance(part, ChannelGate | PlaceGate):
-                # Gates at a half would leave 1/64 of the features after three blocks, with no normalisation to mend it.
+            elif isinstance(part, ChannelGate | SpatialGate):
+                # Gates of 1/2 would scale features by 1/64 after three blocks, and no normalisation corrects that.
                 last = part.expand if isinstance(part, ChannelGate) else part.score
                 if last.bias is not None:
                     nn.init.constant_(last.bias, OPEN)
@@ -211,36 +210,33 @@ class AttentionCpm(nn.Module):
         return maps
 
 
-def attention_cpm(
-    stages: int = 6,
-    width: int = 128,
-    attention: str = "se_spatial",
-    reduction: int = 16,
-    head_size: int = 3,
-    ratio: str | None = None,
-) -> AttentionCpm:
-    """The paper's network, without a background map."""
-    return AttentionCpm(stages, width=width, attention=attention, reduction=reduction, head_size=head_size, ratio=ratio)
+def _builder(*, background: bool) -> Callable[..., AttentionCpm]:
+    def build(
+        stages: int = 6,
+        width: int = 128,
+        attention: str = "se_spatial",
+        reduction: int = 16,
+        head_size: int = 3,
+        ratio: str | None = None,
+    ) -> AttentionCpm:
+        return AttentionCpm(
+            stages,
+            width=width,
+            attention=attention,
+            reduction=reduction,
+            head_size=head_size,
+            ratio=ratio,
+            background=background,
+        )
+
+    return build
 
 
-def attention_cpm_background(
-    stages: int = 6,
-    width: int = 128,
-    attention: str = "se_spatial",
-    reduction: int = 16,
-    head_size: int = 3,
-    ratio: str | None = None,
-) -> AttentionCpm:
-    """The same with a background map, so that it can be taught by networks that have one."""
-    return AttentionCpm(
-        stages,
-        width=width,
-        attention=attention,
-        reduction=reduction,
-        head_size=head_size,
-        ratio=ratio,
-        background=True,
-    )
+#: The paper's network, without a background map.
+attention_cpm = _builder(background=False)
+
+#: The same with a background map, so that it can be distilled from networks that have one.
+attention_cpm_background = _builder(background=True)
 
 
 def _conv(inputs: int, outputs: int, ratio: Fraction | None, size: int = 3) -> nn.Sequential:
@@ -260,7 +256,7 @@ def _rank(channels: int, ratio: Fraction) -> int:
 
 
 def _read_ratio(text: object) -> Fraction:
-    """A share of channels; written as a text, so that a third is a third in every file."""
+    """A share of channels, given as text so that a third is exact in every file."""
     if isinstance(text, str) and re.fullmatch(r"[0-9]{1,4}/0*[1-9][0-9]{0,3}|[01]?\.[0-9]{1,9}|1", text):
         ratio = Fraction(text)
         if 0 < ratio <= 1:
@@ -268,7 +264,7 @@ def _read_ratio(text: object) -> Fraction:
     raise NetworkError(
         "the network's option ratio must be a share of channels, above 0 and at most 1",
         found=text,
-        hint='Write it as a text such as "1/3"',
+        hint='Write it as text such as "1/3"',
     )
 
 
@@ -278,7 +274,7 @@ register(
         build=attention_cpm,
         pose=PoseSpec(height=368, background=False),
         input_size=(368, 656),
-        summary="attention CPM, MobileNet v2 at stride 8, six stages; born factorized with ratio",
+        summary="attention CPM, MobileNet v2 at stride 8, six stages; built factorized with ratio",
         source="attention and tensor-decomposed CPM",
     )
 )

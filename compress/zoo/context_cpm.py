@@ -1,10 +1,10 @@
 """A convolutional pose machine with global context for one person (Osokin, "Global Context for Convolutional Pose
 Machines", 2019).
 
-MobileNet v1 and an initial stage as in lightweight OpenPose, but heatmaps only; each refinement stage looks at the
-whole figure through a context module before its residual blocks. Parameter names are those of the public PyTorch
-release, so its files load without renaming. Upsampling goes to the size of the map it is joined with, so any input size
-works, exported too.
+MobileNet v1 and an initial stage as in lightweight OpenPose, but heatmaps only; each refinement stage has a context
+module with a large receptive field before its residual blocks. Parameter names are those of the public PyTorch release,
+so that its files load without renaming. Upsampling targets the size of the map to concatenate, so that any input size
+works, also in exported files.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from compress.pose.spec import PoseSpec
-from compress.zoo.layers import RefinementBlock, conv, head, initialise, separable
+from compress.zoo.layers import Maps, RefinementBlock, conv, head, initialise, separable
 from compress.zoo.lightweight_openpose import BACKBONE
 from compress.zoo.limits import check_choice, check_counts
 from compress.zoo.registry import NetworkEntry, register
 
-#: Channels of the features that every stage reads.
+#: Channels of the shared features.
 WIDTH = 128
 
-#: Maps: 16 joints and a background (LIP, MPII), or the 17 joints of COCO.
+#: Maps: 16 joints and a background map (LIP, MPII), or the 17 joints of COCO.
 HEATMAPS = 17
 
-#: The context modules.
+#: The kinds of context module.
 CONTEXTS = ("u_shaped", "aspp", "pyramid", "none")
 
 #: Bounds of the options.
@@ -36,19 +36,17 @@ LIMITS = {"stages": (1, 16)}
 #: Channels and dilations of the atrous spatial pyramid's branches.
 ASPP_WIDTH, ASPP_RATES = 1024, (3, 6, 9, 12)
 
-#: Channels of the pooled maps, and the sides of their grids: windows of 1/2 to 1/16 of the map.
+#: Channels of the pooled maps, and the sides of their grids.
 PYRAMID_WIDTH, PYRAMID_GRIDS = 32, (16, 8, 4, 2)
-
-Maps = dict[str, Tensor]
 
 
 class UShapedContext(nn.Module):
-    """Down by 4 and up again, with the maps of each size joined in.
+    """A U-shaped module: downsampling by 4 and upsampling with skip connections.
 
     Parameters
     ----------
     channels : int
-        Channels of the input and of the output; the inside has twice as many.
+        Channels of input and output; the inner layers have twice as many.
     upsampling : str
         ``"bilinear"`` or ``"nearest"``.
     """
@@ -63,7 +61,7 @@ class UShapedContext(nn.Module):
         self.decoder1 = nn.Sequential(conv(channels + wide, wide, norm=True), conv(wide, channels, norm=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape."""
         half = self.encoder1(x)
         quarter = self.encoder2(half)
         half = self.decoder2(torch.cat([half, resize(quarter, half, self.upsampling)], dim=1))
@@ -72,7 +70,7 @@ class UShapedContext(nn.Module):
 
 
 class AtrousPyramidContext(nn.Module):
-    """Convolutions with different dilations side by side, and the sum of them; without biases.
+    """Atrous spatial pyramid: the sum of parallel bias-free convolutions of different dilations.
 
     This reading of the paper's "original ASPP with 1024 intermediate channels" has 0.2 % more parameters than printed.
     """
@@ -95,9 +93,9 @@ class AtrousPyramidContext(nn.Module):
 
 
 class PooledPyramidContext(nn.Module):
-    """Means over windows that shrink with their number, each through a convolution, joined with the input.
+    """Pyramid pooling: means over grids of several sizes, each through a convolution, concatenated with the input.
 
-    Maps whose sides are no multiples of 16 are continued by their edge up to the next one while they are pooled.
+    For pooling, maps are padded to multiples of 16 by replicating their edge.
     """
 
     def __init__(self, channels: int, upsampling: str) -> None:
@@ -108,7 +106,7 @@ class PooledPyramidContext(nn.Module):
         self.fuse = nn.Sequential(conv(joined, WIDTH, 1), conv(WIDTH, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape."""
         height, width = x.shape[-2:]
         side = PYRAMID_GRIDS[0]
         whole = pad(x, (0, -width % side, 0, -height % side), mode="replicate")
@@ -137,7 +135,7 @@ class InitialStage(nn.Module):
 
 
 class RefinementStage(nn.Module):
-    """A context module, three residual blocks and a head; the input is features and heatmaps, in this order."""
+    """A context module, three residual blocks and a head; reads features and heatmaps, in this order."""
 
     def __init__(self, context: str, upsampling: str) -> None:
         super().__init__()
@@ -160,18 +158,18 @@ class RefinementStage(nn.Module):
 
 
 class ContextCpm(nn.Module):
-    """The pose machine with global context.
+    """The convolutional pose machine with global context.
 
     Parameters
     ----------
     stages : int
-        Stages, the initial one included.
+        Number of stages, including the initial one.
     context : str
-        The context module of each refinement stage, one of `CONTEXTS`.
+        Context module of the refinement stages, one of `CONTEXTS`.
     upsampling : str
-        Of the context modules, ``"bilinear"`` or ``"nearest"``.
+        Upsampling in the context modules, ``"bilinear"`` or ``"nearest"``.
     stride : int
-        8, or 4, where the backbone's third halving is left out.
+        8, or 4 without the backbone's third downsampling.
 
     Attributes
     ----------
@@ -211,28 +209,28 @@ class ContextCpm(nn.Module):
 
 
 def context_cpm(stages: int = 6, context: str = "u_shaped") -> ContextCpm:
-    """The network of the Look Into Person data set: 16 joints and a background."""
+    """The network for the Look Into Person data set: 16 joints and a background map."""
     return ContextCpm(stages, context)
 
 
 def context_cpm_mpii(stages: int = 6, context: str = "u_shaped") -> ContextCpm:
-    """The same for the joints of MPII, at stride 4."""
+    """The same for MPII, at stride 4."""
     return ContextCpm(stages, context, stride=4)
 
 
 def context_cpm_coco(stages: int = 5, context: str = "u_shaped") -> ContextCpm:
-    """The top-down variant of the Open Model Zoo: 17 joints of COCO, no background, nearest upsampling."""
+    """The top-down variant of the Open Model Zoo: 17 joints of COCO, no background map, nearest upsampling."""
     return ContextCpm(stages, context, upsampling="nearest")
 
 
 def resize(x: Tensor, like: Tensor, mode: str) -> Tensor:
-    """A map at the size of another one, ``"bilinear"`` (pixel centres) or ``"nearest"``."""
+    """A map resized to another one, ``"bilinear"`` (pixel centres aligned) or ``"nearest"``."""
     size = like.shape[-2:]
     return interpolate(x, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 
 def _backbone(stride: int) -> nn.Sequential:
-    """MobileNet v1; at stride 4 the last halving is left out."""
+    """MobileNet v1; at stride 4 without its last downsampling."""
     blocks: list[nn.Module] = [conv(3, 32, stride=2, bias=False, norm=True)]
     channels, reached = 32, 2
     for outputs, step, dilation in BACKBONE:

@@ -1,8 +1,8 @@
 """High-resolution networks (Sun et al. 2019, arXiv:1902.09212).
 
-Branches of 1/4 to 1/32 of the input's size run side by side and are fused after every module; the heatmaps come from
-the first branch. Parameter names are those of the public release, so its files load without renaming. The sides of the
-input must be multiples of 32.
+Parallel branches at 1/4 to 1/32 of the input size are fused after every module; the heatmaps are predicted from the
+first branch. Parameter names are those of the public release, so that its files load without renaming. Height and width
+of the input must be multiples of 32.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.zoo.layers import conv, initialise
+from compress.zoo.layers import Maps, conv, initialise
 from compress.zoo.limits import check_choice
-from compress.zoo.resnet import BasicBlock, Maps, bottlenecks
+from compress.zoo.resnet import BasicBlock, bottlenecks
 from compress.zoo.topdown import register_top_down
 
 #: Channels of the first branch; each following branch has twice as many.
 WIDTHS = (32, 48)
 
-#: Modules of stages 2, 3 and 4, which have two, three and four branches.
+#: Modules of stages 2, 3 and 4, with two, three and four branches.
 MODULES = (1, 4, 3)
 
-#: Basic blocks of a branch.
+#: Basic blocks per branch.
 BLOCKS = 4
 
 #: Channels of the stem's output.
@@ -31,14 +31,14 @@ STEM = 256
 
 
 class HighResolutionModule(nn.Module):
-    """Basic blocks in each branch, then every branch takes up what all others found.
+    """Basic blocks in each branch, followed by fusion of all branches.
 
     Parameters
     ----------
     channels : sequence of int
         Channels of the branches, the largest map first.
     outputs : int
-        How many branches are fused; the last module of all gives the first only.
+        Number of fused outputs; the last module of the network has only the first.
     """
 
     def __init__(self, channels: Sequence[int], outputs: int) -> None:
@@ -51,7 +51,7 @@ class HighResolutionModule(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a branch to one map a fused branch."""
+        """One map per branch to one map per fused branch."""
         maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
         fused = []
         row: Any
@@ -71,7 +71,7 @@ class HRNet(nn.Module):
     width : int
         Channels of the first branch, 32 or 48.
     joints : int
-        Maps.
+        Number of heatmaps.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class HRNet(nn.Module):
     Raises
     ------
     NetworkError
-        If there is no such width.
+        If the width is unknown.
     """
 
     distill_points = ("layer1", "stage4.2.relu")
@@ -116,7 +116,7 @@ class HRNet(nn.Module):
         maps = [self.layer1(x)]
         for index in range(1, len(MODULES) + 1):
             transition: Any = self.get_submodule(f"transition{index}")
-            # A branch that was there goes on; a new one starts from the smallest map.
+            # Existing branches continue; a new one starts from the smallest map.
             maps = [layer(maps[min(branch, len(maps) - 1)]) for branch, layer in enumerate(transition)]
             maps = self.get_submodule(f"stage{index + 1}")(maps)
         return [{"heatmaps": self.final_layer(maps[0])}]
@@ -133,7 +133,7 @@ def hrnet_mpii(width: int = 32) -> HRNet:
 
 
 def _fusion(channels: Sequence[int], source: int, target: int) -> nn.Module:
-    """What brings the map of one branch to the size and channels of another."""
+    """Converts the map of one branch to the size and channels of another."""
     inputs, outputs = channels[source], channels[target]
     if source == target:
         return nn.Identity()

@@ -1,12 +1,15 @@
-"""The blocks that several networks are built from.
+"""Blocks shared by several networks.
 
-Activations are not in place: hooks that read the output of a layer (statistics, distillation) must see what the layer
-gave, not what the next one made of it.
+Activations are not in place: hooks that read the output of a layer (statistics, distillation) must see that output
+unchanged by the next layer.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+#: Outputs of a stage by name, such as ``heatmaps`` (N, K, h, w).
+Maps = dict[str, Tensor]
 
 
 def conv(
@@ -21,24 +24,24 @@ def conv(
     norm: bool = False,
     activation: type[nn.Module] | None = nn.ReLU,
 ) -> nn.Sequential:
-    """A convolution that keeps the size (up to its stride), then batch normalisation and an activation if asked for.
+    """A convolution with size-preserving padding, then optional batch normalisation and activation.
 
     Parameters
     ----------
     inputs, outputs : int
         Channels.
     size, stride, dilation, groups : int
-        As of `torch.nn.Conv2d`; the padding is ``dilation * (size - 1) / 2``, so a map of h rows becomes one of
-        ``ceil(h / stride)`` rows.
+        As of `torch.nn.Conv2d`; the padding is ``dilation * (size - 1) / 2``, so that h rows become
+        ``ceil(h / stride)``.
     bias, norm : bool
-        Whether the convolution has a bias, and whether batch normalisation follows it.
+        Whether the convolution has a bias, and whether batch normalisation follows.
     activation : module class or None
-        What comes last; None for a linear output.
+        The activation; None for a linear output.
 
     Returns
     -------
     Sequential
-        The convolution is child 0; the normalisation, where there is one, child 1.
+        The convolution is child 0; the normalisation, if any, child 1.
     """
     padding = dilation * (size - 1) // 2
     layers: list[nn.Module] = [
@@ -52,7 +55,7 @@ def conv(
 
 
 def separable(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """A MobileNet block: depthwise 3x3, then 1x1, each with batch normalisation and ReLU and without a bias.
+    """A MobileNet block: depthwise 3x3, then 1x1, each without bias and with batch normalisation and ReLU.
 
     One flat sequence (children 0, 1, 2 and 3, 4, 5).
     """
@@ -61,14 +64,14 @@ def separable(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) 
 
 
 class RefinementBlock(nn.Module):
-    """A 1x1 convolution, and two 3x3 convolutions around which its output is added: ``i + trunk(i)``.
+    """A 1x1 convolution followed by a residual pair of 3x3 convolutions: ``i + trunk(i)``.
 
     The second 3x3 convolution has dilation 2.
 
     Parameters
     ----------
     inputs, width : int
-        Channels of the input and of everything after the 1x1 convolution.
+        Channels of the input, and from the 1x1 convolution on.
     norm : bool
         Batch normalisation after the 3x3 convolutions.
     norm_initial : bool
@@ -87,15 +90,15 @@ class RefinementBlock(nn.Module):
 
 
 def head(inputs: int, hidden: int, outputs: int, *, norm: bool = False) -> nn.Sequential:
-    """Two 1x1 convolutions that turn features into maps, linear at the end."""
+    """Two 1x1 convolutions from features to maps, the last one linear."""
     return nn.Sequential(conv(inputs, hidden, 1, norm=norm), conv(hidden, outputs, 1, activation=None))
 
 
 def initialise(module: nn.Module, heads: tuple[nn.Sequential, ...]) -> None:
-    """Give a network fresh weights to train from.
+    """Initialise a network for training.
 
-    Kaiming-normal convolutions keep the variance of features through networks without normalisation; the last layer
-    of each head starts near zero, so that the first maps are near their mostly empty targets.
+    Kaiming-normal convolutions preserve the variance of features in networks without normalisation; the last layer of
+    each head starts near zero, because the target maps are mostly empty.
 
     Parameters
     ----------

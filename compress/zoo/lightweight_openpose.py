@@ -1,9 +1,9 @@
 """Lightweight OpenPose (Osokin, "Real-time 2D Multi-Person Pose Estimation on CPU: Lightweight OpenPose", 2018).
 
-A MobileNet v1 without the stride of its fourth reduction gives features at stride 8; an initial stage predicts
-heatmaps and part-affinity fields from them, and refinement stages predict both again from features and maps. Three
-networks are built here: the public PyTorch release, the Open Model Zoo release, and the small default of this
-project. Parameter names are those of the public releases, so their files load without renaming.
+A MobileNet v1 without its fourth downsampling extracts features at stride 8; an initial stage predicts heatmaps and
+part-affinity fields (PAFs) from them, and refinement stages predict both again from features and maps. There are three
+networks: the public PyTorch release, the Open Model Zoo release, and the small default of this project. Parameter names
+are those of the public releases, so that their files load without renaming.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from compress.errors import NetworkError
 from compress.pose.spec import PoseSpec
-from compress.zoo.layers import RefinementBlock, conv, head, initialise, separable
+from compress.zoo.layers import Maps, RefinementBlock, conv, head, initialise, separable
 from compress.zoo.registry import NetworkEntry, register
 
-#: 18 joints and a background map; x and y of 19 limbs.
+#: 18 joints and a background map; x and y of the fields of 19 limbs.
 HEATMAPS, PAFS = 19, 38
 
 #: Output channels, stride and dilation of the MobileNet blocks after the first convolution (3 to 32, stride 2).
@@ -27,17 +27,15 @@ BACKBONE = (
     (512, 1, 1), (512, 1, 1), (512, 1, 1), (512, 1, 1),
 )  # fmt: skip
 
-#: Bounds of the options; a file that asks for more is refused before anything of that size is built.
+#: Bounds of the options; a file that exceeds them is refused before anything of that size is built.
 LIMITS = {
     "refinements": (0, 16), "width": (8, 1024), "backbone_scale": (0.125, 4.0), "blocks": (1, 16),
     "head_width": (8, 4096),
 }  # fmt: skip
 
-Maps = dict[str, Tensor]
-
 
 class ContextFeatures(nn.Module):
-    """Reduces the backbone's channels: ``conv(a + trunk(a))`` with ``a = align(x)``."""
+    """Reduction of the backbone's channels: ``conv(a + trunk(a))`` with ``a = align(x)``."""
 
     def __init__(self, inputs: int, width: int, *, normalize: bool) -> None:
         super().__init__()
@@ -67,7 +65,7 @@ class InitialStage(nn.Module):
 
 
 class RefinementStage(nn.Module):
-    """Residual blocks and two heads; the input is features, heatmaps and PAFs, in this order."""
+    """Residual blocks and two heads; reads features, heatmaps and PAFs, in this order."""
 
     def __init__(self, width: int, blocks: int, *, normalize: bool) -> None:
         super().__init__()
@@ -94,12 +92,12 @@ class LightweightOpenPose(nn.Module):
     backbone_scale : float
         Factor of the backbone's channels, which are rounded to multiples of 8.
     blocks : int
-        Residual blocks of a refinement stage.
+        Residual blocks per refinement stage.
     head_width : int
         Hidden channels of the initial stage's heads.
     normalize : bool
-        Batch normalisation after every convolution but the heads' last; the public release has it in the backbone
-        and in the 3x3 convolutions of the refinement only. Training from scratch needs it.
+        Batch normalisation after every convolution except the heads' last; the public release has it only in the
+        backbone and in the 3x3 convolutions of the refinement. Training from scratch needs it.
 
     Attributes
     ----------
@@ -109,7 +107,7 @@ class LightweightOpenPose(nn.Module):
     Raises
     ------
     NetworkError
-        If an option is not a number or out of its bounds.
+        If an option is not a number within its bounds.
     """
 
     def __init__(
@@ -161,8 +159,8 @@ class LightweightOpenPose(nn.Module):
 class HumanPoseEstimation0001(nn.Module):
     """Lightweight OpenPose as the Open Model Zoo releases it, ``human-pose-estimation-0001``.
 
-    Batch normalisation is folded into the convolutions, the context features start with one more 1x1 convolution and
-    use ELU, and the refinement reads PAFs, heatmaps and features in this order.
+    Batch normalisation is folded into the convolutions, the context features have one more 1x1 convolution and use ELU,
+    and the refinement stage reads PAFs, heatmaps and features, in this order.
 
     Attributes
     ----------
@@ -228,7 +226,7 @@ def default_network(
     head_width: int = 128,
     normalize: bool = True,
 ) -> LightweightOpenPose:
-    """The small network whose trained weights ship with the project; its options' defaults are those weights'."""
+    """The small network whose trained weights ship with the project; the defaults are the options of those weights."""
     return LightweightOpenPose(
         refinements,
         width=width,
@@ -240,7 +238,7 @@ def default_network(
 
 
 def _separable_elu(width: int) -> nn.Sequential:
-    """The public release's block of the context features: depthwise 3x3 and 1x1, bias-free, ELU after each."""
+    """The block of the public release's context features: depthwise 3x3 and 1x1, bias-free, each with ELU."""
     depthwise = conv(width, width, groups=width, bias=False, activation=nn.ELU)
     return nn.Sequential(*depthwise, *conv(width, width, 1, bias=False, activation=nn.ELU))
 
@@ -252,13 +250,13 @@ def _check_options(**options: float) -> None:
         number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not number or not low <= value <= high:
             raise NetworkError(
-                f"the network's option {name} must be a {'whole ' if whole else ''}number from {low} to {high}",
+                f"the network's option {name} must be {'an integer' if whole else 'a number'} from {low} to {high}",
                 found=value,
             )
 
 
 def _shipped(name: str) -> Path | None:
-    """The checkpoint of that name which ships with the package, if there is one."""
+    """The checkpoint of that name that ships with the package, if there is one."""
     folder = Path(__file__).parent / "weights"
     return next((path for path in (folder / f"{name}.pt", folder / f"{name}.safetensors") if path.is_file()), None)
 
@@ -269,7 +267,7 @@ register(
         build=default_network,
         pose=PoseSpec(height=256),
         input_size=(256, 256),
-        summary="small lightweight OpenPose with batch normalisation, trained on drawn people",
+        summary="small lightweight OpenPose with batch normalisation, trained on synthetic (rendered) people",
         source="this project",
         weights=_shipped("default"),
     )

@@ -1,4 +1,4 @@
-"""Bounds of the networks' options: a file that asks for more is refused before anything of that size is built."""
+"""Bounds of the networks' options: a file that exceeds them is refused before anything of that size is built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from compress.errors import NetworkError
 
 
 def check_counts(limits: Mapping[str, tuple[int, int]], **options: object) -> None:
-    """Refuse an option that is no whole number within its limits.
+    """Refuse an option that is not an integer within its limits.
 
     Raises
     ------
@@ -18,16 +18,16 @@ def check_counts(limits: Mapping[str, tuple[int, int]], **options: object) -> No
     for name, value in options.items():
         low, high = limits[name]
         if type(value) is not int or not low <= value <= high:
-            raise NetworkError(f"the network's option {name} must be a whole number from {low} to {high}", found=value)
+            raise NetworkError(f"the network's option {name} must be an integer from {low} to {high}", found=value)
 
 
 def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
-    """Refuse an option that is none of the known values.
+    """Refuse an option that is not one of the known values.
 
     Raises
     ------
     NetworkError
-        Lists the known ones.
+        Lists the known values.
     """
     if not any(type(value) is type(choice) and value == choice for choice in known):
         raise NetworkError(

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 #: Channels of the stem.
 STEM = 32
 
-#: By how much the middles of the two weightings are narrower.
+#: Reduction ratios of the two weightings.
 CROSS_REDUCTION, SPATIAL_REDUCTION = 8, 4
 
 
@@ -38,17 +38,17 @@ class Unit(nn.Sequential):
 
 
 def depthwise(channels: int, stride: int = 1) -> Unit:
-    """A 3x3 convolution of each channel for itself, without activation."""
+    """A depthwise 3x3 convolution without activation."""
     return Unit(channels, channels, 3, stride=stride, groups=channels, activation=None)
 
 
 def shuffle(first: Tensor, second: Tensor) -> Tensor:
-    """The channels of two maps in turn: what concatenating and shuffling them in two groups gives."""
+    """Channels of two maps, interleaved: equals concatenation followed by a channel shuffle in two groups."""
     return torch.stack([first, second], dim=2).flatten(1, 2)
 
 
 class Stem(nn.Module):
-    """From images to 32 channels at a quarter of the size."""
+    """From images to 32 channels at stride 4."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Stem(nn.Module):
 
 
 class CrossResolutionWeighting(nn.Module):
-    """Weights for all maps from all maps, computed at the smallest one's size."""
+    """Weights of all maps, computed from all of them at the size of the smallest."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class CrossResolutionWeighting(nn.Module):
         self.conv2 = Unit(total // CROSS_REDUCTION, total, activation=nn.Sigmoid)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps, each of half the size of the one before, to the same weighed."""
+        """Maps, each half the size of the one before, to the weighted maps."""
         steps = [2 ** (len(maps) - 1 - branch) for branch in range(len(maps))]
         pooled = [x if step == 1 else avg_pool2d(x, step) for x, step in zip(maps, steps, strict=True)]
         weights = self.conv2(self.conv1(torch.cat(pooled, dim=1))).split(self.channels, dim=1)
@@ -87,7 +87,7 @@ class CrossResolutionWeighting(nn.Module):
 
 
 class SpatialWeighting(nn.Module):
-    """One factor a channel from its mean (squeeze and excitation)."""
+    """One weight per channel from its mean (squeeze and excitation)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,13 +96,13 @@ class SpatialWeighting(nn.Module):
         self.conv2 = Unit(channels // SPATIAL_REDUCTION, channels, norm=False, activation=nn.Sigmoid)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape."""
         y: Tensor = x * self.conv2(self.conv1(self.pool(x)))
         return y
 
 
 class ConditionalChannelWeighting(nn.Module):
-    """Half of every map's channels goes through weightings and a depthwise convolution, the other half past them."""
+    """Half of each map's channels passes through weightings and a depthwise convolution, the other half is kept."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -112,16 +112,16 @@ class ConditionalChannelWeighting(nn.Module):
         self.spatial_weighting = nn.ModuleList(SpatialWeighting(c) for c in halves)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a branch to the same."""
+        """One map per branch to the same shapes."""
         halves = [x.chunk(2, dim=1) for x in maps]
-        weighed = self.cross_resolution_weighting([second for _, second in halves])
+        weighted = self.cross_resolution_weighting([second for _, second in halves])
         layers = zip(self.depthwise_convs, self.spatial_weighting, strict=True)
-        weighed = [weight(conv(x)) for x, (conv, weight) in zip(weighed, layers, strict=True)]
-        return [shuffle(first, x) for (first, _), x in zip(halves, weighed, strict=True)]
+        weighted = [weight(conv(x)) for x, (conv, weight) in zip(weighted, layers, strict=True)]
+        return [shuffle(first, x) for (first, _), x in zip(halves, weighted, strict=True)]
 
 
 class ShuffleUnit(nn.Module):
-    """The naive block (ShuffleNet v2): half of the channels goes through 1x1, depthwise 3x3 and 1x1."""
+    """The naive block (ShuffleNet v2): half of the channels passes through 1x1, depthwise 3x3 and 1x1."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class ShuffleUnit(nn.Module):
         self.branch2 = nn.Sequential(Unit(half, half), depthwise(half), Unit(half, half))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape."""
         first, second = x.chunk(2, dim=1)
         return shuffle(first, self.branch2(second))
 

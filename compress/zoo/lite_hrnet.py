@@ -1,16 +1,16 @@
-"""Lite-HRNet (Yu et al. 2021, arXiv:2104.06403), and CBAM-Lite-HRNet on it.
+"""Lite-HRNet (Yu et al. 2021, arXiv:2104.06403), and CBAM-Lite-HRNet, which extends it.
 
 A high-resolution network of depthwise convolutions, whose 1x1 convolutions are replaced by weights computed across
-resolutions and over places. Parameter names are those of the public release, so its files load without renaming. The
-sides of the input must be multiples of 32.
+resolutions and positions. Parameter names are those of the public release, so that its files load without renaming.
+Height and width of the input must be multiples of 32.
 
-The public release fuses in an odd way, which its weights are trained for. With o the outputs of a module's branches and
-f_ij what brings branch j to branch i, it computes
+The fusion of the public release, which its weights are trained for, is unusual. With o the outputs of a module's
+branches and f_ij the conversion of branch j to branch i, it computes
 
     y_0 = 2 o_0 + sum_{j>0} f_0j(o_j),      y_i = 2 f_i0(y_0) + o_i + sum_{j>0, j!=i} f_ij(o_j)   (i > 0),
 
-where the textbook has no 2 and o_0 in place of y_0. It gets the second 2 by running f_i0 twice; the option
-``single_fuse`` runs it once and gives the same output.
+where the standard fusion has no factors 2, and o_0 in place of y_0. The second 2 comes from running f_i0 twice; with
+the option ``single_fuse`` it runs once, with the same output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
 from compress.zoo.attention import build_attention
-from compress.zoo.layers import initialise
+from compress.zoo.layers import Maps, initialise
 from compress.zoo.limits import check_choice
 from compress.zoo.lite_blocks import (
     STEM,
@@ -36,30 +36,28 @@ from compress.zoo.lite_blocks import (
 )
 from compress.zoo.topdown import register_top_down
 
-#: Modules of the three stages by the network's depth.
+#: Modules of the three stages, by depth.
 MODULES = {18: (2, 4, 2), 30: (3, 8, 3)}
 
-#: Channels of the branches; the stages have the first two, three and all four.
+#: Channels of the branches; the stages have two, three and four of them.
 CHANNELS = (40, 80, 160, 320)
 
-#: Channels of the branches with naive blocks, by the option ``blocks``.
+#: Channels of the branches with naive blocks, by the value of the option ``blocks``.
 NAIVE_CHANNELS = {"naive": (30, 60, 120, 240), "naive_wide": CHANNELS}
 
-#: Blocks of a module.
+#: Blocks per module.
 BLOCKS = 2
-
-Maps = dict[str, Tensor]
 
 
 class LiteModule(nn.Module):
-    """Blocks, then the fusion of all branches that the head of this file describes.
+    """Blocks, then the fusion of all branches described at the top of this file.
 
     Parameters
     ----------
     channels : sequence of int
         Channels of the branches, the largest map first.
     naive : bool
-        Whether the blocks are shuffle units instead of weightings.
+        Use shuffle units instead of channel weighting.
     single_fuse : bool
         Run each fusion layer once.
     """
@@ -79,12 +77,12 @@ class LiteModule(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a branch to the same."""
+        """One map per branch to the same shapes."""
         maps = [layer(x) for layer, x in zip(self.layers, maps, strict=True)] if self.naive else self.layers(maps)
         fused: list[Tensor] = []
         row: Any
         for row in self.fuse_layers:
-            # The first branch reads its own output, all others the first one's fused map.
+            # The first branch reads its own output, all others the fused map of the first.
             source = fused[0] if fused else maps[0]
             once = row[0](source)
             total = once + (once if self.single_fuse or not fused else row[0](source))
@@ -95,7 +93,7 @@ class LiteModule(nn.Module):
 
 
 class IterativeHead(nn.Module):
-    """From the smallest map to the largest: add what is below, scaled up, and narrow the channels."""
+    """From the smallest map to the largest: upsample and add the previous result, then reduce the channels."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -105,7 +103,7 @@ class IterativeHead(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One map a branch to the same with the channels of the branch before."""
+        """One map per branch to maps of the same sizes with the channels of the next larger branch."""
         results: list[Tensor] = []
         for x, project in zip(reversed(maps), self.projects, strict=True):
             below = [enlarge(results[0], 2)] if results else []
@@ -114,7 +112,7 @@ class IterativeHead(nn.Module):
 
 
 class LiteBackbone(nn.Module):
-    """Stem, three stages with the transitions before them, and the iterative head."""
+    """Stem, three stages, each after a transition, and the iterative head."""
 
     def __init__(self, modules: Sequence[int], channels: Sequence[int], *, naive: bool, single_fuse: bool) -> None:
         super().__init__()
@@ -133,7 +131,7 @@ class LiteBackbone(nn.Module):
         maps = [self.stem(x)]
         for index in range(len(CHANNELS) - 1):
             transition: Any = self.get_submodule(f"transition{index}")
-            # A branch that was there goes on; a new one starts from the smallest map.
+            # Existing branches continue; a new one starts from the smallest map.
             maps = [layer(maps[min(branch, len(maps) - 1)]) for branch, layer in enumerate(transition)]
             maps = self.get_submodule(f"stage{index}")(maps)
         results: list[Tensor] = self.head_layer(maps)
@@ -154,14 +152,14 @@ class KeypointHead(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """CBAM-Lite-HRNet: all maps at the largest one's size, each through CBAM, and a 1x1 convolution of them together.
+    """The head of CBAM-Lite-HRNet: all maps upsampled, each through attention, concatenated, and a 1x1 convolution.
 
     Parameters
     ----------
     channels : sequence of int
         Channels of the maps.
     joints : int
-        Heatmaps.
+        Number of heatmaps.
     attention : str
         Kind of the attention blocks (`compress.zoo.attention`).
     """
@@ -174,8 +172,8 @@ class AttentionHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps at 1/4, 1/8, ... to heatmaps (N, joints, H/4, W/4)."""
         large = [enlarge(x, 2**branch) if branch else x for branch, x in enumerate(maps)]
-        weighed = [block(x) for block, x in zip(self.attention, large, strict=True)]
-        heatmaps: Tensor = self.final_layer(torch.cat(weighed, dim=1))
+        weighted = [block(x) for block, x in zip(self.attention, large, strict=True)]
+        heatmaps: Tensor = self.final_layer(torch.cat(weighted, dim=1))
         return heatmaps
 
 
@@ -187,13 +185,13 @@ class LiteHRNet(nn.Module):
     depth : int
         18 or 30.
     joints : int
-        Maps.
+        Number of heatmaps.
     blocks : str
         ``"weighted"``, or a key of `NAIVE_CHANNELS`.
     single_fuse : bool
-        Run each fusion layer once: fewer operations, the same parameters and output.
+        Run each fusion layer once: fewer operations, same parameters and output.
     attention : str or None
-        Kind of the attention of CBAM-Lite-HRNet's head; None for the plain head.
+        Kind of attention in the head of CBAM-Lite-HRNet; None for the plain head.
 
     Attributes
     ----------
@@ -203,7 +201,7 @@ class LiteHRNet(nn.Module):
     Raises
     ------
     NetworkError
-        If an option is none of its values.
+        If an option has an unknown value.
     """
 
     distill_points = ("backbone.stem", "backbone.head_layer.projects.3")
@@ -235,7 +233,7 @@ class LiteHRNet(nn.Module):
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
-    """A map scaled up bilinearly, corner on corner."""
+    """A map upsampled bilinearly with aligned corners."""
     return interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=True)
 
 
@@ -266,7 +264,7 @@ def _separable(inputs: int, outputs: int, stride: int, *, last: type[nn.Module] 
 
 
 def _fusion(channels: Sequence[int], source: int, target: int) -> nn.Module:
-    """What brings the map of one branch to the size and channels of another."""
+    """Converts the map of one branch to the size and channels of another."""
     inputs, outputs = channels[source], channels[target]
     if source == target:
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""MobileNet v2 (Sandler et al. 2018, arXiv:1801.04381) as a trunk at stride 8."""
+"""MobileNet v2 (Sandler et al. 2018, arXiv:1801.04381) as a backbone at stride 8."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from torch import Tensor, nn
 
 from compress.zoo.layers import conv
 
-#: Expansion, output channels, blocks, stride and dilation of each group of blocks: the paper's table 2 up to its 96
-#: channels. The stride that would lead to 1/16 is removed, and dilation 2 keeps the field of view.
+#: Expansion, output channels, blocks, stride and dilation of each group of blocks: table 2 of the paper up to 96
+#: channels. The stride that would lead to 1/16 is removed; dilation 2 preserves the receptive field.
 GROUPS = ((1, 16, 1, 1, 1), (6, 24, 2, 2, 1), (6, 32, 3, 2, 1), (6, 64, 4, 1, 2), (6, 96, 3, 1, 2))
 
-#: Channels that the trunk gives.
+#: Output channels of the backbone.
 TRUNK_CHANNELS = GROUPS[-1][1]
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, filter depthwise by 3x3, narrow by a linear 1x1; the input is added where it fits.
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection; residual where input and output shapes agree.
 
     Parameters
     ----------
     inputs, outputs : int
         Channels.
     expansion : int
-        By how much the middle is wider; 1 leaves the first convolution out.
+        Expansion factor of the middle; 1 omits the first convolution.
     stride, dilation : int
         Of the depthwise convolution.
     """

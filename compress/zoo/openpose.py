@@ -1,9 +1,9 @@
 """OpenPose (Cao et al. 2017, arXiv:1611.08050) on the first ten convolutions of VGG-19: the COCO model.
 
-Two branches a stage, heatmaps and part-affinity fields, each with its own convolutions; from the second stage on, five
-of 7x7. Counts are those of the released network; the tensors have names of this project, because the release is a
-Caffe file. As in the release, images are BGR and normalised as ``pixel / 256 - 0.5``, and a stage reads the fields, the
-heatmaps and the features in this order.
+Each stage has two branches, for heatmaps and part-affinity fields, with separate convolutions; from the second stage
+on, five of 7x7. The costs are those of the released network; tensor names are this project's own, because the release
+is a Caffe file. As in the release, images are BGR and normalised as ``pixel / 256 - 0.5``, and a stage reads fields,
+heatmaps and features, in this order.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from compress.pose.spec import PoseSpec
-from compress.zoo.layers import conv, head, initialise
+from compress.zoo.layers import Maps, conv, head, initialise
 from compress.zoo.limits import check_counts
 from compress.zoo.registry import NetworkEntry, register
 
-#: 18 joints and a background map; x and y of 19 limbs.
+#: 18 joints and a background map; x and y of the fields of 19 limbs.
 HEATMAPS, PAFS = 19, 38
 
-#: Channels of VGG-19's convolutions up to conv4_2; None halves the size.
+#: Channels of the convolutions of VGG-19 up to conv4_2; None is a 2x2 pooling.
 VGG = (64, 64, None, 128, 128, None, 256, 256, 256, 256, None, 512, 512)
 
-#: Channels of the features that every stage reads.
+#: Channels of the shared features.
 WIDTH = 128
 
 #: Bounds of the options.
 LIMITS = {"stages": (1, 16)}
 
-Maps = dict[str, Tensor]
-
 
 class Branch(nn.Module):
-    """The convolutions of one kind of maps, and the head that gives them."""
+    """The convolutions and the head of one kind of maps."""
 
     def __init__(self, trunk: nn.Sequential, head: nn.Sequential) -> None:
         super().__init__()
@@ -46,7 +44,7 @@ class Branch(nn.Module):
 
 
 class Stage(nn.Module):
-    """Both branches on the same input: three 3x3 convolutions in the first stage, five 7x7 in the others."""
+    """Both branches on the same input: three 3x3 convolutions in the first stage, five 7x7 ones in the others."""
 
     def __init__(self, first: bool) -> None:
         super().__init__()
@@ -70,7 +68,7 @@ class OpenPose(nn.Module):
     Parameters
     ----------
     stages : int
-        Stages, the first included; the release has 6.
+        Number of stages; the release has 6.
 
     Attributes
     ----------

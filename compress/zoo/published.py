@@ -1,8 +1,8 @@
-"""Parameters and operations that papers and releases print for the networks, and why a count differs from them.
+"""Published parameter and operation counts of the networks, and why the counts here differ from them.
 
-Numbers are as printed: millions of parameters, and operations in the unit of the paper's convention
-(`compress.network.conventions`), which differ by much more than rounding. A row without numbers is a form of a network
-for which nothing is printed.
+Numbers are as printed: millions of parameters, and operations in the unit of the paper's counting convention
+(`compress.network.conventions`); conventions differ by much more than rounding. A row without numbers is a variant of a
+network for which nothing is published.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ROUNDED = "printed without decimals"
-_OMZ = "the release counts biases and activations too"
-_SB = "the printed figures are up to 1.1 % below what this convention gives"
-_STACKS = "the link between stacks is not described; here a stack reads the features and heatmaps of the one before"
-_WIDE = "a 7x7 kernel instead of two of 3x3 has 31 more weights a stage; the row is of the authors' earlier network"
+_OMZ = "the release also counts biases and activations"
+_SB = "the printed figures are up to 1.1 % below this convention"
+_STACKS = "the connection of stacks is not described; here a stack reads the features and heatmaps of the previous one"
+_WIDE = "one 7x7 kernel has only 31 weights more per stage than two 3x3; the row fits the authors' earlier network"
 _AT_INPUT = "the paper counts the strided 5x5 convolutions at the size of their input"
-_SHORT = "the reading whose other rows fit has fewer here"
+_SHORT = "the reading that reproduces the other rows has fewer here"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One printed line.
+    """One published row.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Published:
     operations : float or None
         Operations as printed.
     convention : str
-        How they are counted.
+        Counting convention.
     where : str
-        Where it is printed.
+        Where it is published.
     reason : str
-        Why the count here differs, where it does by more than rounding.
+        Why the count here differs, if by more than rounding.
     part : str
-        Name of the submodule that the line is about; empty for the whole network.
+        Name of the submodule that the row describes; empty for the whole network.
     """
 
     network: str
@@ -58,7 +58,7 @@ class Published:
 
     @property
     def label(self) -> str:
-        """The network with what distinguishes this form of it."""
+        """The network and the options of this variant."""
         words = [self.network, *(f"{name}={value}" for name, value in self.options.items())]
         return " ".join(words) + (f" [{self.part}]" if self.part else "")
 
@@ -73,7 +73,7 @@ def _pose_machines() -> Iterator[Published]:
     )
     name = "openpose-vgg19"
     yield Published(name, size, {}, 52.3, where="size of the released Caffe file, 209 MB of 4-byte weights")
-    share = "lightweight OpenPose, text: its 9 G are 15 % of it"
+    share = "lightweight OpenPose, text: its 9 G are 15 % of this"
     yield Published(name, size, {"stages": 2}, None, 60, where=share, reason=_ROUNDED)
     size = (368, 656)
     ratios: tuple[dict[str, Any], ...] = ({}, {"ratio": "1/3"}, {"ratio": "1/4"})
@@ -86,13 +86,16 @@ def _pose_machines() -> Iterator[Published]:
         yield Published(name, size, {"stages": stages})
     for stages in (2, 6):
         yield Published(name, size, {"stages": stages, "context": "none"})
-    part, elementwise = "refinement_stages.0.trunk.0", "printed with normalisation, activations and upsampling"
+    part, elementwise = (
+        "refinement_stages.0.trunk.0",
+        "the printed figure includes normalisation, activations and upsampling",
+    )
     yield Published(name, size, {"stages": 2}, 6.44, 2.53, "mac", table, elementwise, part)
-    options, reason = {"stages": 2, "context": "aspp"}, "exact at 144 channels, without the background map"
+    options, reason = {"stages": 2, "context": "aspp"}, "agrees exactly at 144 channels, without the background map"
     yield Published(name, size, options, 9.52, 9.75, "mac", table, reason, part)
     options, reason = {"stages": 2, "context": "pyramid"}, "printed with one digit; one of two readings of the fusion"
     yield Published(name, size, options, 0.2, 0.07, "mac", table, reason, part)
-    folded = "normalisation is folded in the release, which counts activations too"
+    folded = "normalisation is folded in the release, which also counts activations"
     where = "Open Model Zoo, single-human-pose-estimation-0001"
     yield Published("context-cpm-coco", (384, 288), {}, 33.165, 60.125, "2mac", where, folded)
 
@@ -130,7 +133,7 @@ def _lite() -> Iterator[Published]:
     yield Published(name, size, {"blocks": "naive"}, None, 194.8, name, where)
     yield Published(name, size, {"blocks": "naive_wide"}, None, 311.1, name, where)
     for depth in ({}, {"depth": 30}):
-        reason = 'nothing is printed but "a quarter of the parameters of Lite-HRNet", which no such network can have'
+        reason = 'the only figure, "a quarter of the parameters of Lite-HRNet", is impossible for such a network'
         yield Published("cbam-lite-hrnet", size, depth, where="CBAM-Lite-HRNet, text", reason=reason)
 
 
@@ -159,5 +162,5 @@ def _depth(depth: int) -> dict[str, int]:
     return {} if depth == 50 else {"depth": depth}
 
 
-#: Every printed line, the rows of a network together.
+#: Every published row, grouped by network.
 PUBLISHED = (*_pose_machines(), *_residual(), *_lite(), *_repose())

@@ -1,26 +1,26 @@
-"""RePose: a small network for one person that passes messages along the body.
+"""RePose: a small network for one person that passes messages along the body (Isack et al., 2020).
 
-An encoder halves the image down to a coarse map. There every joint gets features of its own, and joints update their
-features in order along the body and back, each from its neighbours. A decoder goes up again to the size of the image.
-Every prediction is upsampled to it and trained.
+An encoder downsamples the image to a coarse map. There every joint has its own features, which are updated from those
+of its neighbours in an order along the body, and in reverse. A decoder upsamples to the size of the image. Every
+prediction is upsampled to that size and supervised.
 
-The paper leaves parts open. This reading has its printed counts: before the messages four more convolutions a joint, a
-3x3 projection of all joints' features, and one 1x1 and one 3x3 convolution a decoder level. Which joints are
-neighbours, and how stacks are joined, is chosen here: a stack after the first reads the features and heatmaps of the
-one before.
+The paper leaves details open. This reading reproduces its printed counts: four more convolutions per joint before the
+messages, a 3x3 projection of all joints' features, and one 1x1 and one 3x3 convolution per decoder level. The
+neighbourhood of joints and the connection of stacks are choices made here: each further stack reads the features and
+heatmaps of the previous one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from compress.pose.skeleton import LSP14
-from compress.zoo.layers import initialise
+from compress.zoo.layers import Maps, initialise
 from compress.zoo.limits import check_choice, check_counts
 from compress.zoo.registry import NetworkEntry, register
 from compress.zoo.topdown import top_down_pose
@@ -28,22 +28,22 @@ from compress.zoo.topdown import top_down_pose
 #: Channels of the encoder and decoder, and of one joint's features.
 WIDTH, JOINT_WIDTH = 64, 32
 
-#: Convolutions of an encoder level, of a joint's features before the messages, and of a head.
+#: Number of convolutions in an encoder level, in a joint's features before the messages, and in a head.
 DEPTH = 4
 
-#: Sides of the coarse map, and ways to update features by a message.
+#: Side lengths of the coarse map, and ways in which a message updates features.
 COARSE, UPDATES = (8, 16, 32), ("trainable", "add", "replace")
 
-#: Orders in which joints are updated: by how well they are seen, or from the head on.
+#: Orders in which joints are updated: from the most reliably detected ones, or from the head.
 ORDERS = {
     "bottom_up": ("hip", "shoulder", "knee", "elbow", "ankle", "wrist", "neck", "head_top"),
     "top_down": ("head_top", "neck", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
 }
 
-#: How an encoder level halves its map. Both give the same in eval mode; the published counts are those of the second.
+#: How an encoder level downsamples. Both compute the same in eval mode; the published counts are of the second.
 DOWNS = ("stride2", "stride1_subsample")
 
-#: Neighbours on one side of the body, and from one side to the other.
+#: Neighbours on each side of the body, and joints that are neighbours across it.
 SAME_SIDE = (("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"),
              ("knee", "ankle"))  # fmt: skip
 ACROSS = ("shoulder", "hip")
@@ -51,11 +51,9 @@ ACROSS = ("shoulder", "hip")
 #: Bounds of the options.
 LIMITS = {"blocks": (1, 8), "stacks": (1, 4)}
 
-Maps = dict[str, Tensor]
-
 
 def neighbours() -> tuple[tuple[int, ...], ...]:
-    """The joints that each joint of the LSP skeleton gets messages from: 15 pairs, both ways."""
+    """The neighbours of each joint of the LSP skeleton: 15 pairs, in both directions."""
     pairs = [("head_top", "neck"), *((f"right_{joint}", f"left_{joint}") for joint in ACROSS)]
     for side in ("right_", "left_"):
         pairs += [(a if a in LSP14.joints else side + a, side + b) for a, b in SAME_SIDE]
@@ -70,12 +68,12 @@ def joint_order(order: str) -> tuple[int, ...]:
 
 
 def block(inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> nn.Sequential:
-    """The paper's (size, stride, outputs): convolution, ReLU, and batch normalisation after it."""
+    """The paper's block (size, stride, outputs): convolution, ReLU, then batch normalisation."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, size // 2), nn.ReLU(), nn.BatchNorm2d(outputs))
 
 
 def blocks_of(inputs: int, outputs: int, count: int) -> nn.Sequential:
-    """Blocks of 3x3 in a row."""
+    """A sequence of 3x3 blocks."""
     return nn.Sequential(*(block(outputs if index else inputs, outputs) for index in range(count)))
 
 
@@ -88,17 +86,17 @@ class Subsample(nn.Module):
 
 
 class Message(nn.Module):
-    """The update of one joint's features from its own and its neighbours'.
+    """The update of a joint's features from its own and its neighbours' features.
 
     Parameters
     ----------
     sources : int
-        How many neighbours it has.
+        Number of neighbours.
     blocks : int
-        3x3 blocks after the 1x1 block that joins the features.
+        Number of 3x3 blocks after the 1x1 block that combines the features.
     update : str
-        One of `UPDATES`: the result is added times a learnt factor that starts at 1, added, or put in place of the
-        features.
+        One of `UPDATES`: the result is added after multiplication by a learnt factor that starts at 1, added, or
+        replaces the features.
     """
 
     def __init__(self, sources: int, blocks: int, update: str) -> None:
@@ -110,7 +108,7 @@ class Message(nn.Module):
         self.register_parameter("factor", nn.Parameter(torch.ones(())) if update == "trainable" else None)
 
     def forward(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
-        """(N, 32, h, w) and as many maps of that size as there are neighbours, to (N, 32, h, w)."""
+        """(N, 32, h, w) and one map of that shape per neighbour, to (N, 32, h, w)."""
         result: Tensor = self.refine(self.join(torch.cat([own, *others], dim=1)))
         if self.replace:
             return result
@@ -118,7 +116,7 @@ class Message(nn.Module):
 
 
 class JointHead(nn.Module):
-    """Four 3x3 blocks, whose output are a joint's features, and the joint's heatmap."""
+    """Four 3x3 blocks, whose output is a joint's features, and the joint's heatmap."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,26 +129,52 @@ class JointHead(nn.Module):
         return features, self.heatmap(features)
 
 
-class BodyGraph(nn.Module):
-    """Features for each joint, heatmaps, messages in order and in reverse, heatmaps again.
+@dataclass(frozen=True)
+class BodyOptions:
+    """How joints exchange messages.
 
-    Parameters
+    Attributes
     ----------
-    blocks, update
-        As of `Message`.
+    blocks : int
+        3x3 blocks of a message, 1 to 5 in the paper.
+    update : str
+        How a message changes features, one of `UPDATES`.
     joint_head : bool
         One head for all joints after the messages, instead of one each.
     graph : bool
-        Whether joints have neighbours; without, the same convolutions run for each joint alone.
+        Whether joints have neighbours; otherwise the same convolutions run for each joint alone.
     order : str
         One of `ORDERS`.
+
+    Raises
+    ------
+    NetworkError
+        If an option is out of its bounds.
     """
 
-    def __init__(self, blocks: int, update: str, *, joint_head: bool, graph: bool, order: str) -> None:
+    blocks: int
+    update: str
+    joint_head: bool
+    graph: bool
+    order: str
+
+    def __post_init__(self) -> None:
+        check_counts(LIMITS, blocks=self.blocks)
+        check_choice("update", self.update, UPDATES)
+        check_choice("order", self.order, tuple(ORDERS))
+        for name in ("joint_head", "graph"):
+            check_choice(name, getattr(self, name), (False, True))
+
+
+class BodyGraph(nn.Module):
+    """Features and heatmaps of each joint, messages in order and in reverse, then heatmaps again."""
+
+    def __init__(self, body: BodyOptions) -> None:
         super().__init__()
         joints = range(len(LSP14.joints))
-        self.order = joint_order(order)
-        self.sources = neighbours() if graph else ((),) * len(joints)
+        blocks, update, joint_head = body.blocks, body.update, body.joint_head
+        self.order = joint_order(body.order)
+        self.sources = neighbours() if body.graph else ((),) * len(joints)
         self.start = nn.ModuleList(
             nn.Sequential(block(WIDTH, JOINT_WIDTH, 1), blocks_of(JOINT_WIDTH, JOINT_WIDTH, DEPTH)) for _ in joints
         )
@@ -180,7 +204,7 @@ class BodyGraph(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Twice the size, joined with the encoder's features of that size; features and heatmaps."""
+    """Upsampling by 2, concatenation with the encoder's features of that size, features and heatmaps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,9 +225,9 @@ class Stack(nn.Module):
     inputs : int
         Channels of the input.
     levels : int
-        Halvings from the input to the coarse map.
+        Number of downsamplings from the input to the coarse map.
     graph : BodyGraph
-        What runs on the coarse map.
+        Message passing on the coarse map.
     down : str
         One of `DOWNS`.
     """
@@ -217,7 +241,7 @@ class Stack(nn.Module):
         self.decoder = nn.ModuleList(DecoderLevel() for _ in range(levels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, inputs, H, W) to features (N, 64, H, W) and heatmaps (N, 14, H, W) from the coarsest to the finest."""
+        """(N, inputs, H, W) to features (N, 64, H, W) and heatmaps (N, 14, H, W), from the coarsest to the finest."""
         skipped = [self.encoder[0](x)]
         for down, encode in zip(self.downs, self.encoder[1:], strict=True):
             skipped.append(encode(down(skipped[-1])))
@@ -232,24 +256,16 @@ class Stack(nn.Module):
 
 
 class RePose(nn.Module):
-    """The network of this file.
+    """The RePose network.
 
     Parameters
     ----------
     levels : int
-        Halvings from the image to the coarse map.
-    blocks : int
-        3x3 blocks of a message, 1 to 5 in the paper.
-    update : str
-        How a message changes features, one of `UPDATES`.
+        Number of downsamplings from the image to the coarse map.
+    body : BodyOptions
+        How joints exchange messages.
     stacks : int
-        Encoders and decoders in a row.
-    joint_head : bool
-        One head for all joints after the messages.
-    graph : bool
-        Whether messages come from neighbours; without, they are convolutions in a row for each joint alone.
-    order : str
-        One of `ORDERS`.
+        Number of encoder-decoder stacks.
     down : str
         One of `DOWNS`.
 
@@ -264,33 +280,12 @@ class RePose(nn.Module):
         If an option is out of its bounds.
     """
 
-    def __init__(
-        self,
-        levels: int,
-        *,
-        blocks: int,
-        update: str,
-        stacks: int,
-        joint_head: bool,
-        graph: bool,
-        order: str,
-        down: str,
-    ) -> None:
+    def __init__(self, levels: int, body: BodyOptions, *, stacks: int, down: str) -> None:
         super().__init__()
-        check_counts(LIMITS, blocks=blocks, stacks=stacks)
-        check_choice("update", update, UPDATES)
-        check_choice("order", order, tuple(ORDERS))
+        check_counts(LIMITS, stacks=stacks)
         check_choice("down", down, DOWNS)
-        for name, value in (("joint_head", joint_head), ("graph", graph)):
-            check_choice(name, value, (False, True))
         self.stacks = nn.ModuleList(
-            Stack(
-                WIDTH + len(LSP14.joints) if index else 3,
-                levels,
-                BodyGraph(blocks, update, joint_head=joint_head, graph=graph, order=order),
-                down,
-            )
-            for index in range(stacks)
+            Stack(WIDTH + len(LSP14.joints) if index else 3, levels, BodyGraph(body), down) for index in range(stacks)
         )
         self.distill_points = tuple(
             f"stacks.{index}.{part}"
@@ -301,7 +296,7 @@ class RePose(nn.Module):
         initialise(self, tuple(nn.Sequential(layer) for layer in last))
 
     def forward(self, x: Tensor) -> list[Maps]:
-        """Images (N, 3, H, W) to heatmaps (N, 14, H, W) of each prediction; the sides are multiples of 2^levels."""
+        """Images (N, 3, H, W) to the heatmaps (N, 14, H, W) of each prediction; H and W are multiples of 2^levels."""
         stages: list[Maps] = []
         for stack in self.stacks:
             features, heatmaps = stack(x)
@@ -310,54 +305,32 @@ class RePose(nn.Module):
         return stages
 
 
-def repose(
-    coarse: int = 16,
-    blocks: int = 4,
-    update: str = "trainable",
-    stacks: int = 1,
-    joint_head: bool = False,
-    graph: bool = True,
-    order: str = "bottom_up",
-    down: str = "stride2",
-) -> RePose:
-    """The network for images of 128 x 128; ``coarse`` is the side of the map that messages run on."""
-    return RePose(
-        _levels(128, coarse),
-        blocks=blocks,
-        update=update,
-        stacks=stacks,
-        joint_head=joint_head,
-        graph=graph,
-        order=order,
-        down=down,
-    )
+def _builder(side: int) -> Callable[..., RePose]:
+    def build(
+        coarse: int = 16,
+        blocks: int = 4,
+        update: str = "trainable",
+        stacks: int = 1,
+        joint_head: bool = False,
+        graph: bool = True,
+        order: str = "bottom_up",
+        down: str = "stride2",
+    ) -> RePose:
+        body = BodyOptions(blocks, update, joint_head, graph, order)
+        return RePose(_levels(side, coarse), body, stacks=stacks, down=down)
+
+    return build
 
 
-def repose_256(
-    coarse: int = 16,
-    blocks: int = 4,
-    update: str = "trainable",
-    stacks: int = 1,
-    joint_head: bool = False,
-    graph: bool = True,
-    order: str = "bottom_up",
-    down: str = "stride2",
-) -> RePose:
-    """The network for images of 256 x 256."""
-    return RePose(
-        _levels(256, coarse),
-        blocks=blocks,
-        update=update,
-        stacks=stacks,
-        joint_head=joint_head,
-        graph=graph,
-        order=order,
-        down=down,
-    )
+#: The network for images of 128 x 128; ``coarse`` is the side length of the map that messages run on.
+repose = _builder(128)
+
+#: The network for images of 256 x 256.
+repose_256 = _builder(256)
 
 
 def enlarge(x: Tensor, factor: int) -> Tensor:
-    """A map scaled up bilinearly."""
+    """A map upsampled bilinearly."""
     return x if factor == 1 else interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
@@ -373,7 +346,7 @@ def _levels(side: int, coarse: int) -> int:
 
 
 def _down(kind: str) -> nn.Sequential:
-    """A 5x5 block that halves the size."""
+    """A 5x5 block that downsamples by 2."""
     if kind == "stride2":
         return block(WIDTH, WIDTH, 5, stride=2)
     return nn.Sequential(*block(WIDTH, WIDTH, 5), Subsample())
@@ -383,7 +356,7 @@ def _register(name: str, build: Callable[..., nn.Module], side: int) -> None:
     pose = replace(
         top_down_pose(17), skeleton=LSP14.name, height=side, width=side, stride=1, grid="centre", flip_shift=False
     )
-    summary = f"messages along the body of one person, {side} x {side}"
+    summary = f"message passing along the body of one person, {side} x {side}"
     register(NetworkEntry(name, build, pose, (side, side), summary, "RePose"))
 
 

@@ -1,7 +1,7 @@
-"""Residual networks (He et al. 2016, arXiv:1512.03385) as trunks, and the residual blocks that others share.
+"""Residual networks (He et al. 2016, arXiv:1512.03385) as backbones, and their residual blocks.
 
 Parameter names are those of torchvision and of the public pose releases. The stride of a bottleneck is in its 3x3
-convolution. Activations are not in place, so that hooks see what a layer gave.
+convolution. Activations are not in place, so that hooks read the unchanged output of a layer.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from torch import Tensor, nn
 
 from compress.zoo.limits import check_choice
 
-#: Bottlenecks of the four stages by the number of layers.
+#: Bottlenecks of the four stages, by depth.
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 #: Channels after each of the four stages.
 STAGE_CHANNELS = (256, 512, 1024, 2048)
 
-#: How much wider the output of a bottleneck is than its middle.
+#: Ratio of a bottleneck's output channels to its inner channels.
 EXPANSION = 4
-
-Maps = dict[str, Tensor]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation around which the input is added."""
+    """Two 3x3 convolutions with batch normalisation and a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,20 +34,20 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape."""
         y: Tensor = self.relu(x + self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
         return y
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 with batch normalisation, around which the input is added, projected where shapes differ.
+    """1x1, 3x3 and 1x1 convolutions with batch normalisation and a residual connection, projected where shapes differ.
 
     Parameters
     ----------
     inputs, width : int
-        Channels of the input and of the middle; the output has four times as many as the middle.
+        Channels of the input and of the inner layers; the output has four times as many as the latter.
     stride : int
-        Of the 3x3 convolution.
+        Stride of the 3x3 convolution.
     """
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
@@ -75,24 +73,24 @@ class Bottleneck(nn.Module):
 
 
 def bottlenecks(inputs: int, width: int, count: int, stride: int = 1) -> nn.Sequential:
-    """Bottlenecks in a row; the first has the stride."""
+    """A sequence of bottlenecks; the first has the stride."""
     return nn.Sequential(
         *(Bottleneck(width * EXPANSION if index else inputs, width, 1 if index else stride) for index in range(count))
     )
 
 
 class ResNet(nn.Module):
-    """A residual network without its classifier, as the base of networks that add a head.
+    """A residual network without its classifier, the base class of networks that add a head.
 
     Parameters
     ----------
     depth : int
-        Layers, one of `DEPTHS`.
+        Number of layers, one of `DEPTHS`.
 
     Raises
     ------
     NetworkError
-        If there is no such depth.
+        If the depth is unknown.
     """
 
     def __init__(self, depth: int) -> None:
@@ -116,7 +114,7 @@ class ResNet(nn.Module):
         x : Tensor
             Images.
         after : callable, optional
-            What is done with the features after each stage, given its number from 0 on.
+            Applied to the features after each stage, with the stage's number from 0.
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for index in range(len(STAGE_CHANNELS)):

@@ -1,9 +1,9 @@
 """Simple baselines (Xiao et al. 2018, arXiv:1804.06208), and efficient spatial attention on them.
 
 A residual network and three upsampling layers. The baseline upsamples by transposed convolutions, with the parameter
-names of its public release. The attention networks (ESA) put a block after stages of the trunk and upsample
-bilinearly, with 3x3 convolutions of 256 channels; the paper leaves their number open, and these readings are the ones
-that have its parameter counts.
+names of its public release. The attention networks (ESA) add attention blocks after stages of the backbone and upsample
+bilinearly, with 3x3 convolutions of 256 channels; the paper leaves the number of convolutions open, and these readings
+reproduce its parameter counts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from compress.zoo.attention import KINDS, build_attention
-from compress.zoo.layers import conv, initialise
+from compress.zoo.layers import Maps, conv, initialise
 from compress.zoo.limits import check_choice, check_counts
-from compress.zoo.resnet import STAGE_CHANNELS, Maps, ResNet
+from compress.zoo.resnet import STAGE_CHANNELS, ResNet
 from compress.zoo.topdown import register_top_down
 
 #: Channels of the head.
@@ -32,9 +32,9 @@ class SimpleBaseline(ResNet):
     Parameters
     ----------
     depth : int
-        Layers of the trunk: 50, 101 or 152.
+        Layers of the backbone: 50, 101 or 152.
     joints : int
-        Maps.
+        Number of heatmaps.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class SimpleBaseline(ResNet):
     Raises
     ------
     NetworkError
-        If there is no such depth.
+        If the depth is unknown.
     """
 
     distill_points = ("layer4", "deconv_layers")
@@ -71,13 +71,13 @@ class SpatialAttentionBaseline(ResNet):
     Parameters
     ----------
     depth : int
-        Layers of the trunk: 50, 101 or 152.
+        Layers of the backbone: 50, 101 or 152.
     attention : str
         Kind of the attention blocks (`compress.zoo.attention`).
     attended : int
-        How many of the trunk's stages, from the first on, have one.
+        Number of backbone stages, from the first on, that have one.
     double : bool
-        Two convolutions after each upsampling instead of one before all and one after each.
+        Two convolutions after each upsampling, instead of one before all and one after each.
 
     Attributes
     ----------
@@ -131,12 +131,12 @@ def simple_baseline_mpii(depth: int = 50) -> SimpleBaseline:
 
 
 def esa(depth: int = 50, attention: str = "esa_seq") -> SpatialAttentionBaseline:
-    """Efficient spatial attention after all four stages: 3x3 to 256 channels, then three times up and 3x3."""
+    """Efficient spatial attention after all four stages: 3x3 to 256 channels, then three upsamplings with a 3x3."""
     return SpatialAttentionBaseline(depth, attention, attended=len(STAGE_CHANNELS), double=False)
 
 
 def esa_prev(depth: int = 50, attention: str = "esa_7", attended: int = 1) -> SpatialAttentionBaseline:
-    """The authors' earlier network: attention after the first one or two stages, three times up and twice 3x3."""
+    """The authors' earlier network: attention after one or two stages, three upsamplings, each with two 3x3."""
     return SpatialAttentionBaseline(depth, attention, attended=attended, double=True)
 
 

@@ -1,4 +1,4 @@
-"""What the top-down networks have in common: the conventions of their input and output."""
+"""Conventions shared by the top-down networks: their input, output and registration."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import nn
 from compress.pose.spec import PoseSpec
 from compress.zoo.registry import NetworkEntry, register
 
-#: Joints of the data sets that top-down networks are trained on, and height and width of their crops.
+#: Number of joints to the skeleton of the data set with so many, and height and width of its crops.
 DATA_SETS = {17: ("coco17", (256, 192)), 16: ("mpii16", (256, 256))}
 
 
 def top_down_pose(joints: int) -> PoseSpec:
-    """Heatmaps at stride 4 without a background, of RGB crops normalised by ImageNet's statistics.
+    """Heatmaps at stride 4 without a background map, from RGB crops normalised by the statistics of ImageNet.
 
     Parameters
     ----------
@@ -42,5 +42,5 @@ def top_down_pose(joints: int) -> PoseSpec:
 
 
 def register_top_down(name: str, build: Callable[..., nn.Module], joints: int, summary: str, source: str) -> None:
-    """Register a network of that many joints (`DATA_SETS`), counted at the size of its crops."""
+    """Register a network for that number of joints (`DATA_SETS`); costs are counted at its crop size."""
     register(NetworkEntry(name, build, top_down_pose(joints), DATA_SETS[joints][1], summary, source))
