@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from compress.checkpoint.own_code import Network
 from compress.checkpoint.save import save
-from compress.errors import RuntimeAbsent, UsageError
+from compress.errors import RuntimeAbsent
 from compress.exporters.to_onnx import export_onnx
 from compress.measure.bootstrap import MIN_ROUNDS, Speedup, paired_speedup
 from compress.measure.ceilings import Ceilings, MeasuredCeiling
+from compress.measure.file_inputs import file_inputs
 from compress.measure.isolation import Isolated, measure_isolated
 from compress.measure.labelled import LabelledModel, ModelLike, label_models
 from compress.measure.latency import Timing, measure_interleaved
@@ -23,9 +24,9 @@ from compress.measure.on_target import file_for_target
 from compress.measure.roofline import LayerLoad, RooflineBound, file_loads, module_loads, roofline_bound
 from compress.network.inputs import InputSpec, image_input, with_size
 from compress.progress import Progress, Silent
-from compress.runtime.opening import open_runner, target_for
+from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
-from compress.runtime.torch_runner import TorchOptions, TorchRunner
+from compress.runtime.torch_runner import TorchOptions
 from compress.target import Target
 
 #: Targets that are timed unless others are named; those that this machine lacks are reported as absent.
@@ -207,26 +208,12 @@ class _Opener:
     def open(self, entry: LabelledModel, target: Target) -> _Candidate:
         options = self._options
         if entry.model is not None and target.runtime == "torch":
-            runner: Runner = TorchRunner(
-                entry.model.module,
-                entry.model.pose,
-                outputs=entry.model.outputs,
-                device=target.device,
-                precision=target.precision,
-                threads=options.threads,
-                options=options.torch,
-            )
+            runner = open_runner(entry.model, target, threads=options.threads, torch_options=options.torch)
             return _Candidate(entry, target, runner, entry.path)
         file = entry.path if entry.model is None else file_for_target(self._onnx(entry), target, self._size)
         assert file is not None
-        network = options.network if isinstance(options.network, str) and entry.model is None else None
-        runner = open_runner(
-            file,
-            target_for(file, device=target.device, precision=target.precision),
-            threads=options.threads,
-            network=network,
-        )
-        return _Candidate(entry, target, runner, file)
+        network = options.network if entry.model is None else None
+        return _Candidate(entry, target, open_runner(file, target, threads=options.threads, network=network), file)
 
     def _onnx(self, entry: LabelledModel) -> Path:
         """The model as ONNX, written once."""
@@ -335,14 +322,9 @@ def benchmark_inputs(first: LabelledModel, options: BenchmarkOptions) -> tuple[I
         inputs, pose = first.model.inputs, first.model.pose
     else:
         assert first.path is not None
-        network = options.network if isinstance(options.network, str) else None
-        runner = open_runner(first.path, network=network)
-        inputs, pose = tuple(getattr(runner, "inputs", ())), runner.pose
-        runner.close()
-    if not inputs:
-        if pose is None:
-            raise UsageError("the size of the file's input is not known", found=str(first.path), hint="Give a size")
-        inputs = image_input(pose.size, pose.channels)
+        with closing(open_runner(first.path, network=options.network)) as runner:
+            pose = runner.pose
+        inputs = file_inputs(first.path, options.size) if pose is None else image_input(pose.size, pose.channels)
     size = options.size or (None if pose is None else pose.size)
     if size is not None:
         inputs = with_size(inputs, size)
@@ -414,5 +396,5 @@ def _loads(entry: LabelledModel, inputs: Sequence[InputSpec]) -> tuple[LayerLoad
     assert entry.path is not None
     try:
         return file_loads(entry.path, single)
-    except RuntimeAbsent:
+    except (RuntimeAbsent, RuntimeError):  # without OpenVINO, or where it can't set these shapes
         return None

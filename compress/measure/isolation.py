@@ -26,7 +26,7 @@ import compress
 from compress.errors import CompressError, RuntimeAbsent
 from compress.measure.latency import random_inputs
 from compress.network.inputs import InputSpec
-from compress.runtime.opening import open_runner, target_for
+from compress.runtime.opening import open_runner
 from compress.runtime.torch_runner import TorchOptions
 from compress.target import Target
 
@@ -83,7 +83,7 @@ def measure_isolated(
     inputs : sequence of InputSpec
         What each run is given.
     target : Target
-        Device and precision; the runtime is that of the file.
+        Runtime, device and precision; the runtime must be that of the file.
     runs : int
         Number of inferences; memory reaches its peak after a few.
 
@@ -93,8 +93,8 @@ def measure_isolated(
         If the model can't be opened or run, or its process ends abnormally.
     """
     task = {
-        "path": str(path), "inputs": [dataclasses.asdict(spec) for spec in inputs], "device": target.device,
-        "precision": target.precision, "threads": threads, "network": network,
+        "path": str(path), "inputs": [dataclasses.asdict(spec) for spec in inputs], "target": str(target),
+        "threads": threads, "network": network,
         "options": dataclasses.asdict(torch_options or TorchOptions()), "runs": runs,
     }  # fmt: skip
     package = str(Path(compress.__file__).resolve().parents[1])
@@ -133,7 +133,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         runner = open_runner(
             Path(task["path"]),
-            target_for(Path(task["path"]), device=task["device"], precision=task["precision"]),
+            Target.parse(task["target"]),
             threads=task["threads"],
             network=task["network"],
             torch_options=TorchOptions(**task["options"]),
@@ -146,7 +146,7 @@ def _measure(task: dict[str, Any]) -> dict[str, Any]:
     except CompressError as error:
         return {"error": str(error), "absent": isinstance(error, RuntimeAbsent)}
     peak = _memory_mb("VmHWM")
-    on_gpu = runner.name == "torch" and task["device"].startswith("cuda")
+    on_gpu = (runner.name, runner.device) == ("torch", "cuda")
     return Isolated(
         open_ms=(opened - start) * 1e3,
         first_ms=(first - opened) * 1e3,

@@ -41,8 +41,8 @@ from compress.measure.timing_graph import Settings, Step, TimingGraph
 from compress.model import Model
 from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerInfo
+from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
-from compress.runtime.torch_runner import TorchRunner
 from compress.target import Target
 
 #: Quantile of all times of a step, or of a network, that is taken: interference only ever adds time.
@@ -246,14 +246,7 @@ class _VariantTimer:
     def _plain(self, graph: TimingGraph | None, stack: ExitStack) -> Runner:
         model, target, threads = self.model, self.target, self.threads
         if graph is None:
-            runner: Runner = TorchRunner(
-                model.module,
-                model.pose,
-                outputs=model.outputs,
-                device=target.device,
-                precision=target.precision,
-                threads=threads,
-            )
+            runner = open_runner(model, target, threads=threads)
         else:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "network.onnx"
             graph.write(path)

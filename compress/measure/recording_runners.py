@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -226,14 +227,7 @@ class TorchRecorder:
             layer = copy.get_submodule(name)
             for index, part in enumerate(list(layer.children()) if name in settings else [layer]):
                 _watch(part, (name, index), marks, mark)
-        self._runner = TorchRunner(
-            copy,
-            model.pose,
-            outputs=model.outputs,
-            device=target.device,
-            precision=target.precision,
-            threads=threads,
-        )
+        self._runner = TorchRunner.of(replace(model, module=copy), target, threads=threads)
         self._marks = marks
         self._records: list[Record] = []
         self.device, self.precision, self.threads = target.device, target.precision, self._runner.threads

@@ -31,7 +31,6 @@ from compress.reporting.scenes import draw_scenes
 from compress.reporting.tables import OPERATIONS
 from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
-from compress.runtime.torch_runner import TorchRunner
 from compress.target import Target
 from compress.training.curve import draw_curve
 
@@ -253,13 +252,9 @@ def _pose_runners(entries: Sequence[LabelledModel], options: ReportOptions, stac
     """Runners of all models that have a pose specification, by label: torch in FP32, or the file's own runtime."""
     runners: dict[str, Runner] = {}
     for entry in entries:
-        if entry.model is None:
-            assert entry.path is not None
-            network = options.network if isinstance(options.network, str) else None
-            runner = open_runner(entry.path, threads=options.threads, network=network)
-        else:
-            model = entry.model
-            runner = TorchRunner(model.module, model.pose, outputs=model.outputs, threads=options.threads)
+        source = entry.model or entry.path
+        assert source is not None
+        runner = open_runner(source, threads=options.threads, network=options.network)
         stack.callback(runner.close)
         if runner.pose is not None:
             runners[entry.label] = runner
