@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from compress.data.written import Album, Undrawn
     from compress.evaluation.prediction import Predicted
     from compress.evaluation.stream import FramePeople, Network
-    from compress.pose.skeleton import Skeleton
     from compress.pose.spec import PoseSpec
 
 RESULTS = "people.json"
@@ -130,8 +129,10 @@ class _Writer:
     """Collects the people of each image as COCO results, and draws them."""
 
     def __init__(self, options: PredictOptions, pose: PoseSpec, album: Album) -> None:
+        from compress.pose.metrics.oks import result_skeleton
+
         self.people: list[dict[str, Any]] = []
-        self.skeleton = _result_skeleton(pose.joints)
+        self.skeleton = result_skeleton(pose.joints)
         self.pose, self._options, self._album = pose, options, album
 
     def __call__(self, found: FramePeople) -> dict[str, float]:
@@ -158,13 +159,6 @@ class _Writer:
         keypoints = [person.keypoints for person in found.poses]
         above = self.pose.joint_threshold
         return draw_poses(found.frame.image, keypoints, self.pose.joints, above=above, labels=labels)
-
-
-def _result_skeleton(skeleton: Skeleton) -> Skeleton:
-    """COCO's, unless the network lacks joints of it: then the network's own."""
-    from compress.pose.skeleton import COCO17
-
-    return COCO17 if set(COCO17.joints) <= set(skeleton.joints) else skeleton
 
 
 def _check(done: Predicted, boxes: Boxes | None, options: PredictOptions) -> None:

@@ -14,18 +14,18 @@ import pytest
 from compress.checkpoint.load import create
 from compress.checkpoint.save import save
 from compress.commands.base import check_options
-from compress.commands.predict import STAGE, STEPS, PredictOptions
-from compress.commands.show import headline, show
+from compress.commands.predict import COMMAND, PredictOptions, PredictResult
 from compress.data.frames import Frame, Frames
 from compress.data.sources import open_sources
 from compress.data.synthetic import DrawnPeople
 from compress.data.written import open_video, write_picture
 from compress.errors import CompressError, DataError, FileError, RuntimeAbsent, UsageError
-from compress.evaluation.score import detect
+from compress.evaluation.people import find_people
+from compress.evaluation.prediction import STEPS
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.model import Model
-from compress.pose.metrics.oks import coco_results
+from compress.pose.metrics.oks import people_records
 from compress.progress import Silent
 from compress.runtime.opening import open_runner
 
@@ -33,13 +33,18 @@ SIZE = (96, 128)
 
 
 def predict(model: Path, *inputs: Path, **options: Any) -> dict[str, Any]:
+    return run_predict(model, *inputs, **options).record
+
+
+def run_predict(model: Path, *inputs: Path, **options: Any) -> PredictResult:
     values = {"model": model, "inputs": inputs, "threads": 1, **options}
-    checked = check_options(STAGE.options, values, "test")
+    checked = check_options(COMMAND.options, values, "test")
     assert isinstance(checked, PredictOptions)
-    record = STAGE.run(checked, Silent()).record
-    json.dumps(record, allow_nan=False)
+    result = COMMAND.run(checked, Silent())
+    assert isinstance(result, PredictResult)
+    json.dumps(result.record, allow_nan=False)
     assert not [t for t in threading.enumerate() if t.name.split("_")[0] in ("read", "work", "network")]
-    return record
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same network as an OpenVINO file."""
     path = tmp_path_factory.mktemp("exported") / "model.xml"
     checkpoint = create("default")
-    write_ir(export_onnx(checkpoint.module, checkpoint.pose, path.with_suffix(".onnx")), path)
+    write_ir(export_onnx(checkpoint, path.with_suffix(".onnx")), path)
     return path
 
 
@@ -69,15 +74,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def expected(model: Path, folder: Path, **options: Any) -> list[dict[str, Any]]:
+def expected(model: Path, folder: Path) -> list[dict[str, Any]]:
     """The same by single steps, in the order of names."""
     runner = open_runner(model, threads=1)
     found = []
     for frame in Frames(open_sources([folder])).read():
         assert isinstance(frame, Frame)
-        poses = detect(runner, frame.image, **options)
+        poses = find_people(runner, frame.image)
         where = {"file_name": frame.source.name}
-        found += [entry | where for entry in coco_results(poses, frame.image_id, runner.pose.joints)]
+        found += [entry | where for entry in people_records(poses, frame.image_id, runner.pose.joints)]
     return found
 
 
@@ -99,7 +104,8 @@ def test_pictures_give_the_people_of_single_steps_in_order(model: Path, photos: 
 def test_the_record_says_where_time_goes(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = predict(model, photos, output=tmp_path / "out", height=128)
+    result = run_predict(model, photos, output=tmp_path / "out", height=128)
+    record = result.record
     for times in (record["milliseconds"], record["alone"]):
         assert set(times) == {*STEPS, "wall"}
         assert all(value > 0 for value in times.values())
@@ -109,10 +115,10 @@ def test_the_record_says_where_time_goes(
     assert record["fps"] == pytest.approx(1000 / record["milliseconds"]["wall"])
     assert record["overlap"] == pytest.approx(record["alone"]["wall"] / record["milliseconds"]["wall"])
     assert (record["alone_images"], record["height"], record["runtime"], record["threads"]) == (2, 128, "torch", 1)
-    show("predict", record)
+    result.show()
     shown = capsys.readouterr().out
-    assert all(step in shown for step in STEPS)
-    assert headline("predict", record) in shown
+    assert all(name in shown for name in ("read", "prepare", "network", "decode", "draw", "write"))
+    assert result.summary in shown
     assert "nobody found in" in shown
 
 
@@ -156,15 +162,16 @@ def test_a_video_that_ends_early_and_files_that_are_none_are_told(
     start = content.index(b"movi")
     (tmp_path / "cut.avi").write_bytes(content[: start + (len(content) - start) // 2])
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    record = predict(model, tmp_path / "broken.jpg", tmp_path / "cut.avi", output=tmp_path / "out", height=64)
+    result = run_predict(model, tmp_path / "broken.jpg", tmp_path / "cut.avi", output=tmp_path / "out", height=64)
+    record = result.record
     (ended,) = record["ended"]
     assert (ended["name"], ended["promised"]) == ("cut.avi", 24)
     assert 0 < ended["read"] == record["images"] < 24
     assert [one["name"] for one in record["unreadable"]] == ["broken.jpg"]
     assert len(list(Frames(open_sources([tmp_path / "out" / "cut.mp4"])).read())) == record["images"]
-    show("predict", record)
+    result.show()
     shown = capsys.readouterr().out
-    assert f"{ended['read']} frame(s) read of the 24 that it promises" in shown
+    assert f"{ended['read']} frame(s) read of the 24 that its file announces" in shown
     assert "not read: broken.jpg" in shown
 
 
@@ -176,7 +183,7 @@ def test_where_nothing_can_be_read_that_is_an_error(model: Path, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("step", ["compress.evaluation.stream.detect", "compress.commands.predict.draw_poses"])
+@pytest.mark.parametrize("step", ["compress.evaluation.stream.find_people", "compress.reporting.drawing.draw_poses"])
 def test_a_failing_step_ends_all_and_leaves_no_half_video(
     model: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -210,7 +217,7 @@ def test_a_camera_is_stopped_by_the_keyboard_and_what_it_saw_is_kept(
             raise KeyboardInterrupt
         return image
 
-    monkeypatch.setattr("compress.commands.predict.draw_poses", stop)
+    monkeypatch.setattr("compress.reporting.drawing.draw_poses", stop)
     record = predict(model, Path("0"), output=tmp_path / "out", height=64)
     assert (record["images"], record["outputs"]) == (11, [str(tmp_path / "out" / "camera-0.mp4")])
     monkeypatch.undo()
@@ -253,10 +260,11 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
 def test_several_images_in_the_network_at_once_give_what_one_at_a_time_gives(
     model: Path, exported: Path, photos: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found, records = {}, {}
+    found, records, results = {}, {}, {}
     for streams in (1, 2):
         folder = tmp_path / str(streams)
-        records[streams] = predict(exported, photos, clip, output=folder, height=96, threads=2, streams=streams)
+        results[streams] = run_predict(exported, photos, clip, output=folder, height=96, threads=2, streams=streams)
+        records[streams] = results[streams].record
         found[streams] = json.loads((folder / "people.json").read_text())
         assert records[streams]["streams"] == streams
     assert len(found[1]) == len(found[2]) >= 4
@@ -266,7 +274,7 @@ def test_several_images_in_the_network_at_once_give_what_one_at_a_time_gives(
     # With a part of the threads, images one after the other would be no measure of what overlap wins.
     assert records[1]["overlap"] is not None
     assert records[2]["overlap"] is records[2]["alone"] is None
-    show("predict", records[2])
+    results[2].show()
     assert "2 image(s) at once" in capsys.readouterr().out
     by_default = predict(exported, photos, output=tmp_path / "default", height=96, threads=2, limit=1)
     assert by_default["streams"] == 2
