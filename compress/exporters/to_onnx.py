@@ -27,7 +27,7 @@ from compress.exporters.peaks_graph import PeakFinder, PeakOptions
 from compress.files import atomic_path, refuse_existing
 from compress.model import Model
 from compress.network.duplicate import duplicate
-from compress.network.inputs import InputSpec, call, zero_inputs
+from compress.network.inputs import InputSpec, zero_inputs
 from compress.network.outputs import Outputs, describe, read_once
 from compress.pose.decoders.registry import get_decoder
 from compress.progress import Progress, Silent
@@ -85,10 +85,10 @@ class _Sizes:
 class _FinalOutputs(nn.Module):
     """The final outputs as a tuple in the order of their names, and the peaks of heatmaps if they are wanted."""
 
-    def __init__(self, model: Model, names: tuple[str, ...], finder: nn.Module | None) -> None:
+    def __init__(self, module: nn.Module, reader: Outputs, names: tuple[str, ...], finder: nn.Module | None) -> None:
         super().__init__()
-        self.module = duplicate(model.module).to("cpu", torch.float32)
-        self.reader: Outputs = model.outputs
+        self.module = module
+        self.reader = reader
         self.names = names
         self.finder = finder
 
@@ -147,9 +147,10 @@ def export_onnx(
     import onnx
 
     refuse_existing(path, force)
-    names = _output_names(model)
     finder = _finder(model, peaks)
-    copy = _FinalOutputs(model, names, finder).eval().requires_grad_(False)
+    module = duplicate(model.module).to("cpu", torch.float32).eval()
+    names = _output_names(model, module)
+    copy = _FinalOutputs(module, model.outputs, names, finder).eval().requires_grad_(False)
     size_bytes = sum(t.numel() * t.element_size() for t in (*copy.parameters(), *copy.buffers()))
     if size_bytes > _MOST_BYTES:
         raise NetworkError("the network is too large for one ONNX file", found=f"{size_bytes / 1e9:.2f} GB")
@@ -188,11 +189,9 @@ def side_multiple(module: nn.Module, channels: int = 3) -> int:
     return 1
 
 
-def _output_names(model: Model) -> tuple[str, ...]:
-    """Names of the outputs in their order; a `NetworkError` if one is missing."""
-    with torch.no_grad():
-        some = next((p for p in model.module.parameters() if p.is_floating_point()), torch.empty(0))
-        final = model.outputs.final(call(model.module, zero_inputs(model.inputs, some.device, some.dtype)))
+def _output_names(model: Model, module: nn.Module) -> tuple[str, ...]:
+    """Names of the outputs in their order, from one run; a `NetworkError` if one is missing."""
+    final = model.outputs.final(read_once(module, model.inputs))
     names = tuple(final) if model.pose is None else model.pose.outputs
     missing = [name for name in names if name not in final]
     if missing:

@@ -1,8 +1,9 @@
-"""A small network with everything that exports trip over, and its files."""
+"""A small network with everything that is hard to export, and its files."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.exporters.to_onnx import export_onnx
+from compress.model import Model
+from compress.network.inputs import image_input
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 
@@ -55,6 +58,19 @@ def make_stub() -> Stub:
 POSE = PoseSpec(height=64, color="rgb", mean=(1.0, 2.0, 3.5))
 
 
+STUB = NetworkSpec("stub", {"width": 8})
+
+
+def model_of(
+    module: nn.Module,
+    pose: PoseSpec | None = POSE,
+    source: NetworkSpec = STUB,
+    history: tuple[dict[str, Any], ...] = (),
+) -> Model:
+    """A model of a module that reads one colour image."""
+    return Model(module, source, image_input((64, 80)), pose=pose, history=history)
+
+
 @pytest.fixture
 def stub() -> Stub:
     return make_stub()
@@ -76,4 +92,4 @@ def stub_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stub as ONNX; tests only read it."""
     history = [{"stage": "factorize", "ratio": "1/3", "seconds": 1.5, "layers": ["long"], "text": "x" * 1000}]
     path = tmp_path_factory.mktemp("stub") / "stub.onnx"
-    return export_onnx(make_stub(), POSE, path, network=NetworkSpec("stub", {"width": 8}), history=history)
+    return export_onnx(model_of(make_stub(), history=tuple(history)), path)

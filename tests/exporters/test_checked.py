@@ -16,15 +16,23 @@ from torch import nn
 from compress.checkpoint.load import load
 from compress.errors import FileError, ParityError, UsageError
 from compress.exporters import checked
-from compress.exporters.checked import Target, export_checked
+from compress.exporters.checked import CheckOptions, ExportFile, export_checked
+from compress.model import Model
+from compress.network.inputs import image_input
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
-from compress.runtime.opening import open_runner
+from compress.progress import Silent
+from compress.runtime.opening import open_runner, target_for
 from compress.runtime.openvino_runner import shared_core
 from compress.surgery.edits import FactorizeEdit, apply_edits
 from compress.zoo.registry import build, get_entry
 
 Image = NDArray[np.uint8]
+ONE_THREAD = CheckOptions(threads=1)
+
+
+def model_of(module: nn.Module, pose: PoseSpec) -> Model:
+    return Model(module.eval(), NetworkSpec("stub"), image_input((64, 80)), pose=pose)
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +45,10 @@ def reuse(monkeypatch: pytest.MonkeyPatch, stub_onnx: Path) -> Callable[[Callabl
     """Let exports of the stub copy the file that is there already, after a change."""
 
     def use(change: Callable[[onnx.ModelProto], None]) -> None:
-        def export(module: nn.Module, pose: PoseSpec, path: Path, **options: object) -> Path:
-            model = onnx.load(stub_onnx)
-            change(model)
-            onnx.save(model, path)
+        def export(model: Model, path: Path, **options: object) -> Path:
+            graph = onnx.load(stub_onnx)
+            change(graph)
+            onnx.save(graph, path)
             return path
 
         monkeypatch.setattr(checked, "export_onnx", export)
@@ -64,8 +72,8 @@ def one_weight_wrong(factor: float) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
-def all_targets(folder: Path) -> tuple[Target, ...]:
-    return Target(folder / "m.onnx"), Target(folder / "m.xml"), Target(folder / "m-fp16.xml", "fp16")
+def all_targets(folder: Path) -> tuple[ExportFile, ...]:
+    return ExportFile(folder / "m.onnx"), ExportFile(folder / "m.xml"), ExportFile(folder / "m-fp16.xml", "fp16")
 
 
 def names(folder: Path) -> list[str]:
@@ -73,13 +81,18 @@ def names(folder: Path) -> list[str]:
 
 
 def test_all_files_agree_with_torch_and_are_there(
-    stub: nn.Module, pose: PoseSpec, images: list[Image], tmp_path: Path, reuse: Callable[..., None]
+    stub: nn.Module,
+    pose: PoseSpec,
+    images: list[Image],
+    tmp_path: Path,
+    reuse: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reuse(nothing)
     steps: list[str] = []
-    done = export_checked(
-        stub, pose, all_targets(tmp_path), images, threads=1, progress=lambda step, seconds: steps.append(step)
-    )
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", steps.append, raising=False)
+    done = export_checked(model_of(stub, pose), all_targets(tmp_path), images, ONE_THREAD, progress=progress)
     assert names(tmp_path) == ["m-fp16.bin", "m-fp16.xml", "m.bin", "m.onnx", "m.xml"]
     assert [x.parity.exported for x in done] == ["onnxruntime", "openvino", "openvino"]
     assert [x.parity.precision for x in done] == ["fp32", "fp32", "fp16"]
@@ -99,7 +112,7 @@ def test_a_wrong_weight_is_refused_and_nothing_is_written(
 ) -> None:
     reuse(one_weight_wrong(factor))
     with pytest.raises(ParityError, match="does not reproduce the network"):
-        export_checked(stub, pose, all_targets(tmp_path), images, threads=1)
+        export_checked(model_of(stub, pose), all_targets(tmp_path), images, ONE_THREAD)
     assert names(tmp_path) == []
 
 
@@ -126,7 +139,7 @@ def test_one_wrong_file_keeps_all_others_back_and_old_ones_stay(
     for name in ("m.onnx", "m.xml", "m.bin"):
         (tmp_path / name).write_text("old")
     with pytest.raises(ParityError, match="fp16"):
-        export_checked(stub, pose, all_targets(tmp_path), images, threads=1, force=True)
+        export_checked(model_of(stub, pose), all_targets(tmp_path), images, ONE_THREAD, force=True)
     assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == [
         ("m.bin", "old"), ("m.onnx", "old"), ("m.xml", "old"),
     ]  # fmt: skip
@@ -142,7 +155,7 @@ def test_a_file_that_ignores_its_input_size_is_refused(
 
     reuse(resize_to_one_size)
     with pytest.raises(ParityError, match="does not run as the network does"):
-        export_checked(stub, pose, [Target(tmp_path / "m.onnx")], images, threads=1)
+        export_checked(model_of(stub, pose), [ExportFile(tmp_path / "m.onnx")], images, ONE_THREAD)
     assert names(tmp_path) == []
 
 
@@ -158,7 +171,7 @@ def test_existing_files_are_refused_before_any_work(
     monkeypatch.delattr(checked, "export_onnx")
     (tmp_path / existing).write_text("mine")
     with pytest.raises(FileError, match="exists"):
-        export_checked(stub, pose, all_targets(tmp_path), images)
+        export_checked(model_of(stub, pose), all_targets(tmp_path), images)
     assert names(tmp_path) == [existing]
     assert (tmp_path / existing).read_text() == "mine"
 
@@ -168,15 +181,15 @@ def test_existing_files_are_refused_before_any_work(
 )
 def test_targets_that_can_not_be_written_are_refused(name: str, precision: str) -> None:
     with pytest.raises(UsageError):
-        Target(Path(name), precision)
+        ExportFile(Path(name), precision)
 
 
-@pytest.mark.parametrize("targets", [(), (Target(Path("m.xml")), Target(Path("m.xml"), "fp16"))])
+@pytest.mark.parametrize("targets", [(), (ExportFile(Path("m.xml")), ExportFile(Path("m.xml"), "fp16"))])
 def test_nothing_to_do_and_names_used_twice_are_refused(
-    stub: nn.Module, pose: PoseSpec, images: list[Image], targets: Sequence[Target]
+    stub: nn.Module, pose: PoseSpec, images: list[Image], targets: Sequence[ExportFile]
 ) -> None:
     with pytest.raises(UsageError):
-        export_checked(stub, pose, targets, images)
+        export_checked(model_of(stub, pose), targets, images)
 
 
 def randomise(network: nn.Module) -> nn.Module:
@@ -213,14 +226,12 @@ def test_networks_and_their_factorized_versions(name: str, whole: bool, images: 
     network = build(NetworkSpec(name))
     network = randomise(network if whole else factorized(network))
     before = copy.deepcopy(network.state_dict())
-    done = export_checked(
-        network, get_entry(name).pose, all_targets(tmp_path), images, network=NetworkSpec(name), heights=(64, 96),
-        threads=1,
-    )  # fmt: skip
+    model = Model(network, NetworkSpec(name), image_input(get_entry(name).input_size), pose=get_entry(name).pose)
+    done = export_checked(model, all_targets(tmp_path), images, CheckOptions(height=96, threads=1))
     for exported in done:
         assert exported.parity.ok
         assert exported.parity.map_range > 0.01
-        assert exported.parity.sizes == ((64, 88), (96, 128))
+        assert exported.parity.sizes == ((96, 128), (64, 88))
     assert names(tmp_path) == ["m-fp16.bin", "m-fp16.xml", "m.bin", "m.onnx", "m.xml"]
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -239,10 +250,10 @@ def test_computing_in_bfloat16_is_no_parity(
     reuse(nothing)
     original = checked.open_runner
     monkeypatch.setattr(
-        checked, "open_runner", lambda path, **options: original(path, **options | {"precision": "bf16"})
+        checked, "open_runner", lambda path, **options: original(path, target_for(path, precision="bf16"), **options)
     )
     with pytest.raises(ParityError):
-        export_checked(stub, pose, [Target(tmp_path / "m.xml")], images, threads=1)
+        export_checked(model_of(stub, pose), [ExportFile(tmp_path / "m.xml")], images, ONE_THREAD)
     assert names(tmp_path) == []
 
 
@@ -253,15 +264,12 @@ def test_real_network_on_real_people(assets: Path, tmp_path: Path) -> None:
     checkpoint = load(weights)
     paths = sorted((assets / "images" / "coco" / "val2017").glob("*.jpg"))[:2]
     photographs = [cv2.imread(str(path)) for path in paths]
-    done = export_checked(
-        checkpoint.module, checkpoint.pose, all_targets(tmp_path), photographs, network=checkpoint.source,
-        heights=(184, 128), threads=1,
-    )  # fmt: skip
+    done = export_checked(checkpoint, all_targets(tmp_path), photographs, CheckOptions(height=184, threads=1))
     for exported in done:
         parity = exported.parity
         assert parity.ok
         assert parity.people[0] == parity.people[1] > 0
         assert parity.keypoints > 50
         assert parity.moved_px_max < 0.1
-        # Its weights came from eight bits and fit into half precision as they are.
+        # Its weights came from INT8 and fit into half precision as they are.
         assert parity.max_error < 2e-5

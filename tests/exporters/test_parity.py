@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from compress.errors import ParityError, UsageError
-from compress.exporters.parity import TOLERANCES, Parity, check, compare_people, require
-from compress.pose.decoders.paf import Pose
+from compress.exporters.parity import TOLERANCES, Parity, check, check_heights, check_outputs, compare_people, require
+from compress.pose.decoders.base import Pose
 from compress.pose.skeleton import OPENPOSE18
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets, paf_targets
@@ -97,7 +98,8 @@ def test_several_sizes_and_batches_of_one_and_two(images: list[NDArray[np.uint8]
     assert parity.sizes == ((128, 160), (88, 112))
     assert set(exported.shapes) == {(n, 3, *size) for n in (1, 2) for size in parity.sizes}
     assert parity.batches == (1, 2)
-    assert check(Ideal(), Ideal(), images, heights=[96]).sizes == ((96, 120), (64, 80))
+    assert check(Ideal(), Ideal(), images, heights=[96]).sizes == ((96, 120),)
+    assert check_heights(POSE, 96) == (96, 64)
     assert check(Ideal(), Ideal(), images, heights=[96, 32, 48]).sizes == ((96, 120), (32, 40), (48, 64))
 
 
@@ -164,7 +166,7 @@ def nobody(maps: Maps) -> Maps:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_single_cell_that_is_no_number_is_refused(images: list[NDArray[np.uint8]], value: float, side: int) -> None:
+def test_a_single_non_finite_value_is_refused(images: list[NDArray[np.uint8]], value: float, side: int) -> None:
     def spoil(maps: Maps) -> Maps:
         maps["pafs"][0, 3, 2, 1] = value
         return maps
@@ -173,7 +175,7 @@ def test_a_single_cell_that_is_no_number_is_refused(images: list[NDArray[np.uint
     runners[side] = Ideal(change=spoil)
     parity = check(runners[0], runners[1], images)
     assert parity.max_error == np.inf
-    assert "the maps are not all finite numbers" in parity.problems
+    assert "the outputs have non-finite values" in parity.problems
 
 
 def test_a_missing_output_or_another_shape_is_refused(images: list[NDArray[np.uint8]]) -> None:
@@ -210,17 +212,45 @@ def test_refuses_to_compare_on_nothing(images: list[NDArray[np.uint8]]) -> None:
         check(Ideal(), Ideal(), images, precision="int3")
 
 
-def test_pose_of_the_reference_is_used_unless_told(images: list[NDArray[np.uint8]]) -> None:
-    seen: list[float] = []
+def test_outputs_of_networks_without_keypoints_are_judged_one_by_one() -> None:
+    def change(outputs: Maps) -> Maps:
+        return {"large": outputs["large"] + 1e-3, "small": outputs["small"] + np.float32(error), "index": index}
 
-    class Spy(Ideal):
-        def run(self, images: Array) -> Maps:
-            seen.append(float(np.abs(images).max()))
-            return super().run(images)
+    inputs = [np.zeros((1, 2, 8, 8), np.float32)]
+    wanted = {"large": np.full((1, 3), 100, np.float32), "small": np.full((1, 2, 2), 0.01, np.float32)}
+    reference, exported = Fixed({**wanted, "index": np.zeros(1, np.int64)}), Fixed(wanted, change)
+    error, index = 1e-8, np.ones(1, np.int64)
+    parity = check_outputs(reference, exported, inputs)
+    assert parity.ok
+    assert parity.outputs == {"large": pytest.approx(1e-5, rel=0.02), "small": pytest.approx(1e-6, rel=0.2)}
+    assert (parity.people, parity.sizes, parity.batches) == (None, ((8, 8),), (1,))
+    assert json.loads(json.dumps(parity.to_dict()))["people"] is None
+    error = 1e-4
+    with pytest.raises(ParityError, match=r"output small differs by up to 0\.01 of its range, allowed are 0\.0001"):
+        require(check_outputs(reference, exported, inputs))
+    assert check_outputs(reference, exported, inputs, precision="fp16").ok
+    with pytest.raises(UsageError, match="at least one image"):
+        check_outputs(reference, exported, [])
 
-    check(Spy(), Ideal(), images)
-    check(Spy(), Ideal(), images, pose=replace(POSE, scale=(0.1, 0.1, 0.1)))
-    assert seen[0] < 1 < seen[-1]
+
+class Fixed:
+    """Gives the same outputs whatever it is given, after an optional change."""
+
+    name, device, precision, threads, pose = "torch", "cpu", "fp32", 1, None
+
+    def __init__(self, outputs: Maps, change: Callable[[Maps], Maps] = dict) -> None:
+        self.outputs, self.change = outputs, change
+
+    def run(self, inputs: Any) -> Maps:
+        return self.change(self.outputs)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_network_without_keypoints_has_no_people_to_compare(images: list[NDArray[np.uint8]]) -> None:
+    with pytest.raises(UsageError, match="without a pose specification"):
+        check(Fixed({}), Fixed({}), images)
 
 
 def poses(points: Sequence[Sequence[tuple[float, float] | None]]) -> list[Pose]:

@@ -15,15 +15,19 @@ from torch import nn
 from compress.checkpoint.load import load
 from compress.data.source import open_data
 from compress.errors import ParityError, UsageError
-from compress.evaluation.score import network_inputs
-from compress.exporters.checked import Target, export_checked
+from compress.evaluation.inputs import network_inputs
+from compress.exporters.checked import CheckOptions, ExportFile, export_checked
 from compress.exporters.parity import check, require
 from compress.exporters.peaks_graph import PeakFinder, PeakOptions, missed_peaks, to_peaks
 from compress.exporters.to_onnx import read_metadata
+from compress.model import Model
+from compress.network.inputs import image_input
+from compress.network.source import NetworkSpec
 from compress.pose.decoders.heatmap import find_maxima
 from compress.pose.decoders.peaks import find_peaks
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
+from compress.pose.views import View
 from compress.runtime.opening import open_runner
 from compress.runtime.runner import PEAKS
 from compress.runtime.torch_runner import TorchRunner
@@ -125,9 +129,10 @@ def test_options_without_meaning_are_refused(wrong: dict[str, float]) -> None:
 def exported(tmp_path_factory: pytest.TempPathFactory, stub_module: nn.Module, pose: PoseSpec) -> list[Path]:
     """The stub with its peaks as ONNX and IR, compared with torch on drawn people on the way."""
     folder = tmp_path_factory.mktemp("peaks")
-    targets = [Target(folder / "stub.onnx"), Target(folder / "stub.xml")]
+    targets = [ExportFile(folder / "stub.onnx"), ExportFile(folder / "stub.xml")]
     images = [open_data("synthetic:4:1")[0].image]
-    done = export_checked(stub_module, pose, targets, images, peaks=PeakOptions(top_k=24, upsample=2), threads=1)
+    model = Model(stub_module, NetworkSpec("stub"), image_input((64, 80)), pose=pose)
+    done = export_checked(model, targets, images, CheckOptions(threads=1, peaks=PeakOptions(top_k=24, upsample=2)))
     for one in done:
         assert one.parity.peaks is not None
         assert one.parity.peaks[0] > 20
@@ -180,12 +185,12 @@ def test_a_file_without_peaks_is_refused_where_they_were_asked_for(stub_module: 
 def test_the_real_network_has_the_peaks_that_the_decoder_finds(assets: Path) -> None:
     weights = assets / "weights/human-pose-estimation-0001/human-pose-estimation-0001.pth"
     checkpoint = load(weights)
-    runner = TorchRunner(checkpoint.module, checkpoint.pose, threads=1)
+    runner = TorchRunner.of(checkpoint, threads=1)
     data = open_data(f"images:{assets / 'images/coco/val2017'}")
     options = PeakOptions()
     count = missed = 0
     for index in (0, 20, 40):
-        maps = runner.run(network_inputs(data[index], checkpoint.pose, 256)[0][None])["heatmaps"]
+        maps = runner.run(network_inputs(data[index], checkpoint.pose, View(256))[0][None])["heatmaps"]
         output = found_by(options, maps)
         count += int((output[..., 2] > 0).sum())
         missed += missed_peaks(output[0], maps[0, :18], 8, options)

@@ -1,4 +1,4 @@
-"""Eight bits: what is quantized, what stays, and which layers suffer."""
+"""INT8: which layers are quantised, which stay in FP32, and which are sensitive."""
 
 from __future__ import annotations
 
@@ -224,5 +224,5 @@ def test_without_images_there_is_nothing_to_calibrate_with(stub_ir: Path) -> Non
 
 def test_where_nncf_is_absent_that_is_said(stub_ir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(RuntimeAbsent, match=r"pip install 'compress\[int8\]'"):
+    with pytest.raises(RuntimeAbsent, match=r"pip install 'pose-compress\[int8\]'"):
         quantise(read(stub_ir), IMAGES)

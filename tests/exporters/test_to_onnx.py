@@ -14,9 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import FileError, NetworkError
+from compress.errors import FileError, NetworkError, UsageError
+from compress.exporters.peaks_graph import PeakOptions
 from compress.exporters.to_onnx import export_onnx, read_metadata
+from compress.model import Model
+from compress.network.inputs import InputSpec, image_input
+from compress.network.outputs import probe_outputs
+from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
+from compress.runtime.opening import open_runner
+
+
+def model_of(module: nn.Module, pose: PoseSpec | None) -> Model:
+    return Model(module, NetworkSpec("small"), image_input((128, 160)), pose=pose)
 
 
 class Small(nn.Module):
@@ -36,7 +46,7 @@ class Small(nn.Module):
 
 class OneSize(Small):
     def last(self, maps: Tensor) -> Tensor:
-        return maps.reshape(2, 19, 320).reshape(2, 19, 16, 20)
+        return maps.reshape(len(maps), 19, 320).reshape(len(maps), 19, 16, 20)
 
 
 class ByValue(Small):
@@ -108,7 +118,7 @@ def test_file_tells_nothing_of_this_machine(stub_onnx: Path) -> None:
 def test_outputs_follow_the_pose_specification(tmp_path: Path) -> None:
     pose = PoseSpec(outputs=("pafs", "heatmaps"))
     module = Small()
-    path = export_onnx(module, pose, tmp_path / "m.onnx")
+    path = export_onnx(model_of(module, pose), tmp_path / "m.onnx")
     found = run(path, images := torch.rand(1, 3, 32, 32))
     assert list(found) == ["pafs", "heatmaps"]
     torch.testing.assert_close(found["pafs"], maps_of(module, images)["pafs"])
@@ -120,7 +130,7 @@ def test_module_stays_as_it_was_and_the_file_is_the_same_again(
     module = stub.double().train()
     next(module.parameters()).requires_grad_(False)
     before = copy.deepcopy(module)
-    path = export_onnx(module, PoseSpec(), tmp_path / "m.onnx")
+    path = export_onnx(model_of(module, PoseSpec()), tmp_path / "m.onnx")
     assert all(m.training for m in module.modules())
     for (name, old), new in zip(before.named_parameters(), module.parameters(), strict=True):
         assert torch.equal(old, new), name
@@ -134,7 +144,7 @@ def test_module_stays_as_it_was_and_the_file_is_the_same_again(
 def test_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        export_onnx(Small(), PoseSpec(), tmp_path / "m.onnx")
+        export_onnx(model_of(Small(), PoseSpec()), tmp_path / "m.onnx")
     written = capfd.readouterr()
     # torch hands empty debug records of its own to every handler, whatever the level.
     loud = [record for record in caplog.records if record.levelno >= logging.INFO]
@@ -150,7 +160,7 @@ def test_what_can_not_be_exported_is_refused_and_leaves_nothing(
     tmp_path: Path, module: nn.Module, message: str
 ) -> None:
     with pytest.raises(NetworkError, match=message):
-        export_onnx(module, PoseSpec(), tmp_path / "m.onnx")
+        export_onnx(model_of(module, PoseSpec()), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -158,9 +168,9 @@ def test_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_text("mine")
     with pytest.raises(FileError, match="exists"):
-        export_onnx(Small(), PoseSpec(), path)
+        export_onnx(model_of(Small(), PoseSpec()), path)
     assert path.read_text() == "mine"
-    export_onnx(Small(), PoseSpec(), path, force=True)
+    export_onnx(model_of(Small(), PoseSpec()), path, force=True)
     assert np.isfinite(run(path, torch.rand(1, 3, 16, 16))["pafs"]).all()
 
 
@@ -169,5 +179,90 @@ def test_too_large_a_network_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr("compress.exporters.to_onnx._MOST_BYTES", 1000)
     with pytest.raises(NetworkError, match="too large"):
-        export_onnx(Small(), PoseSpec(), tmp_path / "m.onnx")
+        export_onnx(model_of(Small(), PoseSpec()), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+# Networks without keypoints
+
+
+class Told:
+    """Keeps the messages that it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.messages.append(message)
+
+
+class Mixed(nn.Module):
+    """One channel in; maps and a vector out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        maps = self.conv(x)
+        return maps, {"mean": maps.mean((2, 3)), "best": maps.flatten(1).argmax(1)}
+
+
+class Flat(nn.Module):
+    """Takes one size only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 16 * 24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1)).reshape(-1, 5, 2)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(6, 4)
+
+    def forward(self, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        return {"sum": self.conv(image) + self.linear(vector)[:, :, None, None]}
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes", "others", "fixed"),
+    [
+        (Mixed(), [(1, 1, 32, 48)], [(3, 1, 21, 17)], ()),
+        (Flat(), [(1, 3, 16, 24)], [(3, 3, 16, 24)], ("height", "width")),
+        (TwoInputs(), [(1, 3, 16, 24), (1, 6)], [(3, 3, 16, 24), (3, 6)], ("height", "width")),
+    ],
+)
+def test_networks_without_keypoints_give_all_their_outputs(
+    tmp_path: Path,
+    module: nn.Module,
+    shapes: list[tuple[int, ...]],
+    others: list[tuple[int, ...]],
+    fixed: tuple[str, ...],
+) -> None:
+    inputs = tuple(InputSpec(shape) for shape in shapes)
+    model = Model(module.eval(), NetworkSpec("a.b:C"), inputs, probe_outputs(module, inputs))
+    told = Told()
+    path = export_onnx(model, tmp_path / "m.onnx", progress=told)  # type: ignore[arg-type]
+    assert [all(word in message for word in fixed) for message in told.messages] == [True] * bool(fixed)
+    random = np.random.default_rng(0)
+    given = tuple(random.standard_normal(shape, dtype=np.float32) for shape in others)
+    found, wanted = (open_runner(source).run(given) for source in (path, model))
+    assert list(found) == list(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+    assert json.loads(read_metadata(path)["outputs"]) == list(wanted)
+
+
+def test_a_network_that_works_by_value_is_refused_without_keypoints_too(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"can't be exported to ONNX.*Replace operations"):
+        export_onnx(model_of(ByValue(), None), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_peaks_of_a_network_without_heatmaps_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only in heatmaps"):
+        export_onnx(model_of(Small(), None), tmp_path / "m.onnx", peaks=PeakOptions())

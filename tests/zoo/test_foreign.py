@@ -1,83 +1,20 @@
-"""State dicts from elsewhere: unwrapping, detection, and the fit that leaves nothing to chance."""
+"""Public checkpoints: which registered network they belong to."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.errors import CheckpointError
 from compress.network.source import NetworkSpec
-from compress.zoo.foreign import LISTED, clean, fit, identify
+from compress.zoo.foreign import identify, translated
 from compress.zoo.registry import build
 
 
 def state_of(name: str, **options: Any) -> dict[str, Tensor]:
     return dict(build(NetworkSpec(name, options)).state_dict())
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    wrappers=st.lists(st.sampled_from(["state_dict", "model_state_dict", "model"]), max_size=3),
-    prefixes=st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=3),
-    ordered=st.booleans(),
-)
-def test_wrappers_and_prefixes_come_off_in_any_combination(
-    wrappers: list[str], prefixes: list[str], ordered: bool
-) -> None:
-    state = {"conv.weight": torch.ones(2), "model.bias": torch.zeros(1), "module": torch.ones(1)}
-    raw: Any = {"".join(prefixes) + key: value for key, value in state.items()}
-    raw = OrderedDict(raw) if ordered else raw
-    for wrapper in wrappers:
-        raw = {"epoch": 3, "best_prec1": 91.7, "optimizer": {"lr": [1e-3]}, wrapper: raw}
-    assert equal(clean(raw), state)
-
-
-def test_a_prefix_that_only_some_names_have_is_a_name() -> None:
-    state = {"module.weight": torch.ones(1), "head.weight": torch.ones(1)}
-    assert list(clean(state)) == list(state)
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ([torch.ones(1)], "holds no state dict.*list"),
-        (torch.ones(1), "holds no state dict.*Tensor"),
-        (None, "holds no state dict"),
-        ({}, "state dict is empty"),
-        ({"state_dict": {}}, "state dict is empty"),
-        ({"weight": torch.ones(1), "epoch": 3}, "more than tensors: epoch"),
-        ({3: torch.ones(1)}, "more than tensors: a key of type int"),
-        ({"state_dict": 3}, "more than tensors: state_dict"),
-        ({"weight": torch.eye(2).to_sparse()}, "quantised, sparse and empty"),
-        ({"weight": torch.ones(2, device="meta")}, "quantised, sparse and empty"),
-    ],
-)
-def test_what_is_no_state_dict_is_refused(raw: object, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        clean(raw)
-
-
-@pytest.mark.filterwarnings("ignore:.*quantized")
-def test_quantised_weights_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="quantised, sparse and empty"):
-        clean({"weight": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)})
-
-
-def test_a_wrapper_around_itself_ends() -> None:
-    raw: dict[str, Any] = {}
-    raw["model"] = raw
-    with pytest.raises(CheckpointError, match="more than tensors"):
-        clean(raw)
 
 
 @pytest.mark.parametrize(
@@ -94,80 +31,10 @@ def test_known_layouts_are_recognised_with_their_stages(name: str, options: dict
     state = state_of(name, **options)
     spec = identify(state)
     assert spec == NetworkSpec(name, options)
-    assert equal(fit(state, build(spec), name), state)
+    translation = translated(state, name)
+    assert list(translation) == list(state)
+    assert all(torch.equal(translation[key], state[key]) for key in state)
 
 
 def test_other_networks_are_not_recognised() -> None:
     assert identify(nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict()) is None
-
-
-def test_old_files_without_batch_counters_fit() -> None:
-    state = state_of("lightweight-openpose")
-    counters = [key for key in state if key.endswith("num_batches_tracked")]
-    old = {key: value for key, value in reversed(state.items()) if key not in counters}
-    fitted = fit(old, build(NetworkSpec("lightweight-openpose")), "lightweight-openpose")
-    assert len(counters) == 33
-    assert equal(fitted, state)
-
-
-@settings(max_examples=30, deadline=None)
-@given(data=st.data())
-def test_every_missing_unexpected_and_misshapen_tensor_is_named(data: st.DataObject) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    state = dict(network.state_dict())
-    keys = [key for key in state if not key.endswith("num_batches_tracked")]
-    missing = data.draw(st.sets(st.sampled_from(keys)))
-    misshapen = data.draw(st.sets(st.sampled_from(keys))) - missing
-    unexpected = data.draw(st.sets(st.sampled_from(["extra", "head.weight", "0.running_mean"])))
-    given_state = {key: value for key, value in state.items() if key not in missing}
-    given_state |= {key: torch.zeros(5, 5) for key in misshapen} | {key: torch.zeros(1) for key in unexpected}
-    if not missing | misshapen | unexpected:
-        assert equal(fit(given_state, network, "mine"), state)
-        return
-    with pytest.raises(CheckpointError) as caught:
-        fit(given_state, network, "mine")
-    message = str(caught.value)
-    assert "network mine" in message
-    assert all(key in message for key in missing | misshapen | unexpected)
-    for count, fault in (
-        (len(missing), "missing"),
-        (len(unexpected), "unexpected"),
-        (len(misshapen), "of another shape or kind"),
-    ):
-        assert (f"{count} {fault}" in message) == (count > 0)
-
-
-def test_a_long_list_is_cut_and_counted() -> None:
-    with pytest.raises(CheckpointError) as caught:
-        fit({"x" * 500: torch.ones(1)}, build(NetworkSpec("lightweight-openpose")), "lightweight-openpose")
-    message = str(caught.value)
-    assert "217 missing" in message
-    assert f"and {217 - LISTED} more" in message
-    assert message.count("model.") == LISTED
-    assert "x" * 117 + "..." in message
-    assert "x" * 118 not in message
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.bool, torch.float4_e2m1fn_x2])
-def test_weights_of_another_kind_are_refused(dtype: torch.dtype) -> None:
-    network = nn.Linear(2, 2)
-    state = dict(network.state_dict(), weight=torch.empty(2, 2, dtype=dtype))
-    with pytest.raises(CheckpointError, match=f"weight {str(dtype).removeprefix('torch.')} instead of float32"):
-        fit(state, network, "mine")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_refused(value: float) -> None:
-    network = nn.Linear(2, 2)
-    state = dict(network.state_dict(), bias=torch.tensor([0.0, value]))
-    with pytest.raises(CheckpointError, match=r"not finite.*: bias"):
-        fit(state, network, "mine")
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_take_the_precision_of_the_network(dtype: torch.dtype) -> None:
-    network = nn.Linear(2, 2)
-    state = {key: value.to(dtype) for key, value in network.state_dict().items()}
-    fitted = fit(state, network, "mine")
-    assert {value.dtype for value in fitted.values()} == {torch.float32}
-    assert all(torch.equal(fitted[key], state[key].float()) for key in state)
