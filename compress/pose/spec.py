@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from compress.errors import CheckpointError, similar
-from compress.pose.decoders.registry import DECODERS, decoder_class, is_custom
+from compress.pose.decoders.names import DECODERS, is_custom, usual_outputs
 from compress.pose.skeleton import Skeleton, get_skeleton
 
 COLORS = ("bgr", "rgb", "gray")
@@ -114,7 +114,7 @@ class PoseSpec:
                 "the decoder_options of a pose specification must map names to values", found=self.decoder_options
             )
         if not self.outputs and self.decoder in DECODERS:
-            object.__setattr__(self, "outputs", decoder_class(self.decoder).roles)
+            object.__setattr__(self, "outputs", usual_outputs(self.decoder))
         if not self.outputs or not all(isinstance(name, str) and name for name in self.outputs):
             raise CheckpointError("the outputs of a pose specification must be names", found=self.outputs)
         if len(set(self.outputs)) < len(self.outputs):

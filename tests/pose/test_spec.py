@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import CheckpointError, CompressError, DataError
-from compress.pose.decoders.registry import DECODERS
+from compress.pose.decoders.names import DECODERS
 from compress.pose.skeleton import COCO17, OPENPOSE18, SKELETONS, Skeleton
 from compress.pose.spec import COLORS, GRIDS, LAYOUTS, MAX_CHANNELS, PoseSpec
 from compress.zoo.registry import entries

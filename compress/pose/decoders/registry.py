@@ -1,43 +1,14 @@
-"""Decoders by name; a decoder of your own is named by ``package.module:NAME``."""
+"""The decoder of a network: that of its pose specification, with its options."""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress.errors import NetworkError, UsageError, similar
-
-if TYPE_CHECKING:
-    from compress.pose.decoders.base import Decoder
-    from compress.pose.spec import PoseSpec
-
-#: Where the decoder of each name is defined: loaded on first use, as users' own are.
-_PLACES = {
-    "paf": "compress.pose.decoders.paf:PafDecoder",
-    "heatmap": "compress.pose.decoders.heatmap:HeatmapDecoder",
-    "simcc": "compress.pose.decoders.simcc:SimccDecoder",
-    "points": "compress.pose.decoders.points:PointsDecoder",
-    "yolo": "compress.pose.decoders.yolo:YoloDecoder",
-}
-DECODERS = tuple(_PLACES)
-
-
-def is_custom(name: str) -> bool:
-    """Whether a decoder's name has the form ``package.module:NAME``."""
-    module, colon, attribute = name.partition(":")
-    return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def decoder_class(name: str) -> type[Decoder]:
-    """The class of a registered decoder, or of one of your own.
-
-    Raises
-    ------
-    NetworkError
-        If the name is unknown, can't be imported, or is no decoder.
-    """
-    return type(_load(name))
+from compress.pose.decoders.base import Decoder
+from compress.pose.decoders.names import import_decoder
+from compress.pose.spec import PoseSpec
 
 
 def get_decoder(pose: PoseSpec, **overrides: Any) -> Decoder:
@@ -48,16 +19,16 @@ def get_decoder(pose: PoseSpec, **overrides: Any) -> Decoder:
     pose : PoseSpec
         Names the decoder and its options.
     **overrides
-        Options that take the place of the specification's; those that are None do not.
+        Options that replace those of the specification; None leaves an option as it is.
 
     Raises
     ------
     NetworkError
         If the decoder is unknown, can't be imported, or is no decoder.
     UsageError
-        If an option is unknown or has no valid value.
+        If an option is unknown or its value is not valid.
     """
-    decoder = _load(pose.decoder)
+    decoder = _default_decoder(pose.decoder)
     asked = dict(pose.decoder_options) | {name: value for name, value in overrides.items() if value is not None}
     known = option_names(pose)
     for name in asked:
@@ -74,41 +45,26 @@ def get_decoder(pose: PoseSpec, **overrides: Any) -> Decoder:
 
 def option_names(pose: PoseSpec) -> tuple[str, ...]:
     """Names of the options that the decoder of a network has."""
-    return tuple(field.name for field in fields(_load(pose.decoder)))
+    return tuple(field.name for field in fields(_default_decoder(pose.decoder)))
 
 
-def _load(name: str) -> Decoder:
+def _default_decoder(name: str) -> Decoder:
     """A decoder with its default options.
 
-    Files may name decoders: nothing but a subclass or an instance of `Decoder` is ever called.
+    Files may name decoders, so only a subclass or an instance of `Decoder` is used, and nothing else is called.
     """
-    from compress.pose.decoders.base import Decoder
-
-    place = _PLACES.get(name, name)
-    if not is_custom(place):
-        raise NetworkError(
-            f"unknown decoder{similar(name, DECODERS)}",
-            found=name,
-            hint=f"Known: {', '.join(DECODERS)}, or your own as package.module:NAME",
-        )
-    module_name, _, attribute = place.partition(":")
-    try:
-        value = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise NetworkError(
-            f"the decoder can't be imported ({error})",
-            found=name,
-            hint="Is its package installed, or its folder on PYTHONPATH?",
-        ) from error
+    value = import_decoder(name)
     if isinstance(value, Decoder):
         return value
-    if isinstance(value, type) and issubclass(value, Decoder):
-        try:
-            return value()
-        except TypeError as error:
-            raise NetworkError(
-                f"the decoder can't be made without options ({error})", found=name, hint="Give every option a default"
-            ) from error
-    raise NetworkError(
-        "this is no decoder", found=name, hint="Name a subclass of compress.pose.decoders.base.Decoder, or an instance"
-    )
+    if not (isinstance(value, type) and issubclass(value, Decoder)):
+        raise NetworkError(
+            "this is no decoder",
+            found=name,
+            hint="Name a subclass of compress.pose.decoders.base.Decoder, or an instance",
+        )
+    try:
+        return value()
+    except TypeError as error:
+        raise NetworkError(
+            f"the decoder can't be made without options ({error})", found=name, hint="Give every option a default"
+        ) from error

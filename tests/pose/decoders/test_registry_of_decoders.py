@@ -8,14 +8,15 @@ from own_decoder import Brightest
 
 from compress.errors import NetworkError, UsageError
 from compress.pose.decoders.base import Decoder
+from compress.pose.decoders.names import DECODERS, import_decoder
 from compress.pose.decoders.paf import PafDecoder
-from compress.pose.decoders.registry import DECODERS, decoder_class, get_decoder, option_names
+from compress.pose.decoders.registry import get_decoder, option_names
 from compress.pose.spec import PoseSpec
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_each_decoder_documents_its_options_and_names_its_outputs(name: str) -> None:
-    cls = decoder_class(name)
+    cls = import_decoder(name)
     pose = PoseSpec(skeleton="coco17", decoder=name)
     assert issubclass(cls, Decoder)
     for option in fields(cls):
@@ -76,4 +77,4 @@ def test_what_is_no_decoder_is_refused_and_never_called(name: str, message: str)
 
 def test_an_unknown_decoder_is_refused_with_similar_names() -> None:
     with pytest.raises(NetworkError, match="similar: heatmap"):
-        decoder_class("heatmaps")
+        import_decoder("heatmaps")
