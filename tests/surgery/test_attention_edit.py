@@ -262,7 +262,7 @@ def test_training_mode_and_precision_are_kept() -> None:
         ({"after": ("sten",)}, UsageError, "no module matches.*similar: stem.*Convolutions: stem, body.0, out"),
         ({"after": ("last.channel",)}, UsageError, "no module matches"),
         ({"kind": "sea"}, NetworkError, "unknown kind of attention.*Known: none, se"),
-        ({"reduction": 0}, NetworkError, "reduction must be a whole number"),
+        ({"reduction": 0}, NetworkError, "reduction must be an integer"),
     ],
 )
 def test_what_matches_nothing_says_what_could(

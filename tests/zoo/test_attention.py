@@ -155,11 +155,11 @@ def test_coordinate_attention_weighs_rows_and_columns() -> None:
     [
         ("sea", 64, 16, "unknown kind of attention.*sea.*Known: none, se, se_spatial"),
         (3, 64, 16, "unknown kind of attention"),
-        ("se", 0, 16, "channels must be a whole number"),
-        ("se", 10**9, 16, "channels must be a whole number"),
-        ("none", True, 16, "channels must be a whole number"),
-        ("se", 64, 0, "reduction must be a whole number"),
-        ("se", 64, 2.0, "reduction must be a whole number"),
+        ("se", 0, 16, "channels must be an integer"),
+        ("se", 10**9, 16, "channels must be an integer"),
+        ("none", True, 16, "channels must be an integer"),
+        ("se", 64, 0, "reduction must be an integer"),
+        ("se", 64, 2.0, "reduction must be an integer"),
     ],
 )
 def test_what_is_no_block_is_refused(kind: str, channels: int, reduction: int, message: str) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from compress.checkpoint.weights import Weights, fit
 from compress.errors import NetworkError
 from compress.network.cost import cost
 from compress.network.layers import list_layers
@@ -24,7 +25,7 @@ from compress.planning.selection import Selection
 from compress.pose.skeleton import get_skeleton
 from compress.surgery.edits import FactorizeEdit, apply_edits
 from compress.zoo.context_cpm import CONTEXTS, resize
-from compress.zoo.foreign import fit, identify
+from compress.zoo.foreign import identify
 from compress.zoo.registry import build, get_entry
 
 #: Channels from block to block of MobileNet v1 up to its twelfth convolution pair.
@@ -126,9 +127,7 @@ def test_attention_cpm_gets_as_much_cheaper_as_its_paper_says() -> None:
 def test_a_dense_attention_cpm_factorized_by_surgery_is_the_one_born_factorized(ratio: str, head_size: int) -> None:
     options = {"stages": 2, "width": 32, "head_size": head_size}
     dense = build(NetworkSpec("attention-cpm", options))
-    plan = make_plan(
-        dense, Ratio(ratio), Selection(("stages.*",)), network="attention-cpm", input_size=(64, 64)
-    )
+    plan = make_plan(dense, Ratio(ratio), Selection(("stages.*",)), network="attention-cpm", input_size=(64, 64))
     assert len(plan.changed) == 2 * (6 + (4 if head_size == 3 else 0))
     factorized = apply_edits(dense, [FactorizeEdit.from_plan(plan)])
     born = build(NetworkSpec("attention-cpm", {**options, "ratio": ratio}))
@@ -277,7 +276,7 @@ def test_public_weights_of_context_cpm_fit_without_renaming() -> None:
     }
     spec = identify(state)
     assert spec == NetworkSpec("context-cpm", {"stages": 1})
-    fitted = fit(state, on_meta(spec.name, **spec.options), spec.name)
+    fitted = fit(Weights(state), on_meta(spec.name, **spec.options), spec.name).state
     assert all(torch.equal(fitted[key], value) for key, value in state.items())
 
 
@@ -338,7 +337,7 @@ def test_upsampling_goes_to_the_size_of_the_other_map(mode: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("attention-cpm", {"stages": 0}, "option stages must be a whole number from 1 to 16"),
+        ("attention-cpm", {"stages": 0}, "option stages must be an integer from 1 to 16"),
         ("attention-cpm", {"width": 10**6}, "option width"),
         ("attention-cpm", {"attention": "sea"}, "unknown value of the network's option attention.*Known: none, se,"),
         ("attention-cpm", {"reduction": True}, "option reduction"),

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compress.checkpoint.weights import Weights, fit
 from compress.errors import CheckpointError, NetworkError
 from compress.network.cost import cost
 from compress.network.layers import list_layers
 from compress.network.shapes import ShapesOnly
 from compress.network.source import NetworkSpec
-from compress.zoo.foreign import fit, identify
+from compress.zoo.foreign import identify
 from compress.zoo.lite_blocks import CrossResolutionWeighting, shuffle
 from compress.zoo.lite_hrnet import LiteModule
 from compress.zoo.registry import build, get_entry
@@ -171,7 +172,7 @@ def test_public_files_are_recognised_and_fit(name: str, depth: int, joints: int,
     state["data_preprocessor.std"] = torch.ones(3, 1, 1)
     found = identify(state)
     assert found == NetworkSpec(name, {"depth": depth})
-    fitted = fit(state, on_meta(found.name, **found.options), found.name)
+    fitted = fit(Weights(state), on_meta(found.name, **found.options), found.name).state
     assert list(fitted) == list(plain)
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
 
@@ -191,7 +192,7 @@ def test_the_other_forms_are_told_apart(name: str, options: dict[str, Any]) -> N
 def test_weights_of_another_network_are_refused_with_the_names_that_differ() -> None:
     state = tensors(public_shapes(18, 17))
     with pytest.raises(CheckpointError, match=r"missing: backbone\.stage0\.2\.layers\.0"):
-        fit(state, on_meta(depth=30), "lite-hrnet")
+        fit(Weights(state), on_meta(depth=30), "lite-hrnet")
 
 
 def public_fusion(module: LiteModule, maps: list[Tensor]) -> list[Tensor]:

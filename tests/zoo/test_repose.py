@@ -15,7 +15,7 @@ from compress.network.shapes import ShapesOnly
 from compress.network.source import NetworkSpec
 from compress.pose.skeleton import LSP14
 from compress.zoo.registry import build, get_entry
-from compress.zoo.repose import ORDERS, BodyGraph, Message, joint_order, neighbours
+from compress.zoo.repose import ORDERS, BodyGraph, BodyOptions, Message, joint_order, neighbours
 
 #: How the paper counts the strided convolutions.
 AT_INPUT = {"down": "stride1_subsample"}
@@ -32,8 +32,8 @@ def params_of(**options: object) -> int:
 
 def graph_of(**options: Any) -> BodyGraph:
     torch.manual_seed(0)
-    values = {"joint_head": False, "graph": True, "order": "bottom_up", **options}
-    return BodyGraph(values.pop("blocks", 1), values.pop("update", "trainable"), **values).eval()
+    values = {"blocks": 1, "update": "trainable", "joint_head": False, "graph": True, "order": "bottom_up"}
+    return BodyGraph(BodyOptions(**(values | options))).eval()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.checkpoint.weights import Weights, fit
 from compress.errors import CheckpointError, NetworkError
 from compress.network.cost import cost
 from compress.network.shapes import ShapesOnly
 from compress.network.source import NetworkSpec
-from compress.zoo.foreign import fit, identify
+from compress.zoo.foreign import identify
 from compress.zoo.hrnet import HighResolutionModule
 from compress.zoo.registry import build, get_entry
 
@@ -177,7 +178,7 @@ def test_public_files_are_recognised_and_fit_under_all_names(
         state["data_preprocessor.mean"] = torch.zeros(3, 1, 1)
     found = identify(state)
     assert found == NetworkSpec(name, options)
-    fitted = fit(state, on_meta(found.name, **found.options), found.name)
+    fitted = fit(Weights(state), on_meta(found.name, **found.options), found.name).state
     assert list(fitted) == list(plain)
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
 
@@ -187,7 +188,7 @@ def test_a_public_file_with_an_odd_tensor_is_refused_with_its_name() -> None:
     del state["layer2.1.conv2.weight"]
     state["layer2.9.conv2.weight"] = torch.ones(1)
     with pytest.raises(CheckpointError, match=r"missing: layer2.1.conv2.weight; .*unexpected: layer2.9.conv2.weight"):
-        fit(state, on_meta("simple-baseline"), "simple-baseline")
+        fit(Weights(state), on_meta("simple-baseline"), "simple-baseline")
 
 
 def test_a_public_file_of_another_number_of_joints_is_refused() -> None:
@@ -195,7 +196,7 @@ def test_a_public_file_of_another_number_of_joints_is_refused() -> None:
     found = identify(state)
     assert found == NetworkSpec("hrnet", {"width": 32})
     with pytest.raises(CheckpointError, match=r"final_layer.weight \(19, 32, 1, 1\) instead of \(17, 32, 1, 1\)"):
-        fit(state, on_meta("hrnet"), "hrnet")
+        fit(Weights(state), on_meta("hrnet"), "hrnet")
 
 
 @pytest.mark.parametrize(
