@@ -162,7 +162,7 @@ def _measure(options: InspectOptions, model: Model, progress: Progress) -> Keypo
     selection = Selection(options.include, options.exclude, pointwise=True)
     found = keypoint_sensitivity(
         model, dataset, options.share, selection=selection, height=options.height, progress=progress
-    ).to_dict()
+    )
     if options.plot is not None:
         with atomic_path(options.plot, force=options.force) as temporary:
             rows = found.to_dict()["rows"]

@@ -1,4 +1,4 @@
-"""`compress factorize` with images: budgets, what it doubts, what it refuses."""
+"""`compress factorize` with images: budgets, warnings and refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def record(model: Path, output: Path, *arguments: str) -> dict[str, Any]:
     return result
 
 
-def test_a_budget_with_data_is_met_and_told(model: Path, tmp_path: Path) -> None:
+def test_a_budget_with_data_is_met_and_reported(model: Path, tmp_path: Path) -> None:
     found = record(model, tmp_path / "small.pt", "--budget", "macs=0.6", *DRAWN)
     before, after = found["macs"]
     assert after <= 0.6 * before
@@ -60,6 +60,8 @@ def test_a_budget_with_data_is_met_and_told(model: Path, tmp_path: Path) -> None
     assert all(layer["output_error"] is not None and layer["error"] is not None for layer in changed)
     assert any("only 3 images" in notice for notice in found["notices"])
     assert 0 < found["map_error"]["heatmaps"] < 1
+    assert any("map error measured on the images that factors were fitted to" in x for x in found["notices"])
+    assert cost(create("default").module, (64, 96)).macs == before
 
 
 def test_the_prior_bounds_ranks_from_below(model: Path, tmp_path: Path) -> None:
@@ -77,7 +79,7 @@ def test_factors_fitted_to_data_lose_less_on_them_than_weights_alone(model: Path
     assert plain["macs"] == found["macs"]
 
 
-def test_images_can_be_left_to_the_reconstruction(model: Path, tmp_path: Path) -> None:
+def test_images_can_be_used_for_the_reconstruction_only(model: Path, tmp_path: Path) -> None:
     fitted = record(model, tmp_path / "a.pt", "--ratio", "1/2", *DRAWN)
     plain = record(model, tmp_path / "b.pt", "--ratio", "1/2", *DRAWN, "--factors", "weights")
     trained = record(model, tmp_path / "c.pt", "--ratio", "1/2", *DRAWN, "--factors", "weights", "--reconstruct", "20")
@@ -89,8 +91,8 @@ def test_images_can_be_left_to_the_reconstruction(model: Path, tmp_path: Path) -
 
 def test_blocks_are_reconstructed_on_request(model: Path, tmp_path: Path) -> None:
     found = record(model, tmp_path / "a.pt", "--ratio", "1/3", *DRAWN, "--reconstruct", "5")
-    (told,) = [notice for notice in found["notices"] if "reconstructed" in notice]
-    before, after = (float(word) for word in told.split("left out ")[1].split(" -> "))
+    (notice,) = [text for text in found["notices"] if "reconstructed" in text]
+    before, after = (float(word) for word in notice.split("left out ")[1].split(" -> "))
     assert after <= before
     assert found["macs"][1] < found["macs"][0]
     assert load(tmp_path / "a.pt").edits
@@ -116,11 +118,11 @@ def test_clamped_vbmf_ranks_lie_between_the_shares(model: Path, tmp_path: Path) 
         assert outputs // 4 <= r4 <= -(-outputs // 3)
 
 
-def test_images_without_people_are_told_of(model: Path, tmp_path: Path) -> None:
+def test_images_without_people_get_a_warning(model: Path, tmp_path: Path) -> None:
     for number, grey in enumerate((0, 255)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 96, 3), grey, np.uint8))
     found = record(model, tmp_path / "small.pt", "--budget", "macs=0.7", "--data", f"images:{tmp_path}")
-    assert any("sees nobody" in notice for notice in found["notices"])
+    assert any("detects nobody" in notice for notice in found["notices"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_images_without_people_are_told_of(model: Path, tmp_path: Path) -> None:
         (("--prior", "vbmf", "--ratio", "1/3"), "belong to --budget"),
     ],
 )
-def test_what_can_not_be_is_refused_and_nothing_is_written(
+def test_impossible_requests_are_refused_and_nothing_is_written(
     model: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     code, text = run(model, *arguments, *DRAWN, *SMALL, "-o", tmp_path / "small.pt")
@@ -145,7 +147,7 @@ def test_what_can_not_be_is_refused_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_images_that_are_all_alike_are_refused(model: Path, tmp_path: Path) -> None:
+def test_images_that_are_all_the_same_are_refused(model: Path, tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64, 96, 3), 90, np.uint8))
     code, text = run(model, "--budget", "macs=0.7", "--data", f"images:{tmp_path}", *SMALL, "-o", tmp_path / "x.pt")

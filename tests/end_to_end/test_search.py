@@ -139,7 +139,7 @@ def test_a_killed_search_leaves_a_front_that_can_be_read(model: Model, tmp_path:
     run = subprocess.Popen([sys.executable, "-m", "compress", *map(str, words)], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 600
-        while time.monotonic() < deadline and run.poll() is None and not list(folder.glob("points/*.pt")):
+        while time.monotonic() < deadline and run.poll() is None and not list(folder.glob("points/[0-9]*.pt")):
             time.sleep(0.02)
     finally:
         run.send_signal(signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_a_killed_search_leaves_a_front_that_can_be_read(model: Model, tmp_path:
     record = json.loads((folder / "front.json").read_text())
     trials = order_trials(tuple(record["conditions"]["level"]), False, 0)
     state = read_search(folder, record["conditions"], trials)
-    written = list((folder / "points").glob("*.pt"))
+    written = list((folder / "points").glob("[0-9]*.pt"))
     assert run.returncode == -signal.SIGKILL
     assert written
     assert all(compress.load(path).edits for path in written)
