@@ -1,4 +1,4 @@
-"""A data set with broken images, for all tests of what is done about them."""
+"""A data set with unreadable images, for tests of how they are handled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.errors import DataError
 
 
 class Holes:
-    """Drawn people of which some images can't be read."""
+    """Drawn people; the images with the indices ``broken`` can't be read."""
 
     annotated = True
 

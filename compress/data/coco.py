@@ -74,7 +74,9 @@ class CocoDataset:
         category = self._category["id"]
         people = [annotation for annotation in annotations if integer(annotation.get("category_id")) == category]
         if annotations and not people:
-            ids = {repr(annotation.get("category_id")) for annotation in annotations}
+            ids = {
+                repr(annotation["category_id"]) if "category_id" in annotation else "none" for annotation in annotations
+            }
             raise DataError(
                 f"no annotation of {path.name} is of the category {self._category['name']!r}, whose id is {category}",
                 found=f"category_id {', '.join(sorted(ids)[:8])}",

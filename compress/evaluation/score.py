@@ -195,7 +195,7 @@ def evaluate_dataset(
         found = _gather(found, group)
     if found.unreadable and not found.results:
         count = len(found.unreadable)
-        raise DataError(f"none of {count} images of {dataset.name} can be read; the first: {found.unreadable[0]}")
+        raise DataError(f"none of the {count} images of {dataset.name} can be read; the first: {found.unreadable[0]}")
     image_ids = [found.results[index][0] for index in sorted(found.results)]
     detections = [record for index in sorted(found.results) for record in found.results[index][1]]
 

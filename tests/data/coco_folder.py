@@ -1,4 +1,4 @@
-"""A small COCO folder for tests: one image with every kind of annotation, one without people."""
+"""A small COCO data set for tests: one image with every kind of annotation, one without people."""
 
 from __future__ import annotations
 

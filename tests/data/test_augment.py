@@ -1,4 +1,4 @@
-"""Pixels, people and mask of a sample must move together."""
+"""Augmentation transforms pixels, people and mask of a sample alike."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ POINTS = np.array([[20.0, 30], [140, 30], [80, 60], [30, 100], [130, 90]])
 @given(st.integers(0, 2**32 - 1))
 def test_keypoints_move_with_their_pixels(seed: int) -> None:
     sample = sample_of(POINTS)
-    # The joints on the middle line keep their index under a flip: the sides are compared in another test.
+    # Without a flip joints keep their indices; another test covers left and right.
     view = augment(sample, SIZE, Augmentation(scale=(0.4, 2.0), rotate=180, flip=0, shift=0.3, colour=0),
                    np.random.default_rng(seed), fill=(0, 0, 0))  # fmt: skip
     assert view.image.shape == (*SIZE, 3)
@@ -72,7 +72,7 @@ def test_keypoints_move_with_their_pixels(seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_dot_lies_where_its_keypoint_says_to_a_fraction_of_a_pixel(seed: int) -> None:
-    # A blurred dot's centre of mass is exact to less than a pixel, so a half-pixel error of convention would show.
+    # The centre of mass of a blurred dot is exact to less than a pixel and reveals half-pixel errors.
     y, x = np.mgrid[:120, :160]
     blob = 255 * np.exp(-((x - 80) ** 2 + (y - 60) ** 2) / (2 * 6**2))
     sample = Sample(
@@ -110,12 +110,12 @@ def test_the_mask_follows_the_pixels(seed: int) -> None:
     sample.image[...] = np.where(mask, 0, 255)[..., None]
     view = augment(sample, SIZE, STRONG, np.random.default_rng(seed), fill=(0, 0, 0))
     sure = (view.image[..., 0] < 5) | (view.image[..., 0] > 250)
-    # Nearest and bilinear sampling may disagree on the edge alone.
+    # Nearest and bilinear sampling may differ only at edges.
     assert np.mean(view.mask[sure] == (view.image[..., 0][sure] < 128)) > 0.98
     assert view.mask[view.image[..., 0] < 5].mean() > 0.98
 
 
-def test_outside_of_the_image_is_trusted_and_grey() -> None:
+def test_outside_the_image_the_mask_is_true_and_pixels_are_grey() -> None:
     mask = np.zeros((120, 160), bool)
     view = augment(sample_of(POINTS, mask), (120, 320), PLAIN, np.random.default_rng(0))
     assert view.mask[:, :75].all()
@@ -139,7 +139,7 @@ def test_area_grows_with_the_square_of_the_scale() -> None:
     assert np.allclose(view.people[0].box, 2 * sample.people[0].box, atol=1e-3)
 
 
-def test_people_outside_are_left_out_and_joints_outside_not_labelled() -> None:
+def test_people_outside_are_removed_and_joints_outside_become_unlabelled() -> None:
     left, across = np.array([[10.0, 50], [20, 60]]), np.array([[70.0, 50], [110, 60]])
     image = dotted(np.concatenate([left, across]))
     sample = Sample(image, (person(left), person(across)), np.ones(image.shape[:2], bool), 0, "two")
@@ -169,14 +169,14 @@ def test_the_crop_stays_inside_a_larger_image() -> None:
 
 
 def test_shrinking_averages_instead_of_skipping() -> None:
-    # One-pixel stripes are grey from afar; bilinear sampling alone would keep them or alias.
+    # Stripes one pixel wide average to grey; bilinear sampling alone would alias.
     image = np.zeros((256, 256, 3), np.uint8)
     image[::2] = 255
     small = warp(image, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), (64, 64), (0, 0, 0))
     assert np.abs(small.astype(int) - 127).max() <= 2
 
 
-def test_colours_change_alone_and_within_bounds() -> None:
+def test_colours_change_by_the_matrix_and_are_clipped() -> None:
     rng = np.random.default_rng(3)
     image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     matrices = [colour_matrix(0.3, np.random.default_rng(seed)) for seed in range(4)]
@@ -186,7 +186,7 @@ def test_colours_change_alone_and_within_bounds() -> None:
     assert len({float(matrix[0, 0]) for matrix in matrices}) == 4
 
 
-def test_the_same_generator_gives_the_same_view_and_another_one_another() -> None:
+def test_views_depend_only_on_the_state_of_the_generator() -> None:
     sample = sample_of(POINTS)
     views = [augment(sample, SIZE, Augmentation(), np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(views[0].image, views[1].image)
@@ -201,13 +201,13 @@ def test_the_same_generator_gives_the_same_view_and_another_one_another() -> Non
         {"crop": "left"},
     ],
 )  # fmt: skip
-def test_a_meaningless_augmentation_is_refused(wrong: dict[str, object]) -> None:
+def test_an_invalid_augmentation_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(DataError, match=f"augmentation's {next(iter(wrong))}"):
         Augmentation(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("picture", [(200, 300), (400, 150)])
-def test_people_fill_their_share_of_the_crop_whatever_the_image_is_like(picture: tuple[int, int]) -> None:
+def test_people_fill_their_share_of_the_crop_whatever_the_image_size(picture: tuple[int, int]) -> None:
     height = 50.0
     keypoints = np.zeros((17, 3), dtype=np.float32)
     keypoints[0] = 80, 90, 2
@@ -224,7 +224,7 @@ def test_people_fill_their_share_of_the_crop_whatever_the_image_is_like(picture:
     assert np.array_equal(augment(nobody, (100, 100), options, np.random.default_rng(0)).image, plain.image)
 
 
-def test_only_a_share_of_the_views_is_turned() -> None:
+def test_only_a_share_of_the_views_is_rotated() -> None:
     options = replace(PLAIN, rotate=40.0, rotated=0.6)
     rng = np.random.default_rng(0)
     angles = [draw_rotation(options, rng) for _ in range(2000)]
@@ -234,7 +234,7 @@ def test_only_a_share_of_the_views_is_turned() -> None:
     assert not any(draw_rotation(replace(options, rotated=0.0), rng) for _ in range(100))
 
 
-def test_colour_channels_change_places_and_nothing_else() -> None:
+def test_colour_channels_are_only_permuted() -> None:
     image = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     rng = np.random.default_rng(0)
     orders = {recolour(image, replace(PLAIN, channels=1.0), rng)[0, 0].tobytes() for _ in range(100)}
@@ -245,6 +245,6 @@ def test_colour_channels_change_places_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("person_scale", 0.0), ("rotated", 1.5), ("channels", -0.1)])
-def test_further_ranges_without_meaning_are_refused(name: str, value: float) -> None:
+def test_further_invalid_ranges_are_refused(name: str, value: float) -> None:
     with pytest.raises(DataError, match=name):
         replace(PLAIN, **{name: value})

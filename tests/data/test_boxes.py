@@ -1,4 +1,4 @@
-"""Detections of people from a file."""
+"""Boxes of people from a detector's file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from compress.data.boxes import read_boxes
 from compress.errors import DataError
 
 
-def found(**changes: Any) -> dict[str, Any]:
+def detection(**changes: Any) -> dict[str, Any]:
     return {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, **changes}
 
 
 def test_boxes_of_people_are_kept_by_image_in_order(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     entries = [
-        found(),
-        found(image_id=9),
-        found(score=0.75),
-        found(category_id=2),
-        found(score=0),
-        found(bbox=[1, 2, 0, 4]),
+        detection(),
+        detection(image_id=9),
+        detection(score=0.75),
+        detection(category_id=2),
+        detection(score=0),
+        detection(bbox=[1, 2, 0, 4]),
     ]
     path.write_text(json.dumps(entries))
     boxes = read_boxes(path)
@@ -40,11 +40,11 @@ def test_boxes_of_people_are_kept_by_image_in_order(tmp_path: Path) -> None:
         ("[1]", "not a list of people"),
         ("[", "not JSON"),
         (json.dumps([{"image_id": 1}]), "can't be used.*category_id"),
-        (json.dumps([found(bbox=[1, 2, 3])]), "can't be used"),
-        (json.dumps([found(score="high")]), "can't be used"),
+        (json.dumps([detection(bbox=[1, 2, 3])]), "can't be used"),
+        (json.dumps([detection(score="high")]), "can't be used"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_files_in_other_formats_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "found.json"
     path.write_text(text)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""A cached data set is the data set."""
+"""Cached samples equal those of the data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.errors import DataError
 
 
 class Counted:
-    """Random samples that count how often they are made; among them a crowd and an image without people."""
+    """Random samples, among them a crowd and an image without people; counts how many were produced."""
 
     name, annotated = "counted", True
 
@@ -59,7 +59,7 @@ def equal(a: Sample, b: Sample) -> bool:
     )
 
 
-def test_cached_samples_are_made_once_and_come_back_unchanged(tmp_path: Path) -> None:
+def test_samples_are_produced_once_and_read_back_unchanged(tmp_path: Path) -> None:
     data = Counted()
     cached = Cached(data, tmp_path / "new" / "folder")
     first = [cached[index] for index in range(3)]
@@ -70,7 +70,7 @@ def test_cached_samples_are_made_once_and_come_back_unchanged(tmp_path: Path) ->
     assert (cached.name, cached.annotated, len(cached), cached.ground_truth()) == ("counted", True, 3, {"images": []})
 
 
-def test_an_index_beyond_the_end_is_the_data_sets_own_error(tmp_path: Path) -> None:
+def test_an_index_beyond_the_end_raises_the_error_of_the_data_set(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         Cached(Counted(), tmp_path)[3]
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +85,7 @@ def test_the_folder_of_another_data_set_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04 cut short"])
-def test_a_broken_file_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0000001.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"can't be read.*0000001\.npz.*Remove it"):
         Cached(Counted(), tmp_path)[1]

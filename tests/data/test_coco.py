@@ -1,4 +1,4 @@
-"""COCO annotations as samples and as ground truth, and every kind of file that is not what it should be."""
+"""COCO annotations as samples and as ground truth, and refusals of malformed files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_people_are_those_of_the_category_with_keypoints(dataset: CocoDataset) -
     assert all(p.keypoints.shape == (17, 3) and not p.keypoints.any() for p in unlabelled)
 
 
-def test_the_mask_leaves_out_crowds_and_people_without_keypoints_and_nothing_else(dataset: CocoDataset) -> None:
+def test_the_mask_excludes_only_crowds_and_people_without_keypoints(dataset: CocoDataset) -> None:
     expected = np.ones(SIZE, np.bool_)
     expected[:5, 40:] = False  # the crowd's run lengths
     expected[30:35, :10] = False  # a polygon, smaller than its box
@@ -63,7 +63,7 @@ def test_the_mask_leaves_out_crowds_and_people_without_keypoints_and_nothing_els
     assert np.array_equal(dataset[0].mask, expected)
 
 
-def test_the_ground_truth_is_a_coco_record_of_people_alone(dataset: CocoDataset) -> None:
+def test_the_ground_truth_is_a_coco_record_of_only_people(dataset: CocoDataset) -> None:
     truth = dataset.ground_truth()
     with contextlib.redirect_stdout(io.StringIO()):
         read = COCO()
@@ -87,7 +87,7 @@ def test_a_copy_in_another_process_gives_the_same_samples(dataset: CocoDataset) 
         assert first.image_id == second.image_id
 
 
-def test_labelled_joints_are_counted_and_not_believed(tmp_path: Path, images: Path) -> None:
+def test_labelled_joints_are_counted_whatever_the_file_says(tmp_path: Path, images: Path) -> None:
     content = record()
     content["annotations"][0]["num_keypoints"] = 0
     del content["annotations"][2]["num_keypoints"]
@@ -221,11 +221,11 @@ BROKEN: dict[str, tuple[Edit, str]] = {
         "no annotation of people.json is of the category 'person', whose id is 5.*category_id 1",
     ),
     "no category": (
-        lambda r: [a.pop("category_id") for a in r["annotations"]], "no annotation.*category 'person'.*category_id None"
+        lambda r: [a.pop("category_id") for a in r["annotations"]], "no annotation.*category 'person'.*category_id none"
     ),
     "no file name": (lambda r: r["images"][0].pop("file_name"), "has no file_name"),
-    "a way out": (lambda r: r["images"][0].update(file_name="../images/b.png"), "leads out of the folder"),
-    "a way out of Windows": (lambda r: r["images"][0].update(file_name="..\\images\\b.png"), "leads out of the folder"),
+    "a path to the parent": (lambda r: r["images"][0].update(file_name="../images/b.png"), "leads out of the folder"),
+    "a Windows path to the parent": (lambda r: r["images"][0].update(file_name="..\\b.png"), "leads out of the folder"),
     "a drive": (lambda r: r["images"][0].update(file_name="C:\\b.png"), "leads out of the folder"),
     "an absolute name": (lambda r: r["images"][0].update(file_name="/etc/hostname"), "leads out of the folder"),
     "a missing image": (lambda r: r["images"][0].update(file_name="c.png"), "1 of 2 images are not in.*'c.png'"),
@@ -233,9 +233,7 @@ BROKEN: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize(("edit", "message"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_record_that_is_not_what_it_should_be_is_refused(
-    tmp_path: Path, images: Path, edit: Edit, message: str
-) -> None:
+def test_a_malformed_record_is_refused(tmp_path: Path, images: Path, edit: Edit, message: str) -> None:
     content: Any = record()
     edited = edit(content)
     path = write_record(tmp_path / "people.json", edited if message.startswith("no images and") else content)
@@ -254,7 +252,7 @@ def test_a_record_that_is_not_what_it_should_be_is_refused(
         (None, "does not exist"),
     ],
 )
-def test_a_file_that_is_no_record_is_refused(tmp_path: Path, images: Path, content: bytes | None, message: str) -> None:
+def test_a_file_without_a_record_is_refused(tmp_path: Path, images: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "people.json"
     if content is not None:
         path.write_bytes(content)
@@ -262,7 +260,7 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path, images: Path, conte
         CocoDataset(path, images)
 
 
-def test_missing_images_are_counted_and_the_first_are_named(tmp_path: Path, images: Path) -> None:
+def test_missing_images_are_counted_and_the_first_ones_named(tmp_path: Path, images: Path) -> None:
     content = record()
     content["images"] += [{"id": 100 + n, "file_name": f"{n}.jpg"} for n in range(9)]
     with pytest.raises(DataError, match=r"9 of 11 images are not in .*0.jpg, 1.jpg, 2.jpg, \.\.\.'"):
@@ -271,7 +269,7 @@ def test_missing_images_are_counted_and_the_first_are_named(tmp_path: Path, imag
         CocoDataset(write_record(tmp_path / "people.json", record()), tmp_path / "nowhere")
 
 
-def test_images_may_lie_in_subfolders(tmp_path: Path, images: Path) -> None:
+def test_images_may_be_in_subfolders(tmp_path: Path, images: Path) -> None:
     write_images(images / "val")
     content = record()
     content["images"][0]["file_name"] = "val/b.png"

@@ -1,4 +1,4 @@
-"""Pictures, folders, videos and cameras as one stream, and what is written of it."""
+"""Pictures, animations, videos and cameras as one stream, and the drawings written from it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_video_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert np.abs([frame.image.mean() for frame in found] - np.array(levels)).max() < 4
 
 
-def test_inputs_keep_their_order_and_folders_that_of_names(tmp_path: Path) -> None:
+def test_inputs_keep_their_order_and_folders_are_sorted_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("b.png", "a.jpg"):
@@ -60,7 +60,7 @@ def test_inputs_keep_their_order_and_folders_that_of_names(tmp_path: Path) -> No
     assert stream.total == 5
 
 
-def test_ids_are_the_numbers_of_files_as_in_coco_where_all_have_one(tmp_path: Path) -> None:
+def test_ids_are_the_numbers_in_file_names_as_in_coco_if_all_have_one(tmp_path: Path) -> None:
     for name in ("000000000139.png", "000000000285.png"):
         write_picture(tmp_path / name, grey(9))
     assert [frame.image_id for frame in frames_of(tmp_path)[1]] == [139, 285]
@@ -68,14 +68,14 @@ def test_ids_are_the_numbers_of_files_as_in_coco_where_all_have_one(tmp_path: Pa
     assert [frame.image_id for frame in frames_of(tmp_path)[1]] == [1, 2, 3]
 
 
-def test_a_limit_ends_the_stream_and_a_video_cut_by_it_has_not_ended_early(tmp_path: Path) -> None:
+def test_a_limit_ends_the_stream_and_is_not_reported_as_an_early_end(tmp_path: Path) -> None:
     stream, found = frames_of(write_clip(tmp_path / "clip.mp4", [1, 2, 3, 4]), limit=3)
     assert (len(found), stream.total, stream.ended) == (3, 3, [])
     with pytest.raises(UsageError, match="at least 1"):
         Frames((), 0)
 
 
-def test_what_can_not_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_and_processing_continues(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     write_picture(tmp_path / "b.png", grey(9))
     (tmp_path / "c.mp4").write_bytes(b"no video at all")
@@ -87,10 +87,10 @@ def test_what_can_not_be_read_is_told_and_the_rest_goes_on(tmp_path: Path) -> No
     assert "no frame" in found[2].why
 
 
-def test_a_video_that_ends_early_keeps_what_there_is_and_tells_what_was_promised(tmp_path: Path) -> None:
+def test_a_video_that_ends_early_keeps_its_frames_and_reports_the_announced_number(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.avi", list(range(0, 240, 4)))
     content = clip.read_bytes()
-    # The header with the number of frames lies at the start of an AVI; half of the frames are cut off.
+    # The number of frames is in the header of an AVI; half of the frames are cut off.
     clip.write_bytes(content[: content.index(b"movi") + (len(content) - content.index(b"movi")) // 2])
     stream, found = frames_of(clip)
     (ended,) = stream.ended
@@ -100,7 +100,7 @@ def test_a_video_that_ends_early_keeps_what_there_is_and_tells_what_was_promised
 
 
 @pytest.mark.parametrize("names", [["nowhere.jpg"], ["nowhere"], ["empty"]])
-def test_inputs_that_are_not_there(tmp_path: Path, names: list[str]) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as caught:
         open_sources([tmp_path / name for name in names])
@@ -111,13 +111,13 @@ def test_inputs_that_are_not_there(tmp_path: Path, names: list[str]) -> None:
 
 
 class Webcam:
-    """What OpenCV gives for a camera that shows three frames and is then unplugged."""
+    """OpenCV's capture of a camera that delivers three frames and is then unplugged."""
 
-    def __init__(self, there: bool) -> None:
-        self.left, self.there, self.released = 3, there, False
+    def __init__(self, opened: bool) -> None:
+        self.left, self.opened, self.released = 3, opened, False
 
     def isOpened(self) -> bool:
-        return self.there
+        return self.opened
 
     def get(self, what: int) -> float:
         return 0.0
@@ -130,14 +130,14 @@ class Webcam:
         self.released = True
 
 
-def test_a_camera_that_is_not_there_is_said_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: Webcam(there=False))
+def test_a_missing_camera_is_reported_with_the_existing_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: Webcam(opened=False))
     with pytest.raises(DataError, match=r"there is no camera 7.*This machine has"):
         open_sources([Path("7")])
 
 
-def test_a_camera_is_live_and_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    webcam = Webcam(there=True)
+def test_a_camera_is_live_and_its_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    webcam = Webcam(opened=True)
     monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: webcam)
     (camera,) = open_sources([Path("0")])
     assert isinstance(camera, Camera)
@@ -148,8 +148,8 @@ def test_a_camera_is_live_and_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert webcam.released
 
 
-def test_a_reader_that_is_left_lets_the_video_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    webcam = Webcam(there=True)
+def test_an_abandoned_reader_releases_the_video(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    webcam = Webcam(opened=True)
     monkeypatch.setattr(module.cv2, "VideoCapture", lambda what: webcam)
     stream: Iterator[Any] = Frames([Video(tmp_path / "x.mp4")]).read()
     next(stream)
@@ -158,7 +158,7 @@ def test_a_reader_that_is_left_lets_the_video_go(monkeypatch: pytest.MonkeyPatch
     assert webcam.released
 
 
-def test_a_video_has_no_name_before_its_last_frame_and_none_after_an_error(tmp_path: Path) -> None:
+def test_a_video_replaces_a_file_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"precious")
 
@@ -176,14 +176,14 @@ def test_a_video_has_no_name_before_its_last_frame_and_none_after_an_error(tmp_p
         open_video(path, 10, (48, 64), force=False).__enter__()
 
 
-def test_lost_frames_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_frames_are_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.data.written._frame_count", lambda path: 1)
     with pytest.raises(FileError, match="only 1 of 2 frames"):
         write_clip(tmp_path / "clip.mp4", [1, 2])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_have_names_of_their_own_and_replace_no_input(tmp_path: Path) -> None:
+def test_outputs_have_unique_names_and_replace_no_input(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.jpg", "a.png", "a.bmp", "a.avi", "b.JPEG")]
     for path in paths:
         path.write_bytes(b"x")
@@ -194,7 +194,7 @@ def test_outputs_have_names_of_their_own_and_replace_no_input(tmp_path: Path) ->
         output_paths(sources, tmp_path)
 
 
-def test_an_album_holds_pictures_and_videos_and_drops_an_unfinished_video(tmp_path: Path) -> None:
+def test_an_album_writes_pictures_and_videos_and_drops_an_unfinished_video(tmp_path: Path) -> None:
     clip, picture = write_clip(tmp_path / "clip.mp4", [40, 120, 200]), tmp_path / "p.png"
     write_picture(picture, grey(77))
     stream = Frames(open_sources([clip, picture, clip]))
@@ -272,7 +272,7 @@ def test_a_stream_of_jpeg_images_is_a_video(tmp_path: Path) -> None:
     assert [frame.number for frame in found if isinstance(frame, Frame)] == [0, 1, 2]
 
 
-def test_what_a_folder_holds_besides_is_listed(tmp_path: Path) -> None:
+def test_other_entries_of_a_folder_are_listed_as_skipped(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.jpg", grey(9))
     for name in ("notes.txt", "raw.heic", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
@@ -287,13 +287,13 @@ def test_what_a_folder_holds_besides_is_listed(tmp_path: Path) -> None:
         (0.0, 25.0), (-3.0, 25.0), (float("nan"), 25.0), (1e6, 25.0), (0.001, 25.0),
     ],
 )  # fmt: skip
-def test_every_frame_rate_becomes_one_that_the_container_takes(tmp_path: Path, fps: float, written: float) -> None:
+def test_every_frame_rate_becomes_one_that_the_container_can_store(tmp_path: Path, fps: float, written: float) -> None:
     clip = write_clip(tmp_path / "clip.mp4", [1, 2], fps)
     assert container_rate(fps) == pytest.approx(written)
     assert cv2.VideoCapture(str(clip)).get(cv2.CAP_PROP_FPS) == pytest.approx(written, rel=1e-4)
 
 
-def test_a_video_whose_name_is_not_utf8_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_video_whose_name_is_not_utf8_is_reported_and_processing_continues(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "ok.mp4", [1, 2])
     picture = tmp_path / os.fsdecode(b"caf\xe9.png")
     write_picture(picture, grey(9))
@@ -307,7 +307,7 @@ def test_a_video_whose_name_is_not_utf8_is_reported_and_the_rest_goes_on(tmp_pat
         path.name.encode("utf-8")
 
 
-def test_a_drawing_that_can_not_be_written_is_recorded_and_the_rest_is_drawn(tmp_path: Path) -> None:
+def test_a_drawing_that_cannot_be_written_is_recorded_and_the_others_are_drawn(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", [40, 120, 200])
     for name in ("p.png", "q.png"):
         write_picture(tmp_path / name, grey(77))

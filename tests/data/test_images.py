@@ -1,4 +1,4 @@
-"""Image files, good and bad, and folders of them."""
+"""Image files in all formats and depths, damaged ones, and folders of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (12, 20)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def test_a_folder_gives_its_images_by_name_and_nothing_else(tmp_path: Path) -> None:
+def test_a_folder_yields_only_its_images_sorted_by_name(tmp_path: Path) -> None:
     for seed, name in enumerate(("b.PNG", "a.png", "c.bmp")):
         cv2.imwrite(str(tmp_path / name), picture(seed))
     (tmp_path / "notes.txt").write_text("no image")
@@ -59,7 +59,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["grey", "alpha", "sixteen bits"])
-def test_every_image_becomes_three_channels_of_bytes(tmp_path: Path, kind: str) -> None:
+def test_every_image_becomes_three_channels_of_uint8(tmp_path: Path, kind: str) -> None:
     colour = picture()
     path = tmp_path / "image.png"
     stored, expected = {
@@ -75,7 +75,7 @@ def test_every_image_becomes_three_channels_of_bytes(tmp_path: Path, kind: str) 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.95])
-def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_image_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"image{suffix}"
     cv2.imwrite(str(path), picture(size=(60, 80)))
     content = path.read_bytes()
@@ -84,7 +84,7 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, share: 
         read_image(path)
 
 
-def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "page.jpg"
     path.write_text("<html>not found</html>")
     with pytest.raises(DataError, match=r"does not decode.*page\.jpg.*Fetch it again"):

@@ -1,4 +1,4 @@
-"""Data sets joined, seen person by person, and with images that can't be read."""
+"""Joined data sets, data sets by person, and data sets with unreadable images."""
 
 from __future__ import annotations
 
@@ -49,67 +49,67 @@ def test_the_truth_of_joined_sets_names_the_images_of_the_samples() -> None:
     assert [a["id"] for a in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
 
 
-def names(source: object, target: object) -> set[str]:
+def missing(source: object, target: object) -> set[str]:
     known = known_joints(source, target)  # type: ignore[arg-type]
-    return {joint for joint, there in zip(target.joints, known, strict=True) if not there}  # type: ignore[attr-defined]
+    return {joint for joint, is_known in zip(target.joints, known, strict=True) if not is_known}  # type: ignore[attr-defined]
 
 
-def test_joints_that_a_data_set_lacks_are_those_without_a_place_in_it() -> None:
-    assert names(MPII16, LSP14) == names(LIP16, LSP14) == set()
-    assert names(COCO17, LSP14) == {"neck", "head_top"}
-    assert names(COCO17, OPENPOSE18) == set()  # the neck lies between the shoulders
-    assert names(LSP14, MPII16) == set()  # pelvis and thorax too
-    assert names(LSP14, LIP16) == {"spine"}
-    assert names(CROWDPOSE14, LSP14) == set()
-    assert names(CROWDPOSE14, COCO17) == {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}
+def test_a_data_set_lacks_the_joints_that_do_not_follow_from_its_own() -> None:
+    assert missing(MPII16, LSP14) == missing(LIP16, LSP14) == set()
+    assert missing(COCO17, LSP14) == {"neck", "head_top"}
+    assert missing(COCO17, OPENPOSE18) == set()  # the neck lies between the shoulders
+    assert missing(LSP14, MPII16) == set()  # pelvis and thorax too
+    assert missing(LSP14, LIP16) == {"spine"}
+    assert missing(CROWDPOSE14, LSP14) == set()
+    assert missing(CROWDPOSE14, COCO17) == {"nose", "left_eye", "right_eye", "left_ear", "right_ear"}
 
 
-def test_a_network_is_told_which_joints_it_will_not_learn_or_refused(tmp_path: Path) -> None:
+def test_joints_without_annotations_are_listed_or_refused(tmp_path: Path) -> None:
     one, two = open_data(f"lsp:{lsp(tmp_path / 'l')},train"), open_data(f"mpii:{mpii(tmp_path / 'm')},train")
-    found = check_joints((one, two), pose_spec("context-cpm"))
-    assert [joints.missing for joints in found] == [("spine",), ("spine",)]
-    assert len(found[0].known) == 15
+    result = check_joints((one, two), pose_spec("context-cpm"))
+    assert [joints.missing for joints in result] == [("spine",), ("spine",)]
+    assert len(result[0].known) == 15
     assert check_joints((Tolerant(Holes(4, {0, 1})),), pose_spec("esa"))[0].missing == ()
     with pytest.raises(DataError, match=r"lsp:train does not have the joints.*without nose"):
         check_joints((one,), pose_spec("lightweight-openpose"))
     assert check_joints((DrawnPeople(1, 1),), pose_spec("lightweight-openpose"))[0].missing == ()
 
 
-def test_one_training_sees_people_of_two_data_sets_with_the_joints_of_the_network(tmp_path: Path) -> None:
+def test_a_training_mixes_people_of_two_data_sets_with_the_joints_of_the_network(tmp_path: Path) -> None:
     data = EachPerson(Joined(open_data(f"lsp:{lsp(tmp_path / 'l')},train"), open_data(f"mpii:{mpii(tmp_path / 'm')}")))
     pose = pose_spec("repose")
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
     examples = Examples(data, pose, ExampleOptions((64, 64), still, seed=0, labels=True))
     (batch,) = examples.batches(Span(batch_size=6, start=0, steps=1, workers=0))
     assert batch.targets["heatmaps"].shape == (6, 14, 64, 64)
-    # Every joint of Leeds is in its image; those of MPII's people leave their views, which are smaller.
+    # All joints of LSP lie in their image; some of MPII lie outside their views, which are smaller.
     labelled = (batch.mask.flatten(1) > 0).sum(dim=1)
     assert labelled.tolist().count(14) == 3
     assert 0 < int(labelled.min()) < 14
-    # All count the same, however many joints they have.
+    # All examples have the same weight, however many joints they have.
     assert batch.mask.flatten(1).sum(dim=1).tolist() == pytest.approx([14] * 6)
 
 
-def test_each_person_is_an_example_of_its_own(tmp_path: Path) -> None:
+def test_each_person_is_a_separate_sample(tmp_path: Path) -> None:
     write_images(tmp_path)
     data = EachPerson(CocoDataset(write_record(tmp_path / "people.json", record()), tmp_path))
     assert len(data) == 1  # neither crowds nor people without keypoints
     assert [len(data[0].people), data[0].image_id] == [1, 7]
     drawn = DrawnPeople(4, 6, (64, 64))
-    seen = EachPerson(drawn)
+    by_person = EachPerson(drawn)
     people = [p for i in range(6) for p in drawn[i].people if (p.keypoints[:, 2] > 0).any()]
-    assert len(seen) == len(people) > 6
+    assert len(by_person) == len(people) > 6
     for index, person in enumerate(people):
-        (shown,) = seen[index].people
+        (shown,) = by_person[index].people
         assert np.array_equal(shown.keypoints, person.keypoints)
-    assert seen.name != drawn.name
+    assert by_person.name != drawn.name
     empty = record() | {"annotations": []}
     with pytest.raises(DataError, match="nobody in the data set"):
         EachPerson(CocoDataset(write_record(tmp_path / "none.json", empty), tmp_path))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_read_are_replaced_and_named(workers: int) -> None:
+def test_unreadable_images_are_replaced_and_named(workers: int) -> None:
     data = Tolerant(Holes(6, {1, 5}))
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
     examples = Examples(data, pose_spec("esa"), ExampleOptions((64, 64), still, seed=0, labels=True))
@@ -120,7 +120,7 @@ def test_images_that_cannot_be_read_are_replaced_and_named(workers: int) -> None
     assert len(data.ground_truth()["images"]) == 6
 
 
-def test_where_nothing_can_be_read_the_error_of_the_first_image_stands() -> None:
+def test_if_nothing_can_be_read_the_first_error_is_raised() -> None:
     data = Tolerant(Holes(3, {0, 1, 2}))
     with pytest.raises(DataError, match=r"does not decode.*1\.jpg"):
         data[1]
@@ -161,7 +161,7 @@ def test_crowdpose_is_read_with_its_fourteen_joints(tmp_path: Path, place: str, 
     assert known_joints(CROWDPOSE14, LSP14)[LSP14.joints.index("head_top")]
 
 
-def test_a_folder_that_is_none_of_crowdpose_says_what_is_missing(tmp_path: Path) -> None:
+def test_another_folder_than_crowdpose_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not one of CrowdPose: it lacks images"):
         open_data(f"crowdpose:{tmp_path}")
     crowdpose(tmp_path)

@@ -1,4 +1,4 @@
-"""Random views of single people: pixels and joints move together."""
+"""Random views of single people: pixels and joints agree."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ POSE = PoseSpec(
 
 
 def dots(seed: int = 0) -> Sample:
-    """A person of 17 white dots, each of another radius free, on grey."""
+    """A person of 17 separate white dots on grey."""
     rng = np.random.default_rng(seed)
     keypoints = np.full((17, 3), 2, np.float32)
-    # A grid keeps the dots apart.
+    # The grid keeps the dots apart.
     grid = np.stack(np.meshgrid(np.arange(4), np.arange(5)), axis=-1).reshape(-1, 2)[:17]
     keypoints[:, :2] = 40 + 30 * grid + rng.integers(-8, 9, (17, 2))
     image = np.full((240, 200, 3), 40, np.uint8)
@@ -52,8 +52,7 @@ def test_joints_lie_on_their_pixels_in_every_view(seed: int, half: float) -> Non
     )
     assert view is not None
     assert view.image.shape == (128, 96, 3)
-    there = view.keypoints[view.keypoints[:, 2] > 0]
-    for x, y, _ in there:
+    for x, y, _ in view.keypoints[view.keypoints[:, 2] > 0]:
         if 1 <= x <= 94 and 1 <= y <= 126:
             assert view.image[round(float(y)), round(float(x))].min() > 150
 
@@ -78,18 +77,18 @@ def test_a_mirrored_view_swaps_left_and_right() -> None:
     np.testing.assert_allclose(back[:, 1], plain.keypoints[:, 1], atol=1e-3)
 
 
-def test_half_a_body_stands_in_the_middle_of_the_view() -> None:
+def test_half_a_body_is_centred_in_the_view() -> None:
     sample = dots()
     halves = (slice(0, 11), slice(11, 17))
-    seen = set()
+    centred_halves = set()
     for seed in range(8):
         view = random_view(sample, POSE, (128, 96), replace(PLAIN, half_body=1.0), np.random.default_rng(seed))
         assert view is not None
         middles = [(view.keypoints[half, :2].min(0) + view.keypoints[half, :2].max(0)) / 2 for half in halves]
         centred = [k for k in (0, 1) if np.abs(middles[k] - (48, 64)).max() < 1.5]
         assert len(centred) == 1
-        seen.add(centred[0])
-    assert seen == {0, 1}
+        centred_halves.add(centred[0])
+    assert centred_halves == {0, 1}
 
 
 def test_the_mask_covers_the_middle_of_the_body_and_leaves_the_image_alone() -> None:
@@ -107,15 +106,15 @@ def test_the_mask_covers_the_middle_of_the_body_and_leaves_the_image_alone() -> 
     np.testing.assert_array_equal(sample.image, before)
 
 
-def test_a_joint_beyond_the_view_is_not_there() -> None:
+def test_a_joint_outside_the_view_is_unlabelled() -> None:
     view = random_view(dots(), POSE, (128, 96), replace(PLAIN, scale=(3.0, 3.0)), np.random.default_rng(0))
     assert view is not None
-    gone = view.keypoints[:, 2] == 0
-    assert 0 < gone.sum() < 17
-    assert not view.keypoints[gone].any()
+    unlabelled = view.keypoints[:, 2] == 0
+    assert 0 < unlabelled.sum() < 17
+    assert not view.keypoints[unlabelled].any()
 
 
-def test_who_can_not_be_shown() -> None:
+def test_people_that_cannot_be_shown() -> None:
     sample = dots()
     (person,) = sample.people
     crowd = replace(person, crowd=True, keypoints=person.keypoints[:0])
@@ -133,6 +132,6 @@ def test_who_can_not_be_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["half_body", "body_mask"])
-def test_probabilities_are_probabilities(name: str) -> None:
+def test_probabilities_above_one_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=name):
         Augmentation(**{name: 1.5})

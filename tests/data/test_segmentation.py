@@ -1,4 +1,4 @@
-"""Regions of annotations against pycocotools, and what can't be read."""
+"""Regions of annotations compared with pycocotools, and refusals of malformed ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
 @given(MASKS)
 @example(np.ones((40, 40), np.bool_))
 @example(np.zeros((1, 1), np.bool_))
-def test_run_lengths_are_read_as_pycocotools_writes_them(mask: NDArray[np.bool_]) -> None:
+def test_run_lengths_of_pycocotools_are_read(mask: NDArray[np.bool_]) -> None:
     written = reference.encode(np.asfortranarray(mask.astype(np.uint8)))
     size = list(mask.shape)
     for counts in (written["counts"], written["counts"].decode(), run_lengths(mask)):
@@ -87,7 +87,7 @@ def test_boxes_polygons_and_pycocotools_agree_on_whole_pixels() -> None:
     assert np.array_equal(region_mask({"segmentation": [corners]}, (20, 30)), theirs)
 
 
-def test_several_polygons_are_joined_and_a_box_stands_in_for_none() -> None:
+def test_several_polygons_are_joined_and_a_box_replaces_missing_ones() -> None:
     first, second = [0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 8, 2, 8, 8, 2, 8]
     joined = region_mask({"segmentation": [first, second]}, (10, 10))
     assert joined.sum() == 16 + 36 - 4

@@ -1,4 +1,4 @@
-"""MPII, LSP and LIP folders: what is read from them, and what is said of folders that are none."""
+"""Folders of MPII, LSP and LIP, and refusals of other folders."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def lip(folder: Path, images: str = "TrainVal_images/val_images") -> Path:
     return folder
 
 
-def test_mpii_people_of_one_image_make_one_sample(tmp_path: Path) -> None:
+def test_people_of_one_image_of_mpii_make_one_sample(tmp_path: Path) -> None:
     data = open_data(f"mpii:{mpii(tmp_path)}")
     assert data.name == "mpii:valid"
     assert [data[i].name for i in range(len(data))] == ["a.jpg", "b.jpg"]
@@ -100,7 +100,7 @@ def test_the_view_of_a_person_of_mpii_is_that_of_the_public_code(tmp_path: Path)
     assert region.size == pytest.approx((25, 25))
 
 
-def test_the_truth_of_mpii_comes_with_the_boxes_of_heads(tmp_path: Path) -> None:
+def test_the_ground_truth_of_mpii_has_head_boxes(tmp_path: Path) -> None:
     truth = open_data(f"mpii:{mpii(tmp_path)}").ground_truth()
     assert [a["image_id"] for a in truth["annotations"]] == [1, 1, 2]
     assert [a["head_box"] for a in truth["annotations"]] == [[0, 0, 3, 4], [0, 0, 9, 12], [0, 0, 6, 8]]
@@ -109,7 +109,7 @@ def test_the_truth_of_mpii_comes_with_the_boxes_of_heads(tmp_path: Path) -> None
     assert "head_box" not in open_data(f"mpii:{tmp_path},train").ground_truth()["annotations"][0]
 
 
-def test_lsp_is_split_at_a_thousand_and_marks_hidden_joints(tmp_path: Path) -> None:
+def test_lsp_is_split_after_a_thousand_images_and_marks_occluded_joints(tmp_path: Path) -> None:
     data = open_data(f"lsp:{lsp(tmp_path, 1001)}")
     assert (data.name, len(data), data[0].name) == ("lsp:test", 1, "im1001.jpg")
     training = open_data(f"lsp:{tmp_path},train")
@@ -121,7 +121,7 @@ def test_lsp_is_split_at_a_thousand_and_marks_hidden_joints(tmp_path: Path) -> N
     assert person.view.tolist() == [0, 0, 40, 30]
 
 
-def test_lspet_marks_joints_that_are_not_there(tmp_path: Path) -> None:
+def test_lspet_marks_unlabelled_joints(tmp_path: Path) -> None:
     data = open_data(f"lspet:{lspet(tmp_path)}")
     (person,) = data[1].people
     assert data[1].skeleton == LSP14.name
@@ -151,7 +151,7 @@ def test_lip_is_read_in_all_layouts(tmp_path: Path, place: str) -> None:
         ("lip", mpii, "not one of LIP.*lip_val_set.csv"),
     ],
 )
-def test_another_folder_is_named_for_what_it_lacks(
+def test_another_folder_is_refused_with_what_it_lacks(
     tmp_path: Path, kind: str, make: Callable[[Path], Path], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
@@ -169,7 +169,7 @@ def test_another_folder_is_named_for_what_it_lacks(
     ],
     ids=str,
 )
-def test_bad_entries_of_mpii_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_malformed_entries_of_mpii_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = mpii(tmp_path, heads=False) / "annot" / "valid.json"
     records = json.loads(path.read_text())
     records[0] |= change

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Opening data sets by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_coco_folder_is_read_in_both_layouts(tmp_path: Path, split: str, place
     assert dataset[0].name == "b.png"
 
 
-def test_annotations_and_images_may_lie_anywhere(tmp_path: Path) -> None:
+def test_annotations_and_images_may_be_anywhere(tmp_path: Path) -> None:
     annotations = write_record(tmp_path / "somewhere" / "people.json", record())
     write_images(tmp_path / "else")
     dataset = open_data(None, annotations=annotations, images=tmp_path / "else")
@@ -59,12 +59,12 @@ def test_annotations_and_images_may_lie_anywhere(tmp_path: Path) -> None:
         ("images:/nowhere/at/all", "no such folder of images.*nowhere"),
     ],
 )
-def test_a_name_of_nothing_is_refused(spec: str, message: str) -> None:
+def test_an_unknown_name_is_refused(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_data(spec)
 
 
-def test_a_coco_folder_that_lacks_something_says_what(tmp_path: Path) -> None:
+def test_a_coco_folder_names_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no keypoint annotations of the split val2017.*person_keypoints_SPLIT"):
         open_data(f"coco:{tmp_path}")
     write_record(tmp_path / "annotations" / "person_keypoints_train2017.json", record())
@@ -74,7 +74,7 @@ def test_a_coco_folder_that_lacks_something_says_what(tmp_path: Path) -> None:
         open_data(f"coco:{tmp_path}", split="train2017")
 
 
-def test_options_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+def test_contradicting_options_are_refused(tmp_path: Path) -> None:
     for named in ({"annotations": tmp_path}, {"images": tmp_path}):
         with pytest.raises(UsageError, match="go together"):
             open_data(None, **named)

@@ -50,7 +50,7 @@ def same(a, b) -> bool:
     )
 
 
-def test_a_sample_depends_on_seed_and_index_alone():
+def test_a_sample_depends_only_on_seed_and_index():
     first = DrawnPeople(seed=3, count=50)
     forwards = [first[index] for index in (4, 9, 17)]
     np.random.seed(5)  # noqa: NPY002 - global state must not matter
@@ -60,13 +60,13 @@ def test_a_sample_depends_on_seed_and_index_alone():
     assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
 
 
-def test_another_seed_or_index_is_another_picture():
+def test_another_seed_or_index_gives_another_image():
     one, other = DrawnPeople(seed=0, count=2), DrawnPeople(seed=1, count=2)
     assert not same(one[0], other[0])
     assert not same(one[0], one[1])
 
 
-def test_a_sample_keeps_the_protocol():
+def test_samples_follow_the_protocol():
     people = DrawnPeople(seed=2, count=3, size=(128, 192))
     sample = people[2]
     assert (people.name, people.annotated, len(people)) == ("synthetic:2:3", True, 3)
@@ -114,7 +114,7 @@ def test_one_to_six_people_and_all_visibilities_occur(samples):
     assert {len(sample.people) for sample in samples} >= {1, 2, 3, 4, 5, 6}
     joints = np.concatenate([person.keypoints for sample in samples for person in sample.people])
     assert set(np.unique(joints[:, 2])) == {0.0, 1.0, 2.0}
-    # Training needs joints that can be seen far more than guesses.
+    # Training needs visible joints far more than guessed ones.
     assert (joints[:, 2] == 2).mean() > 0.5
 
 
@@ -122,12 +122,12 @@ def test_people_too_small_to_label_are_masked_out():
     people = DrawnPeople(seed=11, count=400, size=(96, 96))
     sample = next(sample for sample in map(people.__getitem__, range(400)) if not sample.mask.all())
     assert sample.mask.mean() > 0.9
-    for person in sample.people:  # nobody who is annotated
+    for person in sample.people:  # annotated people are not masked out
         seen = np.rint(person.keypoints[person.keypoints[:, 2] == 2]).astype(int)
         assert sample.mask[seen[:, 1], seen[:, 0]].mean() > 0.8
 
 
-def test_left_is_on_the_right_of_a_person_who_faces_the_camera():
+def test_the_left_of_a_person_facing_the_camera_is_on_the_right():
     front, back = paint(FACING, {}).keypoints, paint(AWAY, {}).keypoints
     for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle", "ear"):
         left, right = JOINT[f"left_{joint}"], JOINT[f"right_{joint}"]
@@ -135,13 +135,13 @@ def test_left_is_on_the_right_of_a_person_who_faces_the_camera():
         assert back[left, 0] < back[right, 0]
 
 
-def test_face_is_labelled_from_the_front_only():
+def test_the_face_is_labelled_only_from_the_front():
     face = [JOINT[name] for name in ("nose", "left_eye", "right_eye")]
     assert (paint(FACING, {}).keypoints[face, 2] == 2).all()
     assert (paint(AWAY, {}).keypoints[face, 2] == 0).all()
 
 
-def test_an_arm_behind_the_body_is_labelled_as_hidden():
+def test_an_arm_behind_the_body_is_labelled_as_occluded():
     angles = {"left_shoulder_swing": -30, "left_shoulder_turn": -85, "left_elbow": 90}
     wrist = JOINT["left_wrist"]
     assert paint(FACING, angles).keypoints[wrist, 2] == 1

@@ -76,7 +76,7 @@ def test_all_processes_count_what_could_not_be_read() -> None:
 
 
 def test_a_data_set_without_a_readable_image_is_refused() -> None:
-    with pytest.raises(DataError, match="no images to score"):
+    with pytest.raises(DataError, match=r"none of the 2 images.*can be read; the first: .*0\.jpg"):
         evaluate_dataset(Holes(2, {0, 1}), Blind(), LENIENT)
 
 
