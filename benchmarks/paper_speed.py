@@ -39,7 +39,7 @@ from scenes import ImageToPeople, StreamToPeople, ours
 
 from compress.errors import CompressError, UsageError
 from compress.measure.bootstrap import paired_speedup
-from compress.measure.latency import Timing, measure_interleaved
+from compress.measure.latency import RoundOptions, Timing, measure_interleaved
 from compress.measure.machine import describe
 from compress.network.inputs import InputSpec
 from compress.runtime.runner import Runner
@@ -83,7 +83,7 @@ class SpeedRun:
     labels : sequence of str
         Requested runtimes.
     rounds, budget_s
-        As of `compress.measure.latency.measure_interleaved`.
+        As of `compress.measure.latency.RoundOptions`.
     """
 
     def __init__(
@@ -123,10 +123,7 @@ class SpeedRun:
             timings = measure_interleaved(
                 {label: opened[key] for label, key in labels.items()},
                 (InputSpec((1, 3, *size)),),
-                rounds=self._rounds,
-                min_rounds=min(5, self._rounds),
-                warmup=1,
-                budget_s=self._budget_s,
+                RoundOptions(self._rounds, min_rounds=min(5, self._rounds), warmup=1, budget_s=self._budget_s),
             )
             runs = {label: getattr(opened[key], "images", 1) for label, key in labels.items()}
             per_image = {labels[timing.model]: _each(timing, runs[timing.model]) for timing in timings}

@@ -18,7 +18,7 @@ from compress.measure.ceilings import Ceilings, MeasuredCeiling
 from compress.measure.file_inputs import file_inputs
 from compress.measure.isolation import Isolated, measure_isolated
 from compress.measure.labelled import LabelledModel, ModelLike, label_models
-from compress.measure.latency import Timing, measure_interleaved
+from compress.measure.latency import RoundOptions, Timing, measure_interleaved
 from compress.measure.machine import Machine, describe
 from compress.measure.on_target import file_for_target
 from compress.measure.roofline import LayerLoad, RooflineBound, file_loads, module_loads, roofline_bound
@@ -294,9 +294,7 @@ def benchmark(
             timings = measure_interleaved(
                 {f"{c.entry.label} / {c.target}": c.runner for c in candidates},
                 inputs,
-                rounds=options.rounds,
-                min_rounds=min(MIN_ROUNDS, options.rounds),
-                budget_s=options.max_seconds,
+                RoundOptions(options.rounds, min_rounds=min(MIN_ROUNDS, options.rounds), budget_s=options.max_seconds),
                 progress=lambda done, most: advance(1),
             )
         rows = _rows(candidates, timings)

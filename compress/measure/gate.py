@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from compress.measure.bootstrap import paired_speedup
-from compress.measure.latency import measure_interleaved
+from compress.measure.latency import RoundOptions, measure_interleaved
 from compress.network.inputs import InputSpec
 from compress.runtime.runner import Runner
 
@@ -70,9 +70,7 @@ def never_slower(
     first, second = measure_interleaved(
         {"original": original, "result": result},
         inputs,
-        rounds=rounds,
-        half_width=0.005,
-        budget_s=budget_s,
+        RoundOptions(rounds, half_width=0.005, budget_s=budget_s),
         clock=clock,
     )
     speedup = paired_speedup(first.samples_ms, second.samples_ms)

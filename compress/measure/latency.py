@@ -90,27 +90,12 @@ class Timing:
         return record | {"interval_ms": list(self.interval_ms)}
 
 
-def measure_interleaved(
-    candidates: Mapping[str, Runner],
-    inputs: Sequence[InputSpec],
-    *,
-    rounds: int = 200,
-    min_rounds: int = MIN_ROUNDS,
-    warmup: int = 3,
-    half_width: float = 0.02,
-    budget_s: float = 60.0,
-    seed: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Timing]:
-    """Time candidates in rounds until every median is known precisely enough.
+@dataclass(frozen=True)
+class RoundOptions:
+    """How long candidates are timed.
 
-    Parameters
+    Attributes
     ----------
-    candidates : mapping of str to Runner
-        What to time, by unique labels.
-    inputs : sequence of InputSpec
-        What each run is given; see `random_inputs`.
     rounds : int
         Maximum number of rounds.
     min_rounds : int
@@ -124,6 +109,47 @@ def measure_interleaved(
         Start no round after this many seconds.
     seed : int
         Of the inputs and of the order within rounds.
+
+    Raises
+    ------
+    UsageError
+        If a count or share is out of range.
+    """
+
+    rounds: int = 200
+    min_rounds: int = MIN_ROUNDS
+    warmup: int = 3
+    half_width: float = 0.02
+    budget_s: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_rounds <= self.rounds:
+            raise UsageError("min_rounds must be at least 1 and at most rounds", found=(self.min_rounds, self.rounds))
+        if min(self.warmup, self.half_width, self.budget_s) < 0:
+            raise UsageError(
+                "warm-up, interval and budget can't be negative", found=(self.warmup, self.half_width, self.budget_s)
+            )
+
+
+def measure_interleaved(
+    candidates: Mapping[str, Runner],
+    inputs: Sequence[InputSpec],
+    options: RoundOptions | None = None,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Timing]:
+    """Time candidates in rounds until every median is known precisely enough.
+
+    Parameters
+    ----------
+    candidates : mapping of str to Runner
+        What to time, by unique labels.
+    inputs : sequence of InputSpec
+        What each run is given; see `random_inputs`.
+    options : RoundOptions, optional
+        How many rounds.
     clock : callable
         A monotonic clock in seconds.
     progress : callable, optional
@@ -137,16 +163,21 @@ def measure_interleaved(
     Raises
     ------
     UsageError
-        If there is no candidate or no input, or a count or share is out of range.
+        If there is no candidate or no input.
     """
-    _check(candidates, inputs, rounds, min_rounds, warmup, half_width, budget_s)
-    random = np.random.default_rng(seed)
+    if not candidates:
+        raise UsageError("there is nothing to time", hint="Name at least one model")
+    if not inputs:
+        raise UsageError("a network to time needs at least one input")
+    options = options or RoundOptions()
+    rounds, min_rounds = options.rounds, options.min_rounds
+    random = np.random.default_rng(options.seed)
     given = random_inputs(inputs, random)
     labels = list(candidates)
     samples: dict[str, list[float]] = {label: [] for label in labels}
     on_device: dict[str, list[float]] = {label: [] for label in labels}
     for label in labels:
-        for _ in range(warmup):
+        for _ in range(options.warmup):
             candidates[label].run(given)
     start = clock()
     with garbage_collection_paused():
@@ -160,7 +191,7 @@ def measure_interleaved(
             if progress is not None:
                 progress(done, rounds)
             if done >= min_rounds and (
-                clock() - start > budget_s or (done % min_rounds == 0 and _settled(samples, half_width))
+                clock() - start > options.budget_s or (done % min_rounds == 0 and _settled(samples, options.half_width))
             ):
                 break
     return [_timing(label, candidates[label], inputs, samples[label], on_device[label]) for label in labels]
@@ -175,25 +206,6 @@ def random_inputs(inputs: Sequence[InputSpec], random: np.random.Generator) -> A
         for spec in inputs
     )
     return arrays[0] if len(arrays) == 1 else arrays
-
-
-def _check(
-    candidates: Mapping[str, Runner],
-    inputs: Sequence[InputSpec],
-    rounds: int,
-    min_rounds: int,
-    warmup: int,
-    half_width: float,
-    budget_s: float,
-) -> None:
-    if not candidates:
-        raise UsageError("there is nothing to time", hint="Name at least one model")
-    if not inputs:
-        raise UsageError("a network to time needs at least one input")
-    if not 1 <= min_rounds <= rounds:
-        raise UsageError("min_rounds must be at least 1 and at most rounds", found=(min_rounds, rounds))
-    if warmup < 0 or half_width < 0 or budget_s < 0:
-        raise UsageError("warm-up, interval and budget can't be negative", found=(warmup, half_width, budget_s))
 
 
 def _timed_ms(runner: Runner, given: ArrayInputs, clock: Callable[[], float]) -> float:

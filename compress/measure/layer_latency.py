@@ -17,7 +17,7 @@ import numpy as np
 
 from compress.errors import UsageError
 from compress.forms.registry import forms_for
-from compress.measure.latency import measure_interleaved
+from compress.measure.latency import RoundOptions, measure_interleaved
 from compress.measure.latency_cache import (
     Measured,
     cache_file,
@@ -227,11 +227,7 @@ class _VariantTimer:
             timings = measure_interleaved(
                 {"": plain, **recorders},
                 self.model.inputs,
-                rounds=rounds,
-                min_rounds=min(4, rounds),
-                warmup=2,
-                half_width=0.0,
-                budget_s=budget_s,
+                RoundOptions(rounds, min_rounds=min(4, rounds), warmup=2, half_width=0.0, budget_s=budget_s),
                 clock=stopwatch,
                 progress=progress,
             )

@@ -203,7 +203,7 @@ def test_the_network_of_a_stream_takes_as_many_images_at_once_as_it_has_streams(
 def test_the_time_of_one_image_in_a_stream_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed_types = []
 
-    def measure(runners: dict[str, Any], inputs: tuple[InputSpec, ...], **options: Any) -> list[Timing]:
+    def measure(runners: dict[str, Any], inputs: tuple[InputSpec, ...], options: Any) -> list[Timing]:
         for runner in runners.values():
             runner.run(np.zeros(inputs[0].shape, np.float32))
         timed_types.extend(type(runner) for runner in runners.values())

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.errors import UsageError
 from compress.measure.bootstrap import paired_speedup
-from compress.measure.latency import Timing, measure_interleaved
+from compress.measure.latency import RoundOptions, Timing, measure_interleaved
 from compress.network.inputs import InputSpec, image_input
 from compress.pose.spec import PoseSpec
 from compress.runtime.torch_runner import TorchRunner
@@ -94,7 +94,7 @@ def test_known_times_are_found() -> None:
 def test_each_round_times_each_candidate_once_and_orders_vary() -> None:
     clock = Clock()
     candidates = pair(clock) | {"third": FakeRunner("third", clock, noisy(5, 0.1, 3))}
-    found = measure_interleaved(candidates, INPUTS, rounds=30, min_rounds=30, warmup=0, clock=clock)
+    found = measure_interleaved(candidates, INPUTS, RoundOptions(rounds=30, min_rounds=30, warmup=0), clock=clock)
     turns = clock.log[::2]
     assert turns == clock.log[1::2], "every timed run must follow one of the same candidate"
     rounds = [tuple(turns[i : i + 3]) for i in range(0, len(turns), 3)]
@@ -113,15 +113,15 @@ def test_a_slower_first_run_after_a_switch_is_not_counted() -> None:
 def test_drift_does_not_make_a_difference() -> None:
     clock = Drifting()
     candidates = {label: FakeRunner(label, clock, noisy(20, 0.02, seed)) for seed, label in enumerate("ab")}
-    first, second = measure_interleaved(candidates, INPUTS, rounds=120, half_width=0, clock=clock)
+    first, second = measure_interleaved(candidates, INPUTS, RoundOptions(rounds=120, half_width=0), clock=clock)
     assert paired_speedup(first.samples_ms, second.samples_ms).verdict == "no difference"
     assert first.samples_ms[-1] > 2 * first.samples_ms[0], "the machine did not drift"
 
 
 def test_stops_when_the_intervals_are_narrow_and_not_before() -> None:
     clocks = Clock(), Clock()
-    steady = measure_interleaved(pair(clocks[0], spread=0.001), INPUTS, rounds=500, clock=clocks[0])
-    restless = measure_interleaved(pair(clocks[1], spread=0.1), INPUTS, rounds=500, clock=clocks[1])
+    steady = measure_interleaved(pair(clocks[0], spread=0.001), INPUTS, RoundOptions(rounds=500), clock=clocks[0])
+    restless = measure_interleaved(pair(clocks[1], spread=0.1), INPUTS, RoundOptions(rounds=500), clock=clocks[1])
     assert steady[0].rounds == 10
     assert 10 < restless[0].rounds < 500
     for timing in restless:
@@ -132,7 +132,9 @@ def test_stops_when_the_intervals_are_narrow_and_not_before() -> None:
 def test_budget_ends_the_rounds_but_not_before_the_fewest() -> None:
     for budget_s, expected in ((0.0, 10), (3.0, 50)):
         clock = Clock()
-        found = measure_interleaved(pair(clock, spread=0), INPUTS, half_width=0, budget_s=budget_s, clock=clock)
+        found = measure_interleaved(
+            pair(clock, spread=0), INPUTS, RoundOptions(half_width=0, budget_s=budget_s), clock=clock
+        )
         assert found[0].rounds == pytest.approx(expected, abs=1)  # a round takes 2 x (20 + 10) ms
 
 
@@ -141,7 +143,7 @@ def test_same_seed_same_order_and_input() -> None:
     for seed in (1, 1, 2):
         clock = Clock()
         candidates = pair(clock)
-        measure_interleaved(candidates, INPUTS, rounds=20, min_rounds=20, seed=seed, clock=clock)
+        measure_interleaved(candidates, INPUTS, RoundOptions(rounds=20, min_rounds=20, seed=seed), clock=clock)
         logs.append(clock.log)
         inputs.append(candidates["fast"].seen[0])
     assert logs[0] == logs[1] != logs[2]
@@ -160,7 +162,7 @@ def test_a_runner_that_knows_its_gpu_time_is_asked_after_each_timed_run() -> Non
 
     clock = Clock()
     candidates = {"gpu": OnGpu("gpu", clock, noisy(20, 0, 1)), "cpu": FakeRunner("cpu", clock, noisy(20, 0, 2))}
-    on_gpu, on_cpu = measure_interleaved(candidates, INPUTS, rounds=10, clock=clock)
+    on_gpu, on_cpu = measure_interleaved(candidates, INPUTS, RoundOptions(rounds=10), clock=clock)
     assert on_gpu.device_ms == pytest.approx(10)
     assert on_gpu.latency_ms == pytest.approx(20)
     assert on_cpu.device_ms is None
@@ -170,7 +172,7 @@ def test_a_network_with_several_inputs_is_given_a_tuple_and_has_a_size_only_for_
     clock = Clock()
     runner = FakeRunner("two", clock, noisy(20, 0, 1))
     inputs = (InputSpec((4, 7)), InputSpec((4, 2), "int64"))
-    (timing,) = measure_interleaved({"two": runner}, inputs, rounds=10, clock=clock)
+    (timing,) = measure_interleaved({"two": runner}, inputs, clock=clock)
     first, second = runner.seen[0]
     assert (first.shape, first.dtype, second.shape, second.dtype) == ((4, 7), np.float32, (4, 2), np.int64)
     assert not second.any()
@@ -181,7 +183,11 @@ def test_a_network_with_several_inputs_is_given_a_tuple_and_has_a_size_only_for_
 def test_progress_counts_rounds_and_the_collector_comes_back() -> None:
     clock, seen = Clock(), []
     measure_interleaved(
-        pair(clock), INPUTS, rounds=12, half_width=0, clock=clock, progress=lambda *step: seen.append(step)
+        pair(clock),
+        INPUTS,
+        RoundOptions(rounds=12, half_width=0),
+        clock=clock,
+        progress=lambda *step: seen.append(step),
     )
     assert seen == [(n, 12) for n in range(1, 13)]
     assert gc.isenabled()
@@ -200,7 +206,7 @@ def test_a_real_runner_is_timed() -> None:
             return [{"heatmaps": x[:, :, ::8, ::8], "pafs": x[:, :, ::8, ::8]}]
 
     runner = TorchRunner(Maps(), PoseSpec(), threads=1)
-    (timing,) = measure_interleaved({"maps": runner}, image_input((16, 24)), rounds=4, min_rounds=3)
+    (timing,) = measure_interleaved({"maps": runner}, image_input((16, 24)), RoundOptions(rounds=4, min_rounds=3))
     assert 0 < timing.interval_ms[0] <= timing.latency_ms <= timing.interval_ms[1]
     assert timing.latency_ms <= timing.p90_ms
     assert (timing.runtime, timing.device, timing.precision, timing.threads) == ("torch", "cpu", "fp32", 1)
@@ -227,7 +233,8 @@ def test_record_is_plain_and_without_samples() -> None:
 )  # fmt: skip
 def test_refuses_what_cannot_be_timed(wrong: dict[str, object]) -> None:
     clock = Clock()
+    options = {name: wrong.pop(name) for name in list(wrong) if name not in ("candidates", "inputs")}
     arguments: dict[str, object] = {"candidates": pair(clock), "inputs": INPUTS, "clock": clock} | wrong
     with pytest.raises(UsageError):
-        measure_interleaved(**arguments)  # type: ignore[arg-type]
+        measure_interleaved(**arguments, options=RoundOptions(**options))  # type: ignore[arg-type]
     assert not clock.log
