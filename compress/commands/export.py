@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.commands.base import Command, Result
 from compress.commands.fields import DataText, option
 from compress.commands.options import DataOptions, ModelOptions, load_model, open_dataset, open_validation
 from compress.errors import UsageError
 from compress.progress import Progress
+
+if TYPE_CHECKING:
+    from compress.exporters.checked import FileParity
+    from compress.exporters.int8 import Int8Record
+    from compress.exporters.parity import Parity
 
 
 class ExportOptions(ModelOptions, DataOptions):
@@ -48,8 +53,14 @@ class ExportResult(Result):
     """The files, how far they are from the network, and for INT8 the loss of accuracy."""
 
     files: tuple[str, ...]
-    parity: tuple[dict[str, Any], ...]
-    int8: dict[str, Any] | None = None
+    parity: tuple[FileParity, ...]
+    int8: Int8Record | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The files, the comparison of each with torch, and the record of INT8 where there is one."""
+        record = {"files": list(self.files), "parity": [compared.to_dict() for compared in self.parity]}
+        return record if self.int8 is None else record | {"int8": self.int8.to_dict()}
 
     @property
     def summary(self) -> str:
@@ -66,14 +77,13 @@ class ExportResult(Result):
                 ["file", "precision", "max map error", "keypoints compared", "max moved (px)", "bytes"],
                 [
                     (
-                        row["file"],
-                        row["precision"],
-                        f"{row['max_error']:.2e}",
-                        row["keypoints"],
-                        f"{row['moved_px_max']:.3f}",
-                        row["size_bytes"],
+                        compared.target.path,
+                        compared.parity.precision,
+                        f"{compared.parity.max_error:.2e}",
+                        *_moved(compared.parity),
+                        compared.size_bytes,
                     )
-                    for row in self.parity
+                    for compared in self.parity
                 ],
                 left=2,
             )
@@ -81,33 +91,34 @@ class ExportResult(Result):
             show_int8(self.int8)
 
 
-def show_int8(record: dict[str, Any]) -> None:
+def _moved(parity: Parity) -> tuple[str, str]:
+    """Keypoints that both sides found, and how far they are apart; dashes for a network without keypoints."""
+    return ("-", "-") if parity.people is None else (str(parity.keypoints), f"{parity.moved_px_max:.3f}")
+
+
+def show_int8(done: Int8Record) -> None:
     """Print the trials, the score before and after, the layers kept in FP32, and sizes."""
     from compress.commands.terminal import print_lines, print_table
 
-    metric = record["metric"]
+    height = "" if done.height is None else f" at height {done.height}"
     print_table(
-        f"{record['file']}: INT8, calibrated on {record['calibration_images']} images with people, evaluated on "
-        f"{record['images']} images at height {record['height']} against {record['against']}",
-        ["layers kept in FP32", "layers", f"{metric} FP32", f"{metric} INT8", "lost"],
-        [
-            (t["kept"], t["layers"], f"{record['before']:.3f}", f"{t['score']:.3f}", f"{t['drop']:+.4f}")
-            for t in record["trials"]
-        ],
+        f"{done.file}: INT8, calibrated on {done.calibration_images} images, evaluated on {done.images} images{height} "
+        f"against {done.against}",
+        ["layers kept in FP32", "layers", f"{done.metric} FP32", f"{done.metric} INT8", "lost"],
+        [(t.kept, t.layers, f"{done.before:.3f}", f"{t.score:.3f}", f"{t.drop:+.4f}") for t in done.trials],
     )
-    interval = record["interval"]
-    bounds = "" if interval is None else " (95 % interval {:+.3f} to {:+.3f})".format(*interval)
+    bounds = "" if done.interval is None else " (95 % interval {:+.3f} to {:+.3f})".format(*done.interval)
     lines = [
-        f"loses {record['drop']:+.4f} {metric}{bounds}; allowed: {record['max_drop']:g}",
-        f"{len(record['kept'])} of {record['layers']} layers kept in FP32: {', '.join(record['kept']) or 'none'}",
-        f"{record['fp32_bytes']} bytes in FP32 -> {record['size_bytes']} bytes",
+        f"loses {done.drop:+.4f} {done.metric}{bounds}; allowed: {done.max_drop:g}",
+        f"{len(done.kept)} of {done.layers} layers kept in FP32: {', '.join(done.kept) or 'none'}",
+        f"{done.fp32_bytes} bytes in FP32 -> {done.size_bytes} bytes",
     ]
-    if record["symmetric"]:
+    if done.symmetric:
         lines.append("symmetric quantisation: coarser where activations are negative, faster where gates multiply")
-    if record["own"]:
+    if done.own and done.metric == "AP":
         lines.append(
             "note: without annotations, the people that the FP32 network finds count as the truth; it scores "
-            f"{record['before']:.3f} there, and small moves cost far more than on annotated data"
+            f"{done.before:.3f} there, and small moves cost far more than on annotated data"
         )
     print_lines(*lines)
 
@@ -164,8 +175,8 @@ def run(options: ExportOptions, progress: Progress) -> ExportResult:
     )
     return ExportResult(
         files=tuple(map(str, done.files)),
-        parity=tuple(parity.to_dict() for parity in done.parity),
-        int8=None if done.int8 is None else done.int8.to_dict(),
+        parity=done.parity,
+        int8=done.int8,
         written=done.files,
     )
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from compress import cli as program
 from compress.checkpoint.load import create
 from compress.checkpoint.save import save
-from compress.cli import main as program
 
 LAYERS = ("refinement_stages.0.heatmaps.1.0", "refinement_stages.0.trunk.0.trunk.0.0")
 
