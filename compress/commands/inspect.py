@@ -66,11 +66,12 @@ class InspectResult(Result):
     def show(self) -> None:
         """Print all layers."""
         from compress.commands.terminal import giga, millions, print_table
+        from compress.network.layers import count_flops
 
         print_table(
             f"{self.network} at {'x'.join(map(str, self.input))}: {millions(self.params)} parameters, "
-            f"{giga(self.macs)}MACs",
-            ["layer", "kind", "why not factorized", "shape", "stride", "groups", "params", "MACs", "share",
+            f"{giga(self.macs)}MACs, {giga(count_flops(self.macs))}FLOPs (2 x MACs)",
+            ["layer", "kind", "why not factorized", "shape", "stride", "groups", "params", "MACs", "FLOPs", "share",
              "VBMF r3, r4"],
             [
                 (
@@ -82,6 +83,7 @@ class InspectResult(Result):
                     layer.groups,
                     layer.params,
                     giga(layer.macs),
+                    giga(count_flops(layer.macs)),
                     f"{layer.share:.1%}",
                     ", ".join(map(str, layer.vbmf_ranks)) if layer.vbmf_ranks else "-",
                 )

@@ -31,10 +31,11 @@ class NetworksResult(Result):
         """Print the table of networks, and why counts differ from printed ones."""
         from compress.commands.terminal import giga, millions, print_lines, print_table
         from compress.network.conventions import CONVENTIONS
+        from compress.network.layers import count_flops
 
         print_table(
-            "Networks (MACs: executed multiply-adds of convolution and linear layers)",
-            ["name", "paper", "input", "params", "MACs", "printed params", "printed operations", "deviation"],
+            "Networks (MACs: executed multiply-adds of convolution and linear layers; FLOPs: 2 x MACs)",
+            ["name", "paper", "input", "params", "MACs", "FLOPs", "printed params", "printed operations", "deviation"],
             [
                 (
                     row.name,
@@ -42,6 +43,7 @@ class NetworksResult(Result):
                     "x".join(map(str, row.input)),
                     millions(row.params),
                     giga(row.macs),
+                    giga(count_flops(row.macs)),
                     *_printed(row.published),
                     ", ".join(_deviations(row)) or "-",
                 )

@@ -95,6 +95,11 @@ class LayerInfo:
         return self.kind != "conv_transpose" and math.prod(self.kernel_size) == 1
 
 
+def count_flops(macs: int) -> int:
+    """Floating-point operations: two for each multiply-add, wherever this project counts any."""
+    return 2 * macs
+
+
 @dataclass(frozen=True)
 class Cost:
     """The size and the work of a network.
@@ -115,8 +120,8 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: two for each multiply-add."""
-        return 2 * self.macs
+        """Floating-point operations by the convention of `count_flops`."""
+        return count_flops(self.macs)
 
 
 @dataclass
@@ -197,11 +202,7 @@ class LayerIndex(tuple[LayerInfo, ...]):
             try:
                 network, uses = _run(module, inputs, None)
             except Exception as error:
-                shapes = ", ".join(str(spec.shape) for spec in inputs)
-                raise NetworkError(
-                    f"the network can't be run on an input of shape {shapes}: {type(error).__name__}: {error}",
-                    hint="Choose another input size, or give the shape that it reads",
-                ) from error
+                raise _cannot_run(error, inputs) from error
         index = cls(_describe(network, uses))
         image = inputs[0].shape
         index.input_size = (image[2], image[3]) if len(image) == 4 else None
@@ -213,6 +214,19 @@ class LayerIndex(tuple[LayerInfo, ...]):
         )
         index.by_name = {name: layer for layer in index for name in (layer.name, *layer.aliases)}
         return index
+
+
+def _cannot_run(error: Exception, inputs: Sequence[InputSpec]) -> NetworkError:
+    if isinstance(error, AttributeError):
+        return NetworkError(
+            f"the network's forward reads an attribute of a layer that was replaced, or that is missing: {error}",
+            hint="Leave that layer out of factorizations (exclude= or --exclude)",
+        )
+    shapes = ", ".join(str(spec.shape) for spec in inputs)
+    return NetworkError(
+        f"the network can't be run on an input of shape {shapes}: {type(error).__name__}: {error}",
+        hint="Choose another input size, or give the shape that it reads",
+    )
 
 
 def refuse_lazy(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from compress.measure.benchmark import TimingRow
 from compress.measure.labelled import LabelledModel
 from compress.measure.roofline import file_loads
 from compress.network.inputs import InputSpec
+from compress.network.layers import count_flops
 from compress.planning.plan import LayerPlan
 
 #: Steps of a history that train weights.
@@ -65,8 +66,8 @@ class ModelFacts:
 
     @property
     def flops(self) -> int | None:
-        """Floating-point operations: two for each multiply-add, as of `compress.network.layers.Cost`."""
-        return None if self.macs is None else 2 * self.macs
+        """Floating-point operations, twice the MACs."""
+        return None if self.macs is None else count_flops(self.macs)
 
     @property
     def metric(self) -> str:
