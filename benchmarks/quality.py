@@ -48,7 +48,7 @@ from compress.data.augment import Augmentation
 from compress.data.sample import Dataset, Sample
 from compress.data.source import open_data
 from compress.errors import CompressError
-from compress.evaluation.score import evaluate
+from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.files import write_text
@@ -63,6 +63,7 @@ from compress.planning.plan import Plan
 from compress.planning.policies import Vbmf, make_plan
 from compress.planning.selection import Selection
 from compress.pose.metrics.ap_interval import Matches, ap_difference, ap_interval, match_people
+from compress.pose.views import View
 from compress.progress import Silent
 from compress.runtime.openvino_runner import OpenVinoRunner
 from compress.runtime.runner import Array, Runner
@@ -179,7 +180,7 @@ class Bench:
         return self._export(self.module, "original")
 
     def _find(self, runner: Runner) -> Matches:
-        found = evaluate(self.dataset, runner, height=self.size[0])
+        found = evaluate_dataset(self.dataset, runner, EvaluationOptions(view=View(self.size[0])))
         ids = [self.dataset[index].image_id for index in range(len(self.dataset))]
         return match_people(self.dataset.ground_truth(), found.detections, ids)
 

@@ -1,4 +1,4 @@
-"""From scored limbs to people: which limbs are taken, and which of them belong together."""
+"""From scored limbs to people: the assignment of limbs to peaks, and their grouping."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.pose.skeleton import Skeleton
 Indices = NDArray[np.int64]
 Assignment = Literal["greedy", "jv"]
 
-#: One taken limb: peak of its first joint, peak of its second, score.
+#: One assigned limb: peak of its first joint, peak of its second, score.
 Connection = tuple[int, int, float]
 
 
@@ -38,7 +38,7 @@ class Pairs:
     second: Indices
 
     def keep(self, chosen: NDArray[np.bool_] | Indices | slice) -> Pairs:
-        """Those that a mask, indices or a slice choose."""
+        """The pairs that a mask, indices or a slice select."""
         return Pairs(self.limb[chosen], self.first[chosen], self.second[chosen])
 
 
@@ -60,7 +60,7 @@ class Limbs:
 
 @dataclass(eq=False)
 class Entry:
-    """A person in the making: peaks by joint (-1 where missing), number of parts and sum of scores."""
+    """A partly grouped person: peaks by joint (-1 where missing), number of parts and sum of scores."""
 
     peaks: list[int]
     parts: int = 0
@@ -80,7 +80,7 @@ def candidate_pairs(peaks: Peaks, skeleton: Skeleton) -> Pairs:
 
 
 def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Connection]]:
-    """The limbs that are taken: of each kind, no two with a common end.
+    """The limbs that are chosen: of each kind, no two share an end.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Co
     skeleton : Skeleton
         Whose limbs they are.
     method : str
-        ``"greedy"`` takes the best one left until none is; of equal ones that with the first peaks. ``"jv"`` takes
+        ``"greedy"`` repeatedly takes the best remaining one; of equal ones that with the first peaks. ``"jv"`` takes
         those with the largest sum of scores (Jonker and Volgenant, 1987, as in scipy).
 
     Returns
@@ -100,15 +100,15 @@ def assign(limbs: Limbs, skeleton: Skeleton, method: Assignment) -> list[list[Co
     pairs = limbs.pairs
     order = np.lexsort((-limbs.score, pairs.limb))
     starts = np.searchsorted(pairs.limb, np.arange(len(skeleton.limbs) + 1))
-    taken = []
+    assigned = []
     for start, stop in pairwise(starts):
         chosen = order[start:stop]
         first, second, score = pairs.first[chosen], pairs.second[chosen], limbs.score[chosen]
         if method == "jv" and len(score):
             best = _best_sum(first, second, score)
             first, second, score = first[best], second[best], score[best]
-        taken.append(list(_one_to_one(first.tolist(), second.tolist(), score.tolist())))
-    return taken
+        assigned.append(list(_one_to_one(first.tolist(), second.tolist(), score.tolist())))
+    return assigned
 
 
 def _one_to_one(first: list[int], second: list[int], score: list[float]) -> Iterator[Connection]:
@@ -121,45 +121,45 @@ def _one_to_one(first: list[int], second: list[int], score: list[float]) -> Iter
 
 
 def _best_sum(first: Indices, second: Indices, score: NDArray[np.floating]) -> Indices:
-    """Which candidates make the largest sum; ascending."""
+    """Indices of the candidates with the largest sum, ascending."""
     rows, row = np.unique(first, return_inverse=True)
     columns, column = np.unique(second, return_inverse=True)
     gain = np.zeros((len(rows), len(columns)))
     gain[row, column] = score
     chosen = np.zeros(gain.shape, dtype=np.bool_)
     chosen[linear_sum_assignment(gain, maximize=True)] = True
-    return np.flatnonzero(chosen[row, column])  # pairs that are no candidates fall out here
+    return np.flatnonzero(chosen[row, column])  # pairs that are no candidates are dropped here
 
 
 def group(
     connections: Sequence[Sequence[Connection]], scores: NDArray[np.float32], skeleton: Skeleton, *, merge: bool
 ) -> list[Entry]:
-    """Put taken limbs together, kind by kind, as the public decoder of lightweight OpenPose does.
+    """Group limbs into people, kind by kind, as the public decoder of lightweight OpenPose does.
 
-    A limb whose first peak belongs to a person extends it, any other one starts a person; both raise the count of
-    parts and add the scores of the new peaks and of the limb. Limbs whose second joint an earlier kind reaches as well
-    (shoulder to ear) start nobody, add no score, and only fill ends that are missing. With ``merge`` such a limb
-    between two persons without a common joint makes one of them, which the public decoder does not do.
+    A limb whose first peak belongs to a person extends that person, any other limb starts a new one; both raise the
+    number of parts and add the scores of the new peaks and of the limb. Limbs whose second joint is also reached by an
+    earlier kind (shoulder to ear) start nobody, add no score, and only fill in missing ends. With ``merge`` such a limb
+    merges two people without a common joint, which the public decoder does not do.
 
     Parameters
     ----------
     connections : sequence of sequences of (int, int, float)
-        Taken limbs of each kind, from `assign`.
+        Assigned limbs of each kind, from `assign`.
     scores : array, shape (P,)
         Heights of the peaks.
     skeleton : Skeleton
-        Limbs in the order of grouping, each joint reached before limbs go on from it.
+        Limbs in the order of grouping: each joint is reached before it is the first joint of a limb.
     merge : bool
-        Whether persons may become one.
+        Whether two people may be merged.
     """
     height: list[float] = scores.tolist()
     entries: list[Entry] = []
     owner: dict[int, Entry] = {}
     reached: set[int] = set()
-    for (joint_a, joint_b), taken in zip(skeleton.limbs, connections, strict=True):
+    for (joint_a, joint_b), assigned in zip(skeleton.limbs, connections, strict=True):
         closing = joint_b in reached
         reached.add(joint_b)
-        for a, b, score in taken:
+        for a, b, score in assigned:
             if closing:
                 _close(entries, owner, (joint_a, a), (joint_b, b), merge)
                 continue
@@ -178,7 +178,7 @@ def group(
 def _close(
     entries: list[Entry], owner: dict[int, Entry], first: tuple[int, int], second: tuple[int, int], merge: bool
 ) -> None:
-    """Add a limb whose ends, (joint, peak) each, were both within reach of earlier limbs."""
+    """Add a limb both of whose joints, (joint, peak) each, earlier limbs have reached."""
     left, right = owner.get(first[1]), owner.get(second[1])
     if merge and left is not None and right is not None:
         if left is not right and all(a == -1 or b == -1 for a, b in zip(left.peaks, right.peaks, strict=True)):

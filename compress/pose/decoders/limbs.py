@@ -1,4 +1,4 @@
-"""How well pairs of peaks agree with the part-affinity fields, read from the network's maps as they are."""
+"""How well pairs of peaks agree with the part-affinity fields, read at the resolution of the network's maps."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def score_limbs(
     samples : int
         Points per limb, both ends among them.
     threshold : float
-        What the component at a point has to exceed; 0 or more.
+        What the component at a point must exceed; 0 or more.
     share : float
-        What the share of points that count has to exceed.
+        What the share of points that count must exceed.
     """
     channels = np.array(skeleton.paf_channels)
-    # The last row and column are there twice, so that every point has four cells around it.
+    # The last row and column are repeated, so that every point has four cells around it.
     field = np.pad(np.stack([pafs[channels], pafs[channels + 1]]), ((0, 0), (0, 0), (0, 1), (0, 1)), mode="edge")
     position = np.linspace(0, 1, samples, dtype=np.float32)
     needed = min_count(samples, share)
-    # A limb has at most `samples - needed` points that fail. Pairs that fail at one more, in the middle, are most of
-    # them, and most of those lead through empty fields, which shows before anything is interpolated.
+    # A limb has at most `samples - needed` points that fail. Most pairs fail at one more, in the middle, and most of
+    # those cross empty fields, which can be seen without interpolation.
     spare = samples - needed + 1
     middle = position[(samples - spare) // 2 :][:spare]
     pairs = candidate_pairs(peaks, skeleton)
@@ -63,9 +63,9 @@ def min_count(samples: int, share: float) -> int:
 
 
 def _may_exceed(field: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Whether the field between a cell, its right, its lower and its lower right neighbour can exceed the threshold.
+    """Whether the field between a cell and its right, lower and lower right neighbours can exceed the threshold.
 
-    Interpolation makes no vector longer than the longest of the four.
+    No interpolated vector is longer than the longest of the four.
     """
     long = field[0] ** 2 + field[1] ** 2 > threshold**2
     long[:, :-1] |= long[:, 1:]
@@ -74,9 +74,9 @@ def _may_exceed(field: Floats, threshold: float) -> NDArray[np.bool_]:
 
 
 def _locate(field: Floats, peaks: Peaks, pairs: Pairs, position: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """The cell left above each point of N pairs at S positions from 0 to 1, and the steps from its centre: (S, N).
+    """The upper left cell of each point of N pairs at S positions from 0 to 1, and the offsets from its centre: (S, N).
 
-    Peaks beyond the centres of the outermost cells are read there. Cells count through all the limbs' fields.
+    Peaks beyond the centres of the outermost cells are moved there. Cells are numbered through all limbs' fields.
     """
     _, _, height, width = field.shape
     x, y = (np.clip(values, 0, side - 2) for values, side in zip(peaks.points.T, (width, height), strict=True))
@@ -91,7 +91,7 @@ def _components(field: Floats, peaks: Peaks, pairs: Pairs, position: Floats) -> 
     cell, right, down = _locate(field, peaks, pairs, position)
     along = peaks.points[pairs.second] - peaks.points[pairs.first]
     length = np.sqrt(np.sum(along**2, axis=1))
-    unit = along / np.where(length > 0, length, 1)[:, None]  # ends at one place have no direction and no component
+    unit = along / np.where(length > 0, length, 1)[:, None]  # coincident ends have no direction and no component
     total = np.zeros(cell.shape, dtype=np.float32)
     for values, direction in zip(field.reshape(2, -1), unit.T, strict=True):
         above = values[cell] * (1 - right) + values[cell + 1] * right

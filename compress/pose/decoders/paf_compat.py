@@ -15,7 +15,7 @@ from compress.pose.decoders.peaks import Peaks
 from compress.pose.prepare import Prepared
 from compress.pose.skeleton import Skeleton
 
-#: Pairs of peaks that are scored at once: maps full of noise have millions.
+#: Pairs of peaks that are scored at once: noisy maps have millions.
 _CHUNK = 65536
 
 
@@ -32,15 +32,15 @@ def enlarge(maps: NDArray[np.float32], prepared: Prepared, stride: int) -> NDArr
 def find_public_peaks(maps: NDArray[np.float32], *, threshold: float, radius: float) -> Peaks:
     """Strict maxima among four neighbours, thinned out from left to right.
 
-    Of peaks nearer to each other than the radius the leftmost stays, then the uppermost, whatever their heights.
-    Neighbouring pixels of equal height are no peak.
+    Of peaks closer to each other than the radius the leftmost is kept, then the uppermost, whatever their heights.
+    Adjacent pixels of equal height are no peak.
 
     Parameters
     ----------
     maps : array, shape (H, W, K), float32
         Heatmaps at the size of the image.
     threshold : float
-        Smallest height of a peak.
+        Least height of a peak.
     radius : float
         In pixels of the image.
 
@@ -65,7 +65,7 @@ def find_public_peaks(maps: NDArray[np.float32], *, threshold: float, radius: fl
 
 
 def _leftmost(points: NDArray[np.int64], radius: float) -> list[int]:
-    """Which points stay if each one drops those behind it within the radius."""
+    """Indices of the points that are kept if each one drops later points within the radius."""
     kept, dropped = [], np.zeros(len(points), dtype=np.bool_)
     for index in range(len(points)):
         if not dropped[index]:

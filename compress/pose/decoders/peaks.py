@@ -1,4 +1,4 @@
-"""Joints as peaks of heatmaps, between the cells of the map and without upsampling all of it."""
+"""Joints as peaks of heatmaps: between the cells of a map, without upsampling the whole map."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-#: Peaks this much lower than a neighbour still count: the same point, reached from two cells, differs by rounding.
+#: Peaks lower than a neighbour by this much still count: the same point, computed from two cells, differs by rounding.
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Places where joints may be, joint by joint.
+    """Candidate positions of joints, joint by joint.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Peaks:
 def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: float, limit: int) -> Peaks:
     """Local maxima of heatmaps upsampled with cubic interpolation, refined by a parabola through each.
 
-    Only cells of at least half the threshold are interpolated: lower ones hold no peak but in extreme noise.
+    Only cells of at least half the threshold are interpolated: lower ones contain no peak except in extreme noise.
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: flo
     upsample : int
         Interpolated points per cell along each axis; peaks are the highest of 3x3 such points.
     threshold : float
-        Smallest height of a peak.
+        Least height of a peak.
     radius : float
-        Of peaks of one joint nearer to each other than this, in cells, the highest stays.
+        Of peaks of one joint closer to each other than this, in cells, the highest is kept.
     limit : int
-        Most peaks of one joint that are looked at; the highest are.
+        Most peaks of one joint, the highest ones.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: flo
     highest = np.maximum(np.maximum(fine[:-2], fine[1:-1]), fine[2:])
     highest = np.maximum(np.maximum(highest[:, :-2], highest[:, 1:-1]), highest[:, 2:])
     found = np.where((inner >= highest - _ROUNDING) & (inner >= threshold), inner, -np.inf).reshape(upsample**2, -1)
-    best = found.argmax(axis=0)  # a cell holds one peak
+    best = found.argmax(axis=0)  # at most one peak in a cell
     cells = np.flatnonzero(found[best, np.arange(found.shape[1])] >= threshold)
     y, x = np.divmod(best[cells], upsample)
     joint, row, column = joint[cells], row[cells], column[cells]
@@ -78,14 +78,13 @@ def find_peaks(heatmaps: Floats, *, upsample: int, threshold: float, radius: flo
 def _interpolate(
     heatmaps: Floats, joint: NDArray[np.int64], row: NDArray[np.int64], column: NDArray[np.int64], upsample: int
 ) -> Floats:
-    """The interpolated points in N cells and one more on each side: (u + 2, u + 2, N), N being last for speed."""
+    """The interpolated points in N cells and one more on each side: (u + 2, u + 2, N); N is last for speed."""
     padded = np.pad(heatmaps, ((0, 0), (2, 2), (2, 2)), mode="edge")
     _, height, width = padded.shape
     window = (np.arange(5)[:, None] * width + np.arange(5)).reshape(25, 1)
     taps = padded.ravel()[(joint * height + row) * width + column + window]  # (25, N)
     weights = cubic_weights(upsample)
-    # Not by a matrix product: the threads that BLAS wakes for it go on spinning for some 25 ms, on a core that the next
-    # image's network needs.
+    # Not a matrix product: BLAS threads would spin for about 25 ms on cores that the next image's network needs.
     return np.einsum("bj,ajn->abn", weights, np.einsum("ai,ijn->ajn", weights, taps.reshape(5, 5, -1)))
 
 
@@ -103,7 +102,7 @@ def cubic_weights(upsample: int) -> Floats:
 
 
 def _parabola(before: Floats, centre: Floats, after: Floats) -> tuple[Floats, Floats]:
-    """Where a parabola through three points has its top, in steps from the second, and how far above it."""
+    """The vertex of a parabola through three points: its offset from the second in steps, and its height above it."""
     curvature = before - 2 * centre + after
     step = np.where(curvature < 0, (before - after) / np.minimum(curvature, -1e-12) / 2, 0)
     step = np.clip(step, -0.5, 0.5)
@@ -113,7 +112,7 @@ def _parabola(before: Floats, centre: Floats, after: Floats) -> tuple[Floats, Fl
 def _thin_out(
     joint: NDArray[np.int64], points: NDArray[np.floating], scores: Floats, joints: int, radius: float, limit: int
 ) -> Peaks:
-    """Peaks sorted by joint and height, without those beside higher ones."""
+    """Peaks sorted by joint and height, without those close to higher ones."""
     order = np.lexsort((-scores, joint))
     rank = np.arange(len(order)) - np.searchsorted(joint[order], joint[order])
     order = order[rank < limit]

@@ -12,28 +12,28 @@ from numpy.typing import ArrayLike, NDArray
 from compress.errors import DataError, UsageError
 from compress.pose.metrics.oks import oks
 
-#: Resamples of a bootstrap: the ends of a 95 % interval then vary by about 1 % of its width with the seed.
+#: Resamples of a bootstrap: with this number the ends of a 95 % interval vary with the seed by about 1 % of its width.
 DRAWS = 4000
 
 #: Share of intervals that contain the true value.
 LEVEL = 0.95
 
-#: COCO's OKS thresholds and recalls of AP, and how many people of an image count.
+#: COCO's OKS thresholds and recalls of AP, and the number of people of an image that count.
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-_MOST = 20
+_MAX_PEOPLE = 20
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Found people matched with annotated ones, the best found person of all images first.
+    """Detected people matched with annotated ones, the detection with the highest score of all images first.
 
     Attributes
     ----------
     images : array, shape (D,)
-        Index of each found person's image.
+        Index of each detection's image.
     hits : array, shape (10, D)
-        Whether a person is found at each OKS threshold, 0.50 to 0.95.
+        Whether it matches a person at each OKS threshold, 0.50 to 0.95.
     counted : array, shape (10, D)
         False where an annotation that is not scored (a crowd, a person without labelled joints) excuses the detection.
     people : array, shape (I,)
@@ -58,7 +58,7 @@ class Interval:
 def match_people(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Iterable[int] | None = None
 ) -> Matches:
-    """Match found people with annotated ones as COCO's keypoint evaluation does, each image by itself.
+    """Match detected people with annotated ones as COCO's keypoint evaluation does, image by image.
 
     Parameters
     ----------
@@ -73,16 +73,16 @@ def match_people(
     ids = sorted({image["id"] for image in ground_truth["images"]} if image_ids is None else set(image_ids))
     if not ids:
         raise DataError("there are no images to score")
-    found, wanted = _by_image(results), _by_image(ground_truth["annotations"])
+    detections, annotations = _by_image(results), _by_image(ground_truth["annotations"])
     scores, images, parts, people = [], [], [], []
     for index, image in enumerate(ids):
-        best = sorted(found.get(image, []), key=lambda one: -one["score"])[:_MOST]
-        # Scored people come first, in their order: a detection is excused only where it finds none of them.
-        there = sorted(wanted.get(image, []), key=_unscored)
+        best = sorted(detections.get(image, []), key=lambda one: -one["score"])[:_MAX_PEOPLE]
+        # Scored people come first, in their order: a detection is excused only if it matches none of them.
+        truth = sorted(annotations.get(image, []), key=_unscored)
         scores += [one["score"] for one in best]
         images += [index] * len(best)
-        parts.append(_match(best, there))
-        people.append(sum(not _unscored(one) for one in there))
+        parts.append(_match(best, truth))
+        people.append(sum(not _unscored(one) for one in truth))
     order = np.argsort(-np.asarray(scores), kind="stable")
     hits, counted = np.concatenate(parts, axis=-1)[..., order]
     return Matches(np.asarray(images, dtype=np.intp)[order], hits, counted, np.asarray(people, dtype=np.int64))
@@ -127,16 +127,16 @@ def _match(found: Sequence[Mapping[str, Any]], people: Sequence[Mapping[str, Any
 
 
 def average_precision(matches: Matches, counts: ArrayLike | None = None) -> float:
-    """COCO's AP where each image is there so many times; nan if nobody is.
+    """COCO's AP with each image counted a number of times; NaN without people.
 
-    An image that is there twice counts as two images with the same people, found alike.
+    An image that is counted twice is two images with the same people and detections.
 
     Parameters
     ----------
     matches : Matches
         From `match_people`.
     counts : array, shape (I,), optional
-        How often each image is there; once by default.
+        How often each image counts; once by default.
     """
     times = np.ones(len(matches.people), dtype=np.int64) if counts is None else np.asarray(counts)
     people = int(times @ matches.people)
@@ -157,7 +157,7 @@ def average_precision(matches: Matches, counts: ArrayLike | None = None) -> floa
 
 
 def ap_interval(matches: Matches, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Interval:
-    """AP with the percentile bootstrap interval over images, matched once and weighed anew in each draw.
+    """AP with the percentile bootstrap interval over images; people are matched once, images reweighted in each draw.
 
     Parameters
     ----------
@@ -172,9 +172,9 @@ def ap_interval(matches: Matches, *, level: float = LEVEL, draws: int = DRAWS, s
 def ap_difference(
     first: Matches, second: Matches, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
 ) -> Interval:
-    """AP of the second minus AP of the first on the same images, with its interval from the same draws of them.
+    """AP of the second minus AP of the first on the same images, with the interval from the same draws of images.
 
-    What makes images hard makes them hard for both, so this interval is narrower than one from two separate APs.
+    Images that are hard for one are hard for both, so this interval is narrower than one from two separate APs.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def ap_difference(
         If the two are not of the same images.
     """
     if not np.array_equal(first.people, second.people):
-        raise UsageError("a paired difference needs the same images of both", found=(first.people, second.people))
+        raise UsageError("a paired difference needs the same images for both", found=(first.people, second.people))
     value = average_precision(second) - average_precision(first)
     return _interval(value, _resampled(second, draws, seed) - _resampled(first, draws, seed), level)
 
@@ -202,9 +202,9 @@ def _resampled(matches: Matches, draws: int, seed: int) -> NDArray[np.float64]:
 
 
 def _interval(value: float, values: NDArray[np.float64], level: float) -> Interval:
-    """The value and the percentiles of its draws; draws without people say nothing."""
+    """The value and the percentiles of its draws; draws without people are dropped."""
     known = values[~np.isnan(values)]
     if not len(known):
-        raise DataError("there is nobody to score")
+        raise DataError("there are no people to score")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))

@@ -15,20 +15,20 @@ from compress.pose.skeleton import COCO17, MIDDLES, Skeleton
 
 Array = NDArray[np.float64]
 
-#: People of two networks are the same person from this similarity on: below it, joints agree by chance.
-LEAST = 0.1
+#: Least similarity at which people of two networks are the same person: below it, joints agree by chance.
+MIN_SIMILARITY = 0.1
 
-#: A person seen from the side is narrow but no smaller: the shorter side of the box around the joints counts as at
+#: A person seen from the side is narrow but not smaller: the shorter side of the box around the joints counts as at
 #: least this share of the longer one.
-NARROW = 0.25
+MIN_ASPECT = 0.25
 
-#: Joints that COCO lacks, and the COCO joint whose spread they take; those of `MIDDLES` take that of their pair.
-_KIN = {"spine": "hip", "head_top": "ear"}
+#: Joints that COCO lacks, and the COCO joint whose sigma they take; those of `MIDDLES` take that of their pair.
+_SIMILAR_JOINTS = {"spine": "hip", "head_top": "ear"}
 
 
 @dataclass(frozen=True)
 class Moved:
-    """What became of the joints of some people.
+    """Displacement of the joints of some people.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Moved:
     lost : int
         People of the original that the changed network does not find.
     new : int
-        People that the changed network alone finds.
+        People that only the changed network finds.
     """
 
     pixels: Array
@@ -52,12 +52,12 @@ class Moved:
 
 @dataclass(frozen=True)
 class Displacement:
-    """`Moved` in numbers.
+    """Summary of `Moved` over images.
 
     Attributes
     ----------
     people, lost_people, new_people : int
-        People of the original, those of them that are lost, and those that were not there.
+        People of the original, those of them that are lost, and those that only the changed network finds.
     joints, lost_joints : int
         Joints of the original's people, and those of them that are lost, with their person or alone.
     pixels : float
@@ -80,45 +80,49 @@ class Displacement:
 
 
 def joint_sigmas(skeleton: Skeleton) -> Array:
-    """OKS sigma of each joint, (K,): COCO's by name; a joint that COCO lacks takes that of its kin.
+    """OKS sigma of each joint, (K,): COCO's by name, and that of a similar joint for a joint that COCO lacks.
 
     Neck and thorax take that of the shoulders, pelvis and spine that of the hips, the top of the head that of the
-    ears.
+    ears. A skeleton with other joints needs sigmas of its own.
 
     Raises
     ------
     DataError
-        If a joint is unknown.
+        If a joint is unknown and the skeleton has no sigmas.
     """
     known = dict(zip(COCO17.joints, COCO17.sigmas, strict=True))
-    kin = MIDDLES | _KIN
-    unknown = [joint for joint in skeleton.joints if joint not in known and joint not in kin]
+    like = MIDDLES | _SIMILAR_JOINTS
+    unknown = [joint for joint in skeleton.joints if joint not in known and joint not in like]
+    if unknown and not skeleton.sigmas:
+        raise DataError(
+            "these joints have no OKS sigma", found=", ".join(unknown), hint="Give the skeleton sigmas of its own"
+        )
     if unknown:
-        raise DataError("these joints have no OKS sigma", found=", ".join(unknown))
-    return np.array([known[joint] if joint in known else known[f"left_{kin[joint]}"] for joint in skeleton.joints])
+        return np.array(skeleton.sigmas)
+    return np.array([known[joint] if joint in known else known[f"left_{like[joint]}"] for joint in skeleton.joints])
 
 
 def areas_of(keypoints: Array, there: NDArray[np.bool_]) -> Array:
-    """Square of the scale of each person, (N,): the box around the joints that are there.
+    """Square of the scale of each person, (N,): the area of the box around the joints that are found.
 
     Parameters
     ----------
     keypoints : array, shape (N, K, 2 or more)
         x and y in pixels.
     there : array, shape (N, K)
-        Which joints are there.
+        Which joints are found.
     """
     boxes = [np.ptp(p[row, :2], axis=0) if row.any() else np.zeros(2) for p, row in zip(keypoints, there, strict=True)]
     extent = np.sort(np.reshape(boxes, (-1, 2)), axis=1)  # [N, 2], the shorter side first
     longer = np.maximum(extent[:, 1], 1.0)
-    return np.asarray(longer * np.maximum(extent[:, 0], NARROW * longer))
+    return np.asarray(longer * np.maximum(extent[:, 0], MIN_ASPECT * longer))
 
 
 def compare_people(wanted: Sequence[Pose], given: Sequence[Pose], skeleton: Skeleton, *, seen: float = 0.0) -> Moved:
     """Displacement of the people of one image.
 
     Each person of the original is paired with at most one of the changed network, so that the sum of similarities
-    (1 - mean loss over the original's joints) is largest; pairs below `LEAST` are none.
+    (1 - mean loss over the original's joints) is largest; pairs below `MIN_SIMILARITY` do not count.
 
     Parameters
     ----------
@@ -141,7 +145,9 @@ def compare_people(wanted: Sequence[Pose], given: Sequence[Pose], skeleton: Skel
     loss = np.where(both, -np.expm1(-square / spread), 1.0)
     count = np.maximum(there.sum(axis=1), 1)[:, None]
     similarity = 1 - (loss * there[:, None]).sum(axis=-1) / count  # [N, M]
-    pairs = [(a, b) for a, b in zip(*linear_sum_assignment(-similarity), strict=True) if similarity[a, b] >= LEAST]
+    pairs = [
+        (a, b) for a, b in zip(*linear_sum_assignment(-similarity), strict=True) if similarity[a, b] >= MIN_SIMILARITY
+    ]
     pixels = np.full(there.shape, np.nan)
     losses = np.where(there, 1.0, np.nan)
     for person, same in pairs:
@@ -151,7 +157,7 @@ def compare_people(wanted: Sequence[Pose], given: Sequence[Pose], skeleton: Skel
 
 
 def summarise(images: Sequence[Moved], skeleton: Skeleton) -> Displacement:
-    """The displacement of the people of all images together; every joint counts alike."""
+    """The displacement of the people of all images together; every joint has the same weight."""
     joints = len(skeleton.joints)
     pixels = np.concatenate([np.empty((0, joints)), *(image.pixels for image in images)])
     loss = np.concatenate([np.empty((0, joints)), *(image.loss for image in images)])

@@ -1,4 +1,4 @@
-"""Object keypoint similarity and the average precision that COCO makes of it."""
+"""Object keypoint similarity (OKS) and COCO's average precision."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 def oks(
     found: ArrayLike, truth: ArrayLike, areas: ArrayLike, boxes: ArrayLike, sigmas: Sequence[float] = COCO17.sigmas
 ) -> NDArray[np.float64]:
-    """Object keypoint similarity of each found person to each annotated one.
+    """Object keypoint similarity of each detected person to each annotated one.
 
     ``mean over labelled k of exp(-d_k^2 / (2 (2 sigma_k)^2 area))``, as in COCO's evaluation (Lin et al. 2014 and
     the data set's web page). For a person without labelled joints, ``d_k`` is the distance to the box enlarged by its
-    own width and height on each side, and all joints count: such people only excuse detections near them.
+    own width and height on each side, and all joints count: such people only excuse nearby detections.
 
     Parameters
     ----------
     found : array, shape (N, K, 2 or more)
-        x and y in pixels of N found people; further columns are not read. All K joints are taken as found.
+        x and y in pixels of N detected people; further columns are not read. All K joints are taken as found.
     truth : array, shape (M, K, 3)
         x, y and visibility of M annotated people; a joint with visibility 0 is not labelled.
     areas : array, shape (M,)
@@ -62,10 +62,10 @@ def oks(
 
 
 def oks_nms(poses: Sequence[Pose], areas: ArrayLike, sigmas: Sequence[float], threshold: float = 0.9) -> list[int]:
-    """Which people to keep where several crops found the same one: hard suppression, as in public top-down code.
+    """Which people to keep where several crops show the same one: hard suppression, as in public top-down code.
 
-    The best person is kept, all others whose similarity to it exceeds the threshold go, and so on. The similarity of
-    two found people counts all joints and takes the mean of both areas.
+    The best person is kept, all others whose similarity to it exceeds the threshold are removed, and so on. The
+    similarity of two people counts all joints and takes the mean of both areas.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def oks_nms(poses: Sequence[Pose], areas: ArrayLike, sigmas: Sequence[float], th
     sigmas : sequence of K floats
         As in `oks`.
     threshold : float, optional
-        Similarity above which the person of the lower score goes.
+        Similarity above which the person with the lower score is removed.
 
     Returns
     -------
@@ -167,17 +167,17 @@ def keypoint_ap(
     Parameters
     ----------
     ground_truth : mapping
-        A COCO keypoint record; it stays as it is.
+        A COCO keypoint record; it is not changed.
     results : sequence of mapping
         Detections as `people_records` gives them. At most 20 of an image count, those of the highest scores.
     image_ids : iterable of int, optional
-        Images to score, those without people too; all of the record by default. Results on other images do not count.
+        Images to score, including those without people; all of the record by default. Results on others do not count.
 
     Returns
     -------
     dict of str to float
         `METRICS`: mean average precision and recall over OKS thresholds 0.50 to 0.95, at 0.50 and 0.75 alone, and for
-        medium and large people. A metric over nobody is -1, as in COCO's own evaluation.
+        medium and large people. A metric over no people is -1, as in COCO's own evaluation.
 
     Raises
     ------
@@ -188,11 +188,11 @@ def keypoint_ap(
 
     listed = {image["id"] for image in ground_truth["images"]}
     scored = listed if image_ids is None else set(image_ids)
-    strangers = ({result["image_id"] for result in results} | scored) - listed
+    unlisted = ({result["image_id"] for result in results} | scored) - listed
     if not scored:
         raise DataError("there are no images to score")
-    if strangers:
-        raise DataError("results of images that the annotations do not list", found=sorted(strangers, key=str)[:5])
+    if unlisted:
+        raise DataError("results of images that the annotations do not list", found=sorted(unlisted, key=str)[:5])
     # Copies: the evaluation adds keys of its own to every annotation and result.
     truth = COCO({key: [dict(entry) for entry in ground_truth[key]] for key in ("images", "annotations", "categories")})
     kept = [dict(result) for result in results if result["image_id"] in scored]

@@ -1,7 +1,6 @@
-"""Share of joints found near enough (PCK): MPII's and LIP's PCKh, LSP's PCK, each with its public conventions.
+"""Share of joints found within a distance (PCK): MPII's and LIP's PCKh, LSP's PCK, each with its public conventions.
 
-Distances do not depend on where pixels are counted from, so positions count from 0 here as everywhere; the public kit
-of MPII adds 1 to both sides.
+Positions start at 0, as everywhere here; the public kit of MPII adds 1 to both sides, which changes no distance.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from compress.errors import DataError
 from compress.pose.skeleton import LIP16, LSP14, MPII16, Skeleton
 
-#: Joints of the columns that tables of results have.
+#: Joints of each column in tables of results.
 GROUPS = {
     "head": ("head_top",),
     "shoulder": ("left_shoulder", "right_shoulder"),
@@ -42,7 +41,7 @@ class Pck:
     convention : str
         How they were computed.
     metrics : dict of str to float
-        From 0 to 1, the one that results are named by first; -1 over no joint at all, as in COCO's evaluation.
+        From 0 to 1, the headline first; -1 where no joint is annotated, as in COCO's evaluation.
     people : int
         People with a reference length.
     """
@@ -53,12 +52,12 @@ class Pck:
 
 
 def pckh_mpii(found: ArrayLike, truth: ArrayLike, head_boxes: ArrayLike) -> Pck:
-    """PCKh@0.5 as the public validation code of MPII computes it, quirks included.
+    """PCKh@0.5 as the public validation code of MPII computes it, including its peculiarities.
 
-    A joint is found if it is no further than half a head from its place, a head being 0.6 of the diagonal of the
+    A joint is found if it is no further than half a head from its position, a head being 0.6 times the diagonal of the
     head's box (Andriluka et al., 2014). Joints that are not annotated are left out. The mean weights each joint by how
     often it is annotated and leaves out pelvis and thorax. ``PCKh@0.1`` takes the twelfth of the thresholds 0, 0.01,
-    0.02, ..., which is 0.11. ``mean of 7`` is the plain mean of the seven columns, by which some papers report.
+    0.02, ..., which is 0.11. ``mean of 7`` is the plain mean of the seven columns, which some papers report.
 
     Parameters
     ----------
@@ -97,8 +96,8 @@ def pckh_mpii(found: ArrayLike, truth: ArrayLike, head_boxes: ArrayLike) -> Pck:
 def pckh_lip(found: ArrayLike, truth: ArrayLike) -> Pck:
     """PCKh@0.5 of Look Into Person, as its public ``calc_pckh`` computes it.
 
-    A head is the distance from neck to top of the head, without a factor; people without both are left out. The
-    average pools all annotated joints but pelvis and spine, the upper body those from the neck on.
+    A head is the distance from the neck to the top of the head, without a factor; people without both are left out. The
+    average pools all annotated joints except pelvis and spine, the upper body those from the neck on.
 
     Parameters
     ----------
@@ -127,15 +126,15 @@ def pckh_lip(found: ArrayLike, truth: ArrayLike) -> Pck:
 def pck_lsp(found: ArrayLike, truth: ArrayLike, *, torso: tuple[str, str] = TORSO, threshold: float = 0.2) -> Pck:
     """PCK@0.2 of Leeds Sports Pose, person-centric.
 
-    A joint is found if it is no further from its place than the threshold times the torso, the distance between a hip
-    and the opposite shoulder. The head's column is the mean of neck and head top, the mean that of the seven columns.
+    A joint is found if it is no further from its position than the threshold times the torso, the distance between a
+    hip and the opposite shoulder. The head's column is the mean of neck and head top, the mean that of the columns.
 
     Parameters
     ----------
     found, truth : array, shape (N, 14, 3)
         As for `pckh_mpii`.
     torso : (str, str), optional
-        The two joints that the torso is measured between; people without both are left out.
+        The two joints between which the torso is measured; people without both are left out.
     threshold : float, optional
         Share of the torso.
 
@@ -146,7 +145,7 @@ def pck_lsp(found: ArrayLike, truth: ArrayLike, *, torso: tuple[str, str] = TORS
     """
     points, people = _check(found, truth, LSP14)
     if not set(torso) <= set(LSP14.joints):
-        raise DataError("the torso must lie between two joints of LSP", found=torso)
+        raise DataError("the torso must be measured between two joints of LSP", found=torso)
     size = _span(people, LSP14, *torso)
     labelled = (people[..., 2] > 0) & np.isfinite(size)[:, None]
     share = _shares(_errors(points, people, size), labelled, threshold)
@@ -161,15 +160,15 @@ def pck_lsp(found: ArrayLike, truth: ArrayLike, *, torso: tuple[str, str] = TORS
 
 def _check(found: ArrayLike, truth: ArrayLike, skeleton: Skeleton) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     points, people = (np.asarray(a, dtype=np.float64) for a in (found, truth))
-    wanted = (len(skeleton.joints), 3)
-    if people.ndim != 3 or people.shape[1:] != wanted or points.shape != people.shape:
-        raise DataError(f"PCK compares as many people with {wanted[0]} joints of x, y and visibility",
+    expected = (len(skeleton.joints), 3)
+    if people.ndim != 3 or people.shape[1:] != expected or points.shape != people.shape:
+        raise DataError(f"PCK compares as many people with {expected[0]} joints of x, y and visibility",
                         found=(points.shape, people.shape))  # fmt: skip
     return points, people
 
 
 def _span(people: NDArray[np.float64], skeleton: Skeleton, first: str, second: str) -> NDArray[np.float64]:
-    """Distance of two annotated joints of each person, NaN where one is missing or both are at one place."""
+    """Distance of two annotated joints of each person, NaN where one is missing or they coincide."""
     a, b = (people[:, skeleton.joints.index(joint)] for joint in (first, second))
     length = np.linalg.norm(a[:, :2] - b[:, :2], axis=1)
     return np.where((a[:, 2] > 0) & (b[:, 2] > 0) & (length > 0), length, np.nan)

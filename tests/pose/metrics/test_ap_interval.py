@@ -135,7 +135,7 @@ def test_nobody_found_is_an_ap_of_zero_and_nobody_there_has_none() -> None:
     assert average_precision(match_people(truth, [])) == 0
     empty = match_people(truth | {"annotations": []}, [])
     assert np.isnan(average_precision(empty))
-    with pytest.raises(DataError, match="nobody"):
+    with pytest.raises(DataError, match="no people"):
         ap_interval(empty, draws=10)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from compress.pose.decoders.base import Pose
-from compress.pose.metrics.displacement import NARROW, areas_of, compare_people, joint_sigmas, summarise
+from compress.pose.metrics.displacement import MIN_ASPECT, areas_of, compare_people, joint_sigmas, summarise
 from compress.pose.metrics.oks import oks
 from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, OPENPOSE18, Skeleton
 
@@ -34,7 +34,7 @@ def shifted(pose: Pose, by: tuple[float, float], missing: tuple[int, ...] = ()) 
 
 def box_area(keypoints: NDArray[np.float32]) -> float:
     width, height = np.ptp(keypoints[:, :2], axis=0)
-    return float(max(width, NARROW * height) * max(height, NARROW * width))
+    return float(max(width, MIN_ASPECT * height) * max(height, MIN_ASPECT * width))
 
 
 @pytest.mark.parametrize("skeleton", SKELETONS, ids=lambda s: s.name)
@@ -140,7 +140,7 @@ def test_a_larger_person_loses_less_by_the_same_shift() -> None:
 def test_a_person_whose_joints_lie_on_a_line_has_an_area() -> None:
     line = np.stack([np.zeros(5), np.linspace(0, 100, 5)], axis=1)[None]
     there = np.ones((1, 5), dtype=bool)
-    assert areas_of(line, there) == pytest.approx([100 * 100 * NARROW])
+    assert areas_of(line, there) == pytest.approx([100 * 100 * MIN_ASPECT])
     assert areas_of(line, ~there) > 0
 
 
