@@ -63,6 +63,13 @@ def wrap(
         )
     inputs = read_example(example)
     refuse_lazy(net)
+    absent = [key for key, tensor in net.state_dict().items() if tensor.is_meta]
+    if absent:
+        raise NetworkError(
+            "the network has weights without values (on the meta device)",
+            found=", ".join(absent[:3]),
+            hint="Load its weights first",
+        )
     try:
         module = bare(duplicate(net)).cpu().eval()
     except Exception as error:  # whatever the network's code raises

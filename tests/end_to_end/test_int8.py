@@ -1,4 +1,4 @@
-"""`compress export --int8`: what is tried, what passes the gate, and what is refused."""
+"""INT8: what is tried, what passes the gate, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
-from compress.checkpoint.load import create
+from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
+from compress.checkpoint.wrap import wrap
 from compress.commands.base import check_options
-from compress.commands.export import STAGE
-from compress.commands.show import show
+from compress.commands.export import COMMAND, ExportResult
 from compress.data.sample import iterate
 from compress.data.synthetic import DrawnPeople
 from compress.errors import CompressError, DataError
-from compress.evaluation.score import evaluate
+from compress.evaluation.score import evaluate_dataset
 from compress.exporters import int8
-from compress.exporters.int8 import Held, choices, own_people, people_images, quantise_checked
+from compress.exporters.export import ExportOptions, export
+from compress.exporters.gate import Gate, Measured, own_people, people_inputs
+from compress.exporters.int8 import Int8Options, Int8Record, choices, quantise_checked
 from compress.exporters.ir_layers import first_layers, has_gates, head_layers, layers_of
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
@@ -36,24 +40,27 @@ from compress.runtime.runner import Runner
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default network as a checkpoint, ONNX and OpenVINO IR."""
-    path = tmp_path_factory.mktemp("eight")
+    path = tmp_path_factory.mktemp("int8")
     checkpoint = create("default")
     save(checkpoint, path / "model.pt")
-    write_ir(export_onnx(checkpoint.module, checkpoint.pose, path / "model.onnx"), path / "model.xml")
+    write_ir(export_onnx(checkpoint, path / "model.onnx"), path / "model.xml")
     return path
 
 
-def run(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
+def run(folder: Path, output: Path, **options: Any) -> ExportResult:
     values = {"model": folder / "model.pt", "int8": True, "output": output, "threads": 2, "calibrate": 4, **options}
-    record = STAGE.run(check_options(STAGE.options, values, "test"), Silent()).record
-    json.dumps(record, allow_nan=False)
-    return record
+    result = COMMAND.run(check_options(COMMAND.options, values, "test"), Silent())
+    assert isinstance(result, ExportResult)
+    json.dumps(result.int8, allow_nan=False)
+    return result
 
 
-def test_a_network_in_eight_bits_keeps_its_score_within_the_gate(
+def test_a_network_in_int8_keeps_its_score_within_the_gate(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = run(folder, tmp_path, data=("synthetic:900:6",), max_drop=0.15)["int8"]
+    result = run(folder, tmp_path, data=("synthetic:900:6",), max_drop=0.15)
+    record = result.int8
+    assert record is not None
     path = Path(record["file"])
     assert path == tmp_path / "model-int8.xml"
     assert record["drop"] == pytest.approx(record["before"] - record["after"])
@@ -61,33 +68,27 @@ def test_a_network_in_eight_bits_keeps_its_score_within_the_gate(
     assert record["trials"][-1]["score"] == record["after"]
     runner = open_runner(path, threads=2)
     assert runner.precision == "int8"
-    found = evaluate(DrawnPeople(900, 6), runner).score.metrics["AP"]
+    found = evaluate_dataset(DrawnPeople(900, 6), runner).score.metrics["AP"]
     assert found == pytest.approx(record["after"], abs=1e-6)
     assert record["size_bytes"] < 0.5 * record["fp32_bytes"]
     written = json.loads(shared_core().read_model(path).get_rt_info(["compress", "int8"]).astype(str))
     assert written["trials"] == record["trials"]
-    show("export", {"files": [], "parity": [], "int8": record})
+    result.show()
     shown = capsys.readouterr().out
-    assert "allowed are 0.15" in shown
-    assert ("steps symmetric" in shown) == record["symmetric"]
+    assert "allowed: 0.15" in shown
+    assert ("symmetric quantisation" in shown) == record["symmetric"]
 
 
-class Scripted:
-    """A judge that gives the scores it was told, and notes what it was asked about."""
+class Scripted(Gate):
+    """A gate that returns the given scores in their order."""
 
-    metric, own, against, images = "AP", False, "a script", 3
+    metric, own, against, images, usual_drop = "AP", False, "a script", 3, 0.01
 
     def __init__(self, scores: Sequence[float]) -> None:
-        self.before, self._scores = Held(0.5, None), list(scores)
+        self.before, self._scores = Measured(0.5), list(scores)
 
-    def hold(self, runner: Runner, what: str) -> Held:
-        return Held(self._scores.pop(0), None)
-
-    def drop(self, held: Held) -> float:
-        return self.before.score - held.score
-
-    def interval(self, held: Held) -> None:
-        return None
+    def measure(self, runner: Runner, what: str) -> Measured:
+        return Measured(self._scores.pop(0))
 
 
 def in_order(model: Any, *_: Any, **__: Any) -> dict[str, float]:
@@ -96,24 +97,24 @@ def in_order(model: Any, *_: Any, **__: Any) -> dict[str, float]:
 
 
 @pytest.fixture
-def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], Any]]:
+def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[Any], Int8Record]]:
     """Quantise by a script of scores: what was tried, and the record."""
 
-    def go(scores: Sequence[float], path: Path, *, gates: bool) -> tuple[list[Any], Any]:
+    def go(scores: Sequence[float], path: Path, *, gates: bool) -> tuple[list[Any], Int8Record]:
         tried: list[Any] = []
 
         def quantise(model: Any, images: Any, *, keep: Any, outputs: Any, symmetric: bool) -> Any:
             tried.append((len(keep), symmetric))
             return model.clone()
 
-        monkeypatch.setattr(int8, "Judge", lambda *_: Scripted(scores))
+        monkeypatch.setattr(int8, "open_gate", lambda *_: Scripted(scores))
         monkeypatch.setattr(int8, "quantise", quantise)
         monkeypatch.setattr(int8, "layer_errors", in_order)
         monkeypatch.setattr(int8, "has_gates", lambda _: gates)
         people = DrawnPeople(900, 2)
         record = quantise_checked(
-            folder / "model.onnx", path, calibration=people, validation=people, count=2, height=64, max_drop=None,
-            threads=1, progress=Silent(),
+            load(folder / "model.pt"), folder / "model.onnx", path, calibration=people,
+            options=Int8Options(calibrate=2, height=64, threads=1), progress=Silent(),
         )  # fmt: skip
         return tried, record
 
@@ -121,42 +122,42 @@ def scripted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
 
 
 @pytest.mark.parametrize("gates", [True, False])
-def test_more_stays_in_floating_point_until_the_score_is_kept(
+def test_more_layers_stay_in_fp32_until_the_score_is_kept(
     scripted: Callable[..., Any], tmp_path: Path, gates: bool
 ) -> None:
     lost = [0.1, 0.3, 0.4, 0.45, 0.495][not gates :]
     tried, record = scripted(lost, tmp_path / "x.xml", gates=gates)
-    assert len(tried) == len(record["trials"]) == len(lost)
+    assert len(tried) == len(record.trials) == len(lost)
     assert [symmetric for _, symmetric in tried] == [gates] + [False] * (len(lost) - 1)
     kept = [count for count, _ in tried]
     assert kept[: 1 + gates] == [0] * (1 + gates)
     assert kept[gates:] == sorted(set(kept))
-    assert [trial["score"] for trial in record["trials"]] == lost
-    assert (record["after"], record["symmetric"]) == (0.495, False)
+    assert [trial.score for trial in record.trials] == lost
+    assert (record.after, record.symmetric) == (0.495, False)
     assert (tmp_path / "x.xml").exists()
 
 
-def test_symmetric_steps_are_taken_where_gates_gain_by_them_and_the_score_is_kept(
+def test_symmetric_quantisation_is_kept_where_gates_gain_by_it_and_the_score_holds(
     scripted: Callable[..., Any], tmp_path: Path
 ) -> None:
     tried, record = scripted([0.491], tmp_path / "x.xml", gates=True)
-    assert (tried, record["symmetric"]) == ([(0, True)], True)
+    assert (tried, record.symmetric) == ([(0, True)], True)
     tried, record = scripted([0.491], tmp_path / "x.xml", gates=False)
-    assert (tried, record["symmetric"]) == ([(0, False)], False)
+    assert (tried, record.symmetric) == ([(0, False)], False)
 
 
-def test_what_loses_too_much_in_every_way_is_refused_with_all_that_was_tried(
+def test_a_network_that_loses_too_much_in_every_trial_is_refused_with_all_trials(
     scripted: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(CompressError, match=r"INT8 loses 0\.020 of AP 0\.500 .* --max-drop 0\.01") as refused:
+    with pytest.raises(CompressError, match=r"INT8 loses at least 0\.020 of AP 0\.500 .* --max-drop 0\.01") as refused:
         scripted([0.1, 0.2, 0.3, 0.4, 0.48, 0.47, 0.46, 0.45], tmp_path / "x.xml", gates=True)
     assert "nothing 0.300" in refused.value.cause
-    assert "steps symmetric 0.400" in refused.value.cause
+    assert "nothing, symmetric 0.400" in refused.value.cause
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refused_export_leaves_what_was_there(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "Judge", lambda *_: Scripted([0.0] * 9))
+    monkeypatch.setattr(int8, "open_gate", lambda *_: Scripted([0.0] * 9))
     monkeypatch.setattr(int8, "quantise", lambda model, *_, **__: model.clone())
     monkeypatch.setattr(
         int8, "layer_errors", lambda model, *_, **__: {x.get_friendly_name(): 0 for x in layers_of(model)}
@@ -171,7 +172,7 @@ def test_a_refused_export_leaves_what_was_there(folder: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("network", ["default", "attention-cpm"])
-def test_choices_go_from_nothing_over_the_ends_to_the_layers_that_hurt_most(
+def test_choices_go_from_nothing_over_the_ends_to_the_layers_that_are_most_sensitive(
     folder: Path, tmp_path: Path, network: str
 ) -> None:
     path = folder / "model.xml"
@@ -180,7 +181,7 @@ def test_choices_go_from_nothing_over_the_ends_to_the_layers_that_hurt_most(
             create(network, {"stages": 1, "width": 16}, trained=False),
             tmp_path / "gated.xml",
         )
-        write_ir(export_onnx(checkpoint.module, checkpoint.pose, tmp_path / "gated.onnx"), path)
+        write_ir(export_onnx(checkpoint, tmp_path / "gated.onnx"), path)
     model = shared_core().read_model(path)
     assert has_gates(model) == (network == "attention-cpm")
     outputs = PoseSpec().outputs
@@ -188,17 +189,17 @@ def test_choices_go_from_nothing_over_the_ends_to_the_layers_that_hurt_most(
     listed = choices(model, images, outputs, Silent())
     if network == "attention-cpm":
         first = next(listed)
-        assert (first.keep, first.symmetric) == ((), True)
+        assert (first.operations, first.symmetric) == ((), True)
     nothing, heads, ends = (next(listed) for _ in range(3))
-    assert (nothing.keep, nothing.symmetric) == ((), False)
-    assert heads.keep == head_layers(model, outputs)
-    assert set(ends.keep) == {*heads.keep, *first_layers(model, outputs)}
+    assert (nothing.operations, nothing.symmetric) == ((), False)
+    assert heads.operations == head_layers(model, outputs)
+    assert set(ends.operations) == {*heads.operations, *first_layers(model, outputs)}
     assert not any(choice.symmetric for choice in (nothing, heads, ends))
 
 
 def test_the_people_a_network_finds_are_what_it_finds(folder: Path) -> None:
     runner, dataset = open_runner(folder / "model.pt", threads=2), DrawnPeople(900, 4)
-    found = evaluate(dataset, runner).detections
+    found = evaluate_dataset(dataset, runner).detections
     ids = [sample.image_id for sample in iterate(dataset)]
     truth = own_people(found, ids)
     assert 0 < len(truth["annotations"]) <= len(found)
@@ -207,13 +208,51 @@ def test_the_people_a_network_finds_are_what_it_finds(folder: Path) -> None:
 
 def test_calibration_takes_images_with_people_and_refuses_to_go_without(folder: Path) -> None:
     runner = open_runner(folder / "model.pt", threads=2)
-    images = people_images(DrawnPeople(900, 4), runner, 96, 3)
+    images = people_inputs(DrawnPeople(900, 4), runner, 96, 3)
     assert len(images) == 3
-    assert all(image.shape[:3] == (1, 3, 96) and image.dtype == np.float32 for image in images)
+    assert all(np.shape(image)[:3] == (1, 3, 96) for image in images)
 
     class Nobody(DrawnPeople):
         def __getitem__(self, index: int) -> Any:
             return replace(super().__getitem__(index), people=())
 
-    with pytest.raises(DataError, match="no people to calibrate"):
-        people_images(Nobody(900, 2), runner, 96, 3)
+    with pytest.raises(DataError, match="no person was detected in the calibration images"):
+        people_inputs(Nobody(900, 2), runner, 96, 3)
+
+
+class Small(nn.Module):
+    """A vector and maps, without keypoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.more = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.more(self.conv(x).relu())
+        return {"maps": maps, "mean": maps.mean((2, 3))}
+
+
+def test_a_network_without_keypoints_is_judged_by_its_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = wrap(Small(), (1, 1, 32, 32), name="small net")
+    images = [torch.randn(1, 1, 32, 32) for _ in range(4)]
+    files = export(model, tmp_path, openvino=True, int8=images)
+    assert [path.name for path in files.files] == [
+        "small-net.xml", "small-net.bin", "small-net-int8.xml", "small-net-int8.bin",
+    ]  # fmt: skip
+    record = files.int8
+    assert record is not None
+    assert (record.metric, record.own, record.before, record.max_drop) == ("output fidelity", True, 1.0, 0.05)
+    runner = open_runner(files.files[2], threads=1)
+    wanted = [open_runner(model).run(image.numpy()) for image in images]
+    found = [runner.run(image.numpy()) for image in images]
+    errors = [
+        sum(float(np.square(a[name] - b[name]).sum()) for a, b in zip(wanted, found, strict=True))
+        / sum(float(np.square(a[name]).sum()) for a in wanted)
+        for name in ("maps", "mean")
+    ]
+    assert 0 < np.mean(errors) == pytest.approx(record.drop, rel=0.01)
+    assert runner.precision == "int8"
+    with pytest.raises(CompressError, match=r"INT8 loses at least .* of output fidelity 1\.000.*--max-drop 1e-09"):
+        export(model, tmp_path / "none", int8=images, options=ExportOptions(max_drop=1e-9))
+    assert not (tmp_path / "none").exists() or list((tmp_path / "none").iterdir()) == []
