@@ -198,15 +198,9 @@ class Buffer:
         along = ex * dx + (ey * dy + cap0)
         aside = ex * dy - ey * dx
 
-        # Width and position along the axis, tabulated at half-pixel steps.
-        last = int(2 * (length + cap0 + cap1)) + 1
-        steps = _HALVES[: last + 1] - cap0 if last < len(_HALVES) else np.arange(last + 1, dtype=np.float32) / 2 - cap0
-        inside = np.minimum(np.maximum(steps / length, 0), 1)
-        over = np.maximum(np.maximum(steps / -cap0, (steps - length) / cap1), 0)
-        wide = np.interp(inside, _knots(len(radii)), radii) * np.sqrt(np.maximum(1 - over * over, 0))
-        wide[over >= 1] = -1  # not even half a pixel beyond the caps
+        inside, wide = _widths(radii, length, (cap0, cap1))
         index = (along + along).astype(np.intp)
-        np.minimum(np.maximum(index, 0, out=index), last, out=index)
+        np.minimum(np.maximum(index, 0, out=index), len(inside) - 1, out=index)
         width = (wide * across).astype(np.float32).take(index)
         cover = width - np.abs(aside) + 0.5
         side = np.minimum(np.maximum(aside / np.maximum(width, 0.3), -1), 1)
@@ -319,6 +313,18 @@ class Buffer:
         np.copyto(self.part[rows, columns], np.uint8(part), where=nearer)
         cover_here = self.cover[rows, columns]
         np.maximum(cover_here, np.minimum(cover, 1), out=cover_here)
+
+
+def _widths(radii: tuple[float, ...], length: float, caps: tuple[float, float]) -> tuple[Array, Array]:
+    """Position on the axis, 0 to 1, and half width of a tube at steps of half a pixel from end to end with its caps."""
+    first, second = caps
+    last = int(2 * (length + first + second)) + 1
+    steps = _HALVES[: last + 1] - first if last < len(_HALVES) else np.arange(last + 1, dtype=np.float32) / 2 - first
+    inside = np.minimum(np.maximum(steps / length, 0), 1)
+    over = np.maximum(np.maximum(steps / -first, (steps - length) / second), 0)
+    wide = np.interp(inside, _knots(len(radii)), radii) * np.sqrt(np.maximum(1 - over * over, 0))
+    wide[over >= 1] = -1  # not even half a pixel beyond the caps
+    return inside, wide
 
 
 @lru_cache(maxsize=16)
