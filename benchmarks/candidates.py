@@ -1,8 +1,8 @@
-"""Networks with random weights on runtimes, made ready to be timed within seconds.
+"""Networks with random weights on runtimes, ready to be timed within seconds.
 
-Exporting for any size takes a minute and is checked; here nobody looks at the maps, so a graph traced for one size is
-enough. Values of weights do not change how long a network takes, except for numbers so small that a CPU slows down
-(denormal ones), which initialised weights do not give.
+A checked export for any size takes a minute; here the outputs do not matter, so a graph traced for one size is enough.
+The values of weights do not change how long a network takes, except for denormal numbers, which initialised weights do
+not contain.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from compress.exporters.to_onnx import INPUT, OPSET
 from compress.exporters.to_openvino import write_ir
 from compress.measure.on_target import write_quantised
 from compress.network.cost import cost
+from compress.network.outputs import BY_STRUCTURE
 from compress.network.source import NetworkSpec
 from compress.pose.spec import PoseSpec
 from compress.runtime.onnx_runner import POSE_KEY, OnnxRunner
@@ -42,9 +43,9 @@ EXTRAS = ("graphs", "compile")
 
 @dataclass(frozen=True)
 class Label:
-    """A runtime as it is typed: ``openvino-cpu-int8-bf16``, ``torch-cuda-fp16-graphs``.
+    """A runtime as it is written: ``openvino-cpu-int8-bf16``, ``torch-cuda-fp16-graphs``.
 
-    ``int8-bf16`` computes in bf16 what quantization leaves.
+    ``int8-bf16`` computes what is not quantised in BF16.
     """
 
     runtime: str
@@ -55,7 +56,7 @@ class Label:
 
     @classmethod
     def read(cls, text: str) -> Label:
-        """Refuse what means nothing."""
+        """Parse a label; `UsageError` if it is malformed."""
         runtime, _, words = text.partition("-")
         device, *others = words.split("-")
         precisions = [word for word in others if word in PRECISIONS]
@@ -86,7 +87,7 @@ class Subject:
     module : nn.Module
         In eval mode.
     pose : PoseSpec
-        What it expects and gives.
+        Its pose specification.
     """
 
     name: str
@@ -112,7 +113,7 @@ def read_subject(name: str, path: Path) -> Subject:
 
 
 class Workshop:
-    """Opens subjects on runtimes; what has been exported once is kept in a folder.
+    """Opens subjects on runtimes; exported files are kept in a folder.
 
     Parameters
     ----------
@@ -126,7 +127,7 @@ class Workshop:
         self._folder, self._threads = folder, threads
 
     def streams(self, text: str) -> int:
-        """How many images a runtime's runner takes at once where most images a second are wanted."""
+        """Number of images that a runner should process at once for the highest throughput."""
         label = Label.read(text)
         return usual_streams(label.runtime, label.device, self._threads)
 
@@ -188,7 +189,7 @@ class _FinalMaps(nn.Module):
         self.module, self.outputs = subject.module, subject.pose.outputs
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = self.module(images)[-1]
+        maps = BY_STRUCTURE.final(self.module(images))
         return tuple(maps[name] for name in self.outputs)
 
 

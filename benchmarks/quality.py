@@ -1,4 +1,4 @@
-"""Accuracy at equal MACs: ours beside what the world does instead; one run, one table, one figure.
+"""Accuracy at equal MACs: this project and the alternatives in one table and one figure.
 
     python benchmarks/quality.py --assets DIR [--rows budgets,ratios,...] [--recover-steps N] -o FILE.csv
 
@@ -10,13 +10,13 @@ the default network meets drawn people.
 Rows: `budgets` and `ratios` are ours (forms and ranks by a budget; Tucker-2 of the kxk convolutions at one ratio, from
 weights alone and fitted to data); `tensorly` is Tucker-2 of the same layers by `partial_tucker`; `vbmf` EVBMF ranks;
 `pruning` channel pruning by torch-pruning, by norm and by Taylor importance; `int8` NNCF post-training quantization on
-OpenVINO; `stage` the network with a stage fewer. All are asked for the same MACs where they can be; what can't be made
-says why.
+OpenVINO; `stage` the network with one refinement stage removed. All get the same MACs budget where they can meet one; a
+row of a network that can't be made says why.
 
 AP is OKS AP of all annotated images at the input's height, with 95 % bootstrap intervals over images, of the difference
-to the original over the same draws; map errors are relative squared errors of the final maps on these images. With
+to the original over the same draws; map errors are relative squared errors of the final outputs on these images. With
 `--recover-steps` each network is scored again after the same distillation without labels: same loop, steps and images,
-the backbone (`--freeze`) as it is but in pruned networks, where it lost channels; INT8 networks are not trained.
+the backbone (`--freeze`) frozen except in pruned networks, where it lost channels; INT8 networks are not trained.
 
 Rows are written as they come, and rows that are there already are not computed again; delete a line to renew it. The
 table and the figure beside the file are made from it at the end.
@@ -27,36 +27,35 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from quality_table import ORIGINAL, Row, draw, markdown, read_rows, write_rows
 from rivals import Pruning, by_tensorly, quantised, stage_fewer, uniform_plan
 from torch import nn
 
 from compress.checkpoint.load import create, load
 from compress.compression.budgets import within_cost
-from compress.compression.calibration import calibrate, calibration_images, curves_of
-from compress.compression.work import Work
+from compress.compression.calibration import calibrate, calibrated_curves
+from compress.compression.problem import BudgetProblem
 from compress.data.augment import Augmentation
-from compress.data.sample import Dataset, Sample
+from compress.data.limited import Limited
+from compress.data.sample import Dataset
 from compress.data.source import open_data
 from compress.errors import CompressError
+from compress.evaluation.inputs import calibration_inputs
 from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.files import write_text
 from compress.measure.gate import never_slower
 from compress.model import Model
-from compress.network.cost import cost
-from compress.network.inputs import image_input
-from compress.network.layers import list_layers
+from compress.network.inputs import Inputs
 from compress.planning.budget import Budget
 from compress.planning.budgeted import eligible
 from compress.planning.plan import Plan
@@ -66,11 +65,12 @@ from compress.pose.metrics.ap_interval import Matches, ap_difference, ap_interva
 from compress.pose.views import View
 from compress.progress import Silent
 from compress.runtime.openvino_runner import OpenVinoRunner
-from compress.runtime.runner import Array, Runner
+from compress.runtime.runner import Array, ArrayInputs, Runner
 from compress.runtime.torch_runner import TorchRunner
 from compress.surgery.data_aware import factorize_with_data
 from compress.surgery.factorize import factorize
-from compress.training.loop import FineTuneOptions, finetune
+from compress.training.loop import train
+from compress.training.options import FineTuneOptions
 
 REAL = "human-pose-estimation-0001"
 REAL_BUDGETS = ("6.5G", "5.9G", "5.28G", "4.63G", "4G", "3.5G")
@@ -79,7 +79,7 @@ SHARES = ("0.85", "0.77", "0.69", "0.6", "0.52", "0.455")
 
 @dataclass(frozen=True)
 class Made:
-    """A rival's network; with what runs it, where that is not torch, and what recovery may do to it."""
+    """A compressed network, its runner where that is not torch, and whether it may be trained and frozen."""
 
     module: nn.Module
     runner: Runner | None = None
@@ -87,40 +87,20 @@ class Made:
     freeze: bool = True
 
 
-class First:
-    """The first samples of a data set."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self._dataset, self._count = dataset, min(count, len(dataset))
-        self.name, self.annotated = dataset.name, dataset.annotated
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Sample:
-        if index >= self._count:
-            raise IndexError(index)
-        return self._dataset[index]
-
-    def ground_truth(self) -> dict[str, Any]:
-        """Of the whole data set."""
-        return self._dataset.ground_truth()
-
-
-class Watched:
-    """A runner that keeps the maps it gives, or holds them against others' of the same images."""
+class RecordingRunner:
+    """A runner that keeps its outputs, or compares them with the original's on the same images."""
 
     def __init__(self, runner: Runner, wanted: list[dict[str, Array]] | None = None) -> None:
         self.name, self.device, self.precision = runner.name, runner.device, runner.precision
         self.threads, self.pose = runner.threads, runner.pose
         self.maps: list[dict[str, Array]] = []
         self._runner, self._wanted, self._done = runner, wanted, 0
-        self._lost = dict.fromkeys(runner.pose.outputs, 0.0)
-        self._whole = dict.fromkeys(runner.pose.outputs, 0.0)
+        self._lost: dict[str, float] = defaultdict(float)
+        self._whole: dict[str, float] = defaultdict(float)
 
-    def run(self, images: Array) -> dict[str, Array]:
-        """Maps of images; see `compress.runtime.runner.Runner.run`."""
-        maps = self._runner.run(images)
+    def run(self, inputs: ArrayInputs) -> dict[str, Array]:
+        """Outputs by name; see `compress.runtime.runner.Runner.run`."""
+        maps = self._runner.run(inputs)
         if self._wanted is None:
             self.maps.append(maps)
             return maps
@@ -131,48 +111,46 @@ class Watched:
         return maps
 
     def errors(self) -> dict[str, float]:
-        """Relative squared error of each kind of map."""
+        """Relative squared error of each output."""
         return {name: self._lost[name] / (self._whole[name] or 1.0) for name in self._lost}
 
     def close(self) -> None:
-        """Give up what the runtime holds."""
+        """Free the resources of the runtime."""
         self._runner.close()
 
 
-class Bench:
+class QualityRun:
     """The original, the images, and the rows so far."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.checkpoint = _checkpoint(options)
-        self.module = self.checkpoint.module
-        height, width = options.input.split("x") if options.input else self._own_size()
+        model = _model(options)
+        height, width = options.input.split("x") if options.input else _own_size(model)
         self.size = (int(height), int(width))
-        self.dataset = First(_data(options), options.limit or 10**9)
-        self.name, self.pose = self.checkpoint.source.name, self.checkpoint.pose
-        self.total = cost(self.module, self.size).macs
+        self.model = model.at_size(self.size)
+        self.module, self.name = model.module, model.name
+        data = _data(options)
+        self.dataset: Dataset = Limited(data, options.limit) if options.limit else data
+        self.total = self.model.cost.macs
         self.budgets = options.budget or (REAL_BUDGETS if self.name == REAL else SHARES)
         self.rows: list[Row] = read_rows(options.output)
 
-    def _own_size(self) -> tuple[int, int]:
-        return (256, 456) if self.checkpoint.source.name == REAL else self.checkpoint.pose.size
-
     def macs(self, budget: str) -> float:
-        """So many MACs a budget stands for."""
+        """The MACs of a budget."""
         return Budget.parse(f"macs={budget}").bound(self.total)
 
     @cached_property
-    def images(self) -> list[torch.Tensor]:
-        """What factors, importances and eight bits are fitted to."""
+    def images(self) -> list[Inputs]:
+        """Images for factors, importances and INT8 calibration."""
         count = min(self.options.calibrate, self.options.limit or self.options.calibrate)
         dataset = open_data(_named(self.options, "calibrate_data", "synthetic:1:64", "images/coco/train2017"))
-        return calibration_images(dataset, self.pose, self.size[0], max(2, count))
+        return calibration_inputs(dataset, self.model, max(2, count), self.size[0])
 
     @cached_property
     def original(self) -> tuple[Matches, list[dict[str, Array]]]:
-        """What the original finds, and its maps."""
-        watched = Watched(TorchRunner(self.module, self.pose))
-        return self._find(watched), watched.maps
+        """The people that the original finds, and its outputs."""
+        recording = RecordingRunner(TorchRunner.of(self.model))
+        return self._find(recording), recording.maps
 
     @cached_property
     def exported(self) -> OpenVinoRunner:
@@ -186,7 +164,7 @@ class Bench:
 
     def _export(self, module: nn.Module, name: str) -> OpenVinoRunner:
         path = self.folder / f"{name}.onnx"
-        write_ir(export_onnx(module, self.pose, path, force=True), path.with_suffix(".xml"))
+        write_ir(export_onnx(self.model.derive(module), path, force=True), path.with_suffix(".xml"))
         return OpenVinoRunner(path.with_suffix(".xml"))
 
     def known(self, method: str, setting: str, steps: int = 0) -> bool:
@@ -221,16 +199,17 @@ class Bench:
     def measure(self, module: nn.Module, runner: Runner | None) -> dict[str, str]:
         """Costs, AP, errors of the maps, and latency if that is asked for."""
         matches, maps = self.original
-        watched = Watched(runner or TorchRunner(module, self.pose), maps)
-        found = self._find(watched)
-        ap, difference, counted = ap_interval(found), ap_difference(matches, found), cost(module, self.size)
+        recording = RecordingRunner(runner or TorchRunner.of(self.model.derive(module)), maps)
+        found = self._find(recording)
+        ap, difference = ap_interval(found), ap_difference(matches, found)
+        counted = self.model.derive(module).cost
         facts = {"gmacs": f"{counted.macs / 1e9:.3f}", "params": str(counted.params)}
         facts |= {"AP": f"{ap.value:.4f}", "low": f"{ap.low:.3f}", "high": f"{ap.high:.3f}"}
         facts |= {"dlow": f"{difference.low:.3f}", "dhigh": f"{difference.high:.3f}"}
-        facts |= {kind: f"{value:.5f}" for kind, value in watched.errors().items() if kind in ("heatmaps", "pafs")}
+        facts |= {kind: f"{value:.5f}" for kind, value in recording.errors().items() if kind in ("heatmaps", "pafs")}
         if self.options.latency:
             timed = runner or self._export(module, "result")
-            gate = never_slower(self.exported, timed, image_input(self.size))
+            gate = never_slower(self.exported, timed, self.model.inputs)
             ends = {"llow": f"{gate.interval[0]:.3f}", "lhigh": f"{gate.interval[1]:.3f}"}
             facts |= {"latency": f"{gate.ratio:.3f}", **ends}
         return facts
@@ -252,45 +231,45 @@ class Bench:
         )
         folders = ("images/coco/train2017", "images/lspet400")
         data = open_data(_named(self.options, "recover_data", "synthetic:2:500", *folders))
-        return finetune(made.module, data, options, pose=self.pose, teacher=self.module).module
+        return train(self.model.derive(made.module), data, options, teacher=self.model).module
 
 
-def budgets(bench: Bench) -> None:
+def budgets(run: QualityRun) -> None:
     """Ours: forms and ranks by a budget of MACs."""
-    found: list[Work] = []
+
+    @cache
+    def problem() -> BudgetProblem:  # statistics and curves are the same for all budgets
+        calibration, curves = calibrated_curves(run.model, Selection(pointwise=True), run.images, Silent())
+        return BudgetProblem(run.model, curves, calibration, run.options.rounds)
 
     def made(text: str) -> Made:
-        if not found:  # statistics and curves are the same for all budgets
-            layers = list_layers(bench.module, bench.size)
-            calibration, curves = curves_of(bench.module, layers, Selection(pointwise=True), bench.images, Silent())
-            found.append(Work(bench.module, bench.name, bench.size, curves, calibration, bench.options.rounds))
-        return Made(within_cost(found[0], Budget.parse(text), Silent())[0].module)
+        return Made(within_cost(problem(), Budget.parse(text), Silent())[0].module)
 
-    for budget in bench.budgets:
-        bench.add("budget, data-aware", f"macs={budget}", partial(made, f"macs={budget}"))
+    for budget in run.budgets:
+        run.add("budget, data-aware", f"macs={budget}", partial(made, f"macs={budget}"))
 
 
-def ratios(bench: Bench) -> None:
+def ratios(run: QualityRun) -> None:
     """Ours: the paper's form, Tucker-2 of kxk convolutions at one ratio, weights alone and fitted to data."""
-    _uniform(bench, "ratio, weights alone", lambda plan: factorize(bench.module, plan).module)
-    _uniform(bench, "ratio, data-aware", partial(_fitted, bench))
+    _uniform(run, "ratio, weights alone", lambda plan: factorize(run.module, plan).module)
+    _uniform(run, "ratio, data-aware", partial(_fitted, run))
 
 
-def tensorly(bench: Bench) -> None:
-    """What the world copies."""
-    _uniform(bench, "tensorly partial_tucker", partial(by_tensorly, bench.module))
+def tensorly(run: QualityRun) -> None:
+    """The implementation that is copied most."""
+    _uniform(run, "tensorly partial_tucker", partial(by_tensorly, run.module))
 
 
-def _uniform(bench: Bench, method: str, make: Callable[[Plan], nn.Module]) -> None:
-    for budget in bench.budgets:
+def _uniform(run: QualityRun, method: str, make: Callable[[Plan], nn.Module]) -> None:
+    for budget in run.budgets:
         setting = f"macs={budget}"
         try:
-            share, plan = uniform_plan(bench.module, bench.name, bench.size, bench.macs(budget))
+            share, plan = uniform_plan(run.module, run.name, run.size, run.macs(budget))
             setting = str(share)
         except CompressError as error:
-            bench.add(method, setting, partial(_refused, error))
+            run.add(method, setting, partial(_refused, error))
             continue
-        bench.add(method, setting, partial(_made, make, plan))
+        run.add(method, setting, partial(_made, make, plan))
 
 
 def _made(make: Callable[[Plan], nn.Module], plan: Plan) -> Made:
@@ -301,50 +280,55 @@ def _refused(error: CompressError) -> Made:
     raise error
 
 
-def vbmf(bench: Bench) -> None:
+def vbmf(run: QualityRun) -> None:
     """EVBMF ranks, which have MACs of their own."""
-    plan = make_plan(bench.module, Vbmf(), network=bench.name, input_size=bench.size)
-    bench.add("EVBMF, weights alone", "vbmf", lambda: Made(factorize(bench.module, plan).module))
-    bench.add("EVBMF, data-aware", "vbmf", lambda: Made(_fitted(bench, plan)))
+    plan = make_plan(run.module, Vbmf(), network=run.name, input_size=run.size)
+    run.add("EVBMF, weights alone", "vbmf", lambda: Made(factorize(run.module, plan).module))
+    run.add("EVBMF, data-aware", "vbmf", lambda: Made(_fitted(run, plan)))
 
 
-def pruning(bench: Bench) -> None:
+def pruning(run: QualityRun) -> None:
     """Channels left out, the same share of each layer by norm, or the least important of all."""
 
     def made(found: list[Pruning], importance: str, macs: float) -> Made:
         if not found:  # one course of pruning passes by all budgets
-            found.append(Pruning(bench.module, bench.size, bench.images, taylor=importance == "taylor"))
+            found.append(Pruning(run.module, run.size, run.images, taylor=importance == "taylor"))
         return Made(found[0].to(macs), freeze=False)
 
     for method, importance in (("torch-pruning, L2 norm", "norm"), ("torch-pruning, Taylor", "taylor")):
         found: list[Pruning] = []
-        for budget in bench.budgets:
-            bench.add(method, f"macs={budget}", partial(made, found, importance, bench.macs(budget)))
+        for budget in run.budgets:
+            run.add(method, f"macs={budget}", partial(made, found, importance, run.macs(budget)))
 
 
-def int8(bench: Bench) -> None:
-    """Eight bits by NNCF, run by OpenVINO."""
+def int8(run: QualityRun) -> None:
+    """INT8 by NNCF on OpenVINO."""
 
     def made() -> Made:
-        runner = quantised(bench.module, bench.pose, bench.images, bench.folder)
-        return Made(bench.module, runner, trainable=False)
+        runner = quantised(run.model, run.images, run.folder)
+        return Made(run.module, runner, trainable=False)
 
-    bench.add("NNCF INT8", "post-training", made)
-
-
-def stage(bench: Bench) -> None:
-    """The maps of the last stage but one."""
-    bench.add("a stage fewer", "-1", lambda: Made(stage_fewer(bench.module)))
+    run.add("NNCF INT8", "post-training", made)
 
 
-def _fitted(bench: Bench, plan: Plan) -> nn.Module:
-    names, _ = eligible(list_layers(bench.module, bench.size), Selection(pointwise=True))
+def stage(run: QualityRun) -> None:
+    """The network without its last refinement stage."""
+    run.add("one stage removed", "-1", lambda: Made(stage_fewer(run.module)))
+
+
+def _fitted(run: QualityRun, plan: Plan) -> nn.Module:
+    names, _ = eligible(run.model.layers, Selection(pointwise=True))
     changed = {entry.name for entry in plan.changed}
-    calibration = calibrate(bench.module, bench.images, [name for name in names if name in changed], Silent())
-    return factorize_with_data(bench.module, plan, calibration, rounds=bench.options.rounds).module
+    aware = [name for name in names if name in changed]
+    calibration = calibrate(run.module, run.model.outputs, run.images, aware, Silent())
+    return factorize_with_data(run.module, plan, calibration, rounds=run.options.rounds).module
 
 
-def _checkpoint(options: argparse.Namespace) -> Model:
+def _own_size(model: Model) -> tuple[int, int]:
+    return (256, 456) if model.name == REAL else model.size
+
+
+def _model(options: argparse.Namespace) -> Model:
     if options.checkpoint:
         return load(options.checkpoint)
     if options.assets:
@@ -381,7 +365,7 @@ def main() -> None:
     add("--annotations", type=Path, help="or their COCO file")
     add("--images", type=Path, help="and their folder")
     add("--calibrate-data", help="images to fit to, as for compress --data; labels are not read")
-    add("--calibrate", type=int, default=64, help="at most so many of them")
+    add("--calibrate", type=int, default=64, help="maximum number of them")
     add("--recover-data", help="images to recover on, as for compress --data; labels are not read")
     add("--recover-steps", type=int, default=0, help="0: no recovery")
     add("--recover-rate", type=float, default=2e-4, help="highest learning rate")
@@ -391,7 +375,7 @@ def main() -> None:
     add("--budget", nargs="+", help="MACs, falling: 5.28G, or shares such as 0.69")
     add("--rounds", type=int, default=12, help="as of compress factorize")
     add("--input", help="HEIGHTxWIDTH that MACs and latency are of; AP is at this height")
-    add("--limit", type=int, help="at most so many scored and calibration images: a quick look")
+    add("--limit", type=int, help="maximum number of scored and calibration images")
     add("--latency", action="store_true", help="time each network beside the original on OpenVINO, interleaved")
     add("--rows", default=",".join(SECTIONS), help=f"sections to run: {', '.join(SECTIONS)}")
     add("-o", "--output", type=Path, required=True, help="CSV file; one for each network and data")
@@ -400,12 +384,12 @@ def main() -> None:
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f"unknown rows: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options, Path(folder))
-        bench.add(ORIGINAL, "-", lambda: Made(bench.module, trainable=False))
+        run = QualityRun(options, Path(folder))
+        run.add(ORIGINAL, "-", lambda: Made(run.module, trainable=False))
         for name in sections:
-            SECTIONS[name](bench)
-    write_text(options.output.with_suffix(".md"), markdown(bench.rows))
-    draw(bench.rows, options.output.with_suffix(".png"))
+            SECTIONS[name](run)
+    write_text(options.output.with_suffix(".md"), markdown(run.rows))
+    draw(run.rows, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

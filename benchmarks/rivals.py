@@ -1,4 +1,4 @@
-"""What else makes a pose network smaller: the methods that `benchmarks/quality.py` holds beside ours.
+"""Other ways to make a pose network smaller, which `benchmarks/quality.py` compares with this project's.
 
 Packages of the extra ``benchmarks`` are imported where they are used.
 """
@@ -6,7 +6,7 @@ Packages of the extra ``benchmarks`` are imported where they are used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,18 @@ from compress.errors import NetworkError, RankError
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.forms.tucker2 import TuckerConv2d
+from compress.model import Model
 from compress.network.cost import cost
 from compress.network.output_error import output_scales, probe
+from compress.network.outputs import BY_STRUCTURE, run
 from compress.planning.plan import Plan
 from compress.planning.policies import Ratio, make_plan
-from compress.pose.spec import PoseSpec
 from compress.runtime.openvino_runner import OpenVinoRunner, shared_core
 
-#: How far the MACs of a method with few settings may lie from those asked for, as a share of them.
+#: Largest relative difference between the MACs of a method with few settings and the budget.
 NEAR = 0.02
 
-#: Shares that people ask for, tried before finer ones.
+#: Common shares, tried before finer ones.
 COMMON = (Fraction(2, 3), Fraction(1, 2), Fraction(1, 3), Fraction(1, 4))
 
 #: Steps in which channels are pruned, each of that share of them.
@@ -39,12 +40,12 @@ GRADIENT_IMAGES = 8
 
 
 def uniform_plan(module: nn.Module, network: str, size: tuple[int, int], macs: float) -> tuple[Fraction, Plan]:
-    """Tucker-2 of the kxk convolutions at the one share of all channels that comes nearest to so many MACs.
+    """Tucker-2 of the kxk convolutions at the one share of all channels that comes nearest to this number of MACs.
 
     Raises
     ------
     RankError
-        If no share comes near.
+        If no share comes near it.
     """
     whole = cost(module, size).macs
 
@@ -59,12 +60,12 @@ def uniform_plan(module: nn.Module, network: str, size: tuple[int, int], macs: f
         share = Fraction(middle, 128)
         tried[share] = planned(share)
         low, high = (middle, high) if tried[share][0] <= macs else (low, middle)
-    # Of shares that come about as near the common one, which was tried first, is taken.
+    # Of shares that come about equally near, the common one, which was tried first, is taken.
     share = min(tried, key=lambda share: round(abs(tried[share][0] - macs) / macs, 3))
     reached, plan = tried[share]
     if abs(reached - macs) > NEAR * macs:
         least = min(found for found, _ in tried.values())
-        raise RankError(f"one share of all kxk convolutions gives no such MACs; the least is {least / 1e9:.2f} GMAC")
+        raise RankError(f"no share of all kxk convolutions comes near these MACs; the least is {least / 1e9:.2f} GMAC")
     return share, plan
 
 
@@ -92,7 +93,7 @@ def by_tensorly(module: nn.Module, plan: Plan) -> nn.Module:
 
 
 class Pruning:
-    """A network that loses channels by torch-pruning, in small steps and each with all that depends on it.
+    """A network that loses channels by torch-pruning, in small steps, each with everything that depends on it.
 
     By norm the same share of each group of layers goes, the channels of the least L2 norm. By Taylor importance the
     least important ones of the whole network go, by the first-order expansion (Molchanov et al. 2019,
@@ -134,12 +135,12 @@ class Pruning:
         )
 
     def to(self, macs: float) -> nn.Module:
-        """A copy as soon as there are so few MACs; asked again, it goes on from there.
+        """A copy of the network pruned to this number of MACs; a later call continues from there.
 
         Raises
         ------
         RankError
-            If pruning ends before.
+            If pruning ends above it.
         """
         while (now := cost(self._network, self._size).macs) > macs:
             if not self._left:
@@ -147,20 +148,20 @@ class Pruning:
             if self._taylor:
                 self._network.zero_grad()
                 for image in self._images:
-                    probe(self._network(image)[-1], self._scales, self._generator).backward()
+                    probe(run(self._network, image), self._scales, self._generator).backward()
             self._pruner.step()
             self._left -= 1
         self._network.zero_grad()
         return copy.deepcopy(self._network)
 
 
-def _added(stages: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """All maps as one number, from which torch-pruning follows the graph backwards."""
-    return torch.stack([value.sum() for stage in stages for value in stage.values()]).sum()
+def _added(raw: Any) -> Tensor:
+    """The sum of all maps, from which torch-pruning follows the graph backwards."""
+    return torch.stack([value.sum() for stage in BY_STRUCTURE.read(raw) for value in stage.values()]).sum()
 
 
 def map_layers(module: nn.Module, size: tuple[int, int]) -> list[nn.Module]:
-    """The layers whose outputs are maps: their channels mean joints and limbs, so all must stay."""
+    """The layers whose outputs are maps: their channels are joints and limbs, so all must stay."""
     outputs: dict[nn.Module, Tensor] = {}
     hooks = [
         part.register_forward_hook(lambda part, _, output: outputs.__setitem__(part, output))
@@ -169,7 +170,7 @@ def map_layers(module: nn.Module, size: tuple[int, int]) -> list[nn.Module]:
     ]
     try:
         with torch.no_grad():
-            stages = module(torch.zeros(1, 3, *size))
+            stages = BY_STRUCTURE.read(module(torch.zeros(1, 3, *size)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -177,23 +178,23 @@ def map_layers(module: nn.Module, size: tuple[int, int]) -> list[nn.Module]:
     return [part for part, output in outputs.items() if any(output is value for value in maps)]
 
 
-def quantised(module: nn.Module, pose: PoseSpec, images: Sequence[Tensor], folder: Path) -> OpenVinoRunner:
-    """The network in eight bits by NNCF's post-training quantization, on OpenVINO."""
+def quantised(model: Model, images: Sequence[Tensor], folder: Path) -> OpenVinoRunner:
+    """The network in INT8 by NNCF's post-training quantization, on OpenVINO."""
     import nncf
     import openvino
 
-    write_ir(export_onnx(module, pose, folder / "model.onnx"), folder / "model.xml")
-    model = nncf.quantize(
+    write_ir(export_onnx(model, folder / "model.onnx"), folder / "model.xml")
+    result = nncf.quantize(
         shared_core().read_model(folder / "model.xml"),
         nncf.Dataset([image.numpy() for image in images]),
         subset_size=len(images),
     )
-    openvino.save_model(model, folder / "int8.xml", compress_to_fp16=False)
+    openvino.save_model(result, folder / "int8.xml", compress_to_fp16=False)
     return OpenVinoRunner(folder / "int8.xml")
 
 
 def stage_fewer(module: nn.Module) -> nn.Module:
-    """The network without its last stage: the maps of the stage before are the output, and nothing else is left.
+    """The network without its last stage: the maps of the stage before are the output.
 
     Raises
     ------

@@ -345,7 +345,7 @@ def _reconstruct(
 ) -> tuple[Factorized, str]:
     """Train the blocks of the result, and a notice of what that changed."""
     with progress.bar("reconstructing blocks", None):
-        result = reconstruct(done.module, model.module, images, ReconstructOptions(steps=steps))
+        result = reconstruct(done.module, model.module, images, ReconstructOptions(steps=steps), outputs=model.outputs)
     before, after = (sum(getattr(block, name) for block in result.blocks) for name in ("before", "after"))
     notice = (
         f"{len(result.blocks)} blocks reconstructed: sum of their errors on images left out {before:.4f} -> {after:.4f}"

@@ -51,8 +51,13 @@ Settings = Mapping[str, tuple[str, tuple[int, ...]]]
 class LatencyPrices(Protocol):
     """Measured latencies of layers and of whole networks, in ms."""
 
-    original_ms: float
-    layers_ms: Mapping[str, float]
+    @property
+    def original_ms(self) -> float:
+        """Latency of the original network."""
+
+    @property
+    def layers_ms(self) -> Mapping[str, float]:
+        """Latency of each layer as it is, for those that could be measured."""
 
     def latency_ms(self, name: str, method: str, ranks: tuple[int, ...]) -> float:
         """Latency of a layer in a form; `UsageError` if that was not measured."""
