@@ -200,7 +200,7 @@ def factorize_model(
     errors = None
     if calibration is not None:
         errors = output_errors(prepared.model.module, done.module, calibration.compared, model.outputs)
-        notices += _said_of_errors(calibration, bool(fitted) or options.reconstruct > 0)
+        notices += _comparison_notice(calibration, bool(fitted) or options.reconstruct > 0)
     return Factorization(
         model=replace(smaller, inputs=model.inputs, _indices={}),
         before=given.cost,
@@ -353,7 +353,7 @@ def _reconstruct(
     return replace(done, module=result.module), notice
 
 
-def _said_of_errors(images: CalibrationImages, fitted: bool) -> list[str]:
+def _comparison_notice(images: CalibrationImages, fitted: bool) -> list[str]:
     """On which images the errors of the outputs were measured."""
     if not fitted:
         return [f"map error measured on {len(images.compared)} images"]

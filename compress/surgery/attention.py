@@ -357,12 +357,12 @@ def _run(
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:
     try:
-        found = module.get_submodule(name)
+        part = module.get_submodule(name)
     except AttributeError:
-        found = module
-    if found is module:
+        part = module
+    if part is module:
         raise CheckpointError("an edit names a layer that the network does not have", found=name)
-    return found
+    return part
 
 
 def _like(new: Attention, old: nn.Module, module: nn.Module) -> Attention:

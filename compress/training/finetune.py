@@ -26,7 +26,7 @@ from compress.training.results import Best, StepLog
 from compress.training.state import remove_temporary, state_path
 from compress.training.validation import Validation, scorer
 
-#: Steps of `finetune` unless told otherwise.
+#: Default number of steps of `finetune`.
 STEPS = 300
 
 
@@ -276,12 +276,6 @@ def finetune_model(
         seconds=time.perf_counter() - began,
     )
     entry: dict[str, Any] = {
-        "command": run.command,
-        "steps": len(done.log),
-        "seconds": tuned.seconds,
-        "loss": list(tuned.loss),
-        "score": None if tuned.score is None else list(tuned.score),
-        "best_step": None if done.best is None else done.best.step,
         "data": data.name,
         "validation": None if run.validation is None else run.validation.data.name,
         "teacher": None if teacher is None else teacher.label or teacher.name,
@@ -289,7 +283,18 @@ def finetune_model(
         "learning_rate": options.learning_rate,
         "batch_size": options.batch_size,
     }
-    return replace(tuned, model=model.derive(done.module, **entry))
+    return replace(tuned, model=model.derive(done.module, command=run.command, **_summary(tuned), **entry))
+
+
+def _summary(tuned: Tuned) -> dict[str, Any]:
+    """The outcome as plain values, for the history of the model."""
+    return {
+        "steps": len(tuned.log),
+        "seconds": tuned.seconds,
+        "loss": list(tuned.loss),
+        "score": None if tuned.score is None else list(tuned.score),
+        "best_step": None if tuned.best is None else tuned.best.step,
+    }
 
 
 def _check_state(files: RunFiles, progress: Progress) -> None:

@@ -6,10 +6,21 @@ unchanged by the next layer.
 
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 from torch import Tensor, nn
 
 #: Outputs of a stage by name, such as ``heatmaps`` (N, K, h, w).
 Maps = dict[str, Tensor]
+
+
+class ConvSettings(TypedDict, total=False):
+    """Arguments of `torch.nn.Conv2d` beside channels, size and padding."""
+
+    stride: int
+    dilation: int
+    groups: int
+    bias: bool
 
 
 def conv(
@@ -17,12 +28,9 @@ def conv(
     outputs: int,
     size: int = 3,
     *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool = True,
     norm: bool = False,
     activation: type[nn.Module] | None = nn.ReLU,
+    **settings: Unpack[ConvSettings],
 ) -> nn.Sequential:
     """A convolution with size-preserving padding, then optional batch normalisation and activation.
 
@@ -30,23 +38,22 @@ def conv(
     ----------
     inputs, outputs : int
         Channels.
-    size, stride, dilation, groups : int
-        As of `torch.nn.Conv2d`; the padding is ``dilation * (size - 1) / 2``, so that h rows become
-        ``ceil(h / stride)``.
-    bias, norm : bool
-        Whether the convolution has a bias, and whether batch normalisation follows.
+    size : int
+        Kernel size; the padding is ``dilation * (size - 1) / 2``, so that h rows become ``ceil(h / stride)``.
+    norm : bool
+        Whether batch normalisation follows.
     activation : module class or None
         The activation; None for a linear output.
+    **settings
+        Stride, dilation, groups and bias of the convolution.
 
     Returns
     -------
     Sequential
         The convolution is child 0; the normalisation, if any, child 1.
     """
-    padding = dilation * (size - 1) // 2
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, size, stride, padding, dilation=dilation, groups=groups, bias=bias)
-    ]
+    padding = settings.get("dilation", 1) * (size - 1) // 2
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, size, padding=padding, **settings)]
     if norm:
         layers.append(nn.BatchNorm2d(outputs))
     if activation is not None:

@@ -1,4 +1,4 @@
-"""Every network, factorized, with other attention, and both: does everything that can be done to it still work?"""
+"""Every network, factorized, with swapped attention, and both: it still runs, trains, saves, loads and exports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
+from compress.compression.attention import swap_attention
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import export_openvino
 from compress.forms.registry import forms_for
@@ -24,18 +25,17 @@ from compress.planning.plan import LayerPlan, Plan
 from compress.planning.policies import Ratio, make_plan
 from compress.planning.selection import Selection, obstacle
 from compress.runtime.opening import open_runner
-from compress.surgery.attention import swap_attention
 from compress.surgery.edits import FactorizeEdit
 from compress.surgery.factorize import factorize
 from compress.zoo.attention import Attention
 from compress.zoo.registry import entries, get_entry
 
-#: Other heads of a network that is here already.
+#: Variants of a network that is tested already, with another head.
 HEADS = ("attention-cpm-background", "context-cpm-mpii", "repose-256")
 
 NETWORKS = [x.name for x in entries() if x.name not in HEADS and not x.name.endswith("-mpii")]
 
-#: The same network made quicker where an option allows it; its blocks stay what they are.
+#: Options that make a network faster without changing its blocks.
 SMALLER: dict[str, dict[str, Any]] = {
     "attention-cpm": {"stages": 2},
     "openpose-vgg19": {"stages": 2},
@@ -43,7 +43,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "context-cpm-coco": {"stages": 2},
 }
 
-#: Minutes, not seconds: only with the slow tests.
+#: These take minutes: slow tests only.
 HEAVY = {"openpose-vgg19", "hrnet", "simple-baseline", "esa", "esa-prev"}
 
 CHANGES = ("factorize", "attention", "both")
@@ -58,12 +58,12 @@ def cases(*changes: str) -> list[Any]:
 
 
 def size_of(name: str) -> tuple[int, int]:
-    """A small input that the network takes: all strides divide it."""
+    """A small input size that all strides of the network divide."""
     return (128, 128) if name.startswith("repose") else (64, 96)
 
 
 def start(name: str) -> Model:
-    """A fresh network whose normalisation knows the images: without that deep ones give numbers without measure."""
+    """An untrained network with running statistics of the images: without them the outputs of deep ones explode."""
     checkpoint = create(name, SMALLER.get(name, {}), seed=0, trained=False)
     module = checkpoint.module.train()
     for layer in module.modules():
@@ -76,7 +76,7 @@ def start(name: str) -> Model:
 
 def factorized(checkpoint: Model, size: tuple[int, int], share: Fraction = Fraction(1, 3)) -> Model:
     module = checkpoint.module
-    # Lite-HRNet is made of depthwise and 1x1 convolutions alone.
+    # Lite-HRNet has only depthwise and 1x1 convolutions.
     selection = Selection(pointwise="lite-hrnet" in checkpoint.source.name)
     plan = make_plan(module, Ratio(share), selection, network=checkpoint.source.name, input_size=size)
     done = factorize(module, plan)
@@ -84,14 +84,12 @@ def factorized(checkpoint: Model, size: tuple[int, int], share: Fraction = Fract
     return checkpoint.derive(done.module, edits=(FactorizeEdit.from_plan(done.plan),), command="factorize")
 
 
-def with_attention(checkpoint: Model, size: tuple[int, int]) -> Model:
-    module = checkpoint.module
-    if any(isinstance(block, Attention) for block in module.modules()):
-        done = swap_attention(module, "coord", input_size=size)
-    else:
-        maps = [x for x in list_layers(module, size) if x.kind == "conv" and x.calls == 1 and x.weight_shape[0] >= 16]
-        done = swap_attention(module, "cbam", after=(maps[len(maps) // 2].name,), input_size=size)
-    return checkpoint.derive(done.module, edits=(done.edit,), command="attention")
+def with_attention(model: Model, size: tuple[int, int]) -> Model:
+    model = model.at_size(size)
+    if any(isinstance(block, Attention) for block in model.module.modules()):
+        return swap_attention(model, "coord")
+    maps = [x for x in model.layers if x.kind == "conv" and x.calls == 1 and x.weight_shape[0] >= 16]
+    return swap_attention(model, "cbam", after=maps[len(maps) // 2].name)
 
 
 def changed(name: str, change: str) -> Model:
@@ -108,7 +106,7 @@ def images(name: str, count: int = 2) -> Tensor:
 
 
 def loss_of(module: nn.Module, batch: Tensor) -> Tensor:
-    """Distance of all maps of all stages to ones that no fresh network gives."""
+    """Squared error of all maps of all stages to a constant that no untrained network outputs."""
     maps = [value for stage in module(batch) for value in stage.values()]
     return torch.stack([functional.mse_loss(value, torch.full_like(value, 0.1)) for value in maps]).sum()
 
@@ -148,12 +146,10 @@ def test_a_changed_network_runs_trains_and_is_saved(name: str, change: str, tmp_
 
 @pytest.mark.parametrize(("name", "change"), cases("factorize"))
 def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> None:
-    # In float64: what rounding grows to in a hundred fresh layers would say nothing.
+    # In float64: rounding errors grow through a hundred untrained layers.
     module, size, batch = start(name).module.double(), size_of(name), images(name, 1).double()
     entries_ = [
-        LayerPlan(
-            x.name, forms_for(x)[0].name, forms_for(x)[0].max_ranks(layer_kernel(x)), "plan", (0, 0), (0, 0)
-        )
+        LayerPlan(x.name, forms_for(x)[0].name, forms_for(x)[0].max_ranks(layer_kernel(x)), "plan", (0, 0), (0, 0))
         for x in list_layers(module, size)
         if obstacle(x) is None and min(x.weight_shape[:2]) >= 8 and not x.tied_to
     ]
@@ -171,7 +167,7 @@ def test_at_full_ranks_a_network_stays_what_it_is(name: str, change: str) -> Non
 def test_exports_of_a_changed_network_agree_at_sizes_other_than_the_traced_one(name: str, tmp_path: Path) -> None:
     checkpoint, size = changed(name, "both"), size_of(name)
     module = checkpoint.module
-    onnx = export_onnx(module, checkpoint.pose, tmp_path / "m.onnx", example_size=(size[0], size[1] + 32))
+    onnx = export_onnx(checkpoint.at_size((size[0], size[1] + 32)), tmp_path / "m.onnx")
     export_openvino(onnx, tmp_path / "m.xml")
     for path in (onnx, tmp_path / "m.xml"):
         runner = open_runner(path, threads=1)

@@ -46,12 +46,12 @@ def swap(
     return swap_blocks(module, kind, image_input(size), at=at, after=after, options=AttentionOptions(**options))
 
 
-#: Kinds whose channel gates are of one form, so that they can be carried over.
+#: Kinds whose channel gates have the same form, so that their weights can be kept.
 FAMILIES = ({"se", "se_spatial", "cbam"}, {"esa_seq", "esa_par", "esa_7"}, {"coord"})
 
 
 class Toy(nn.Module):
-    """Convolutions with two blocks of attention, one of them called twice, and a layer whose attributes are read."""
+    """Convolutions with two attention blocks, one called twice, and a layer whose attributes are read."""
 
     def __init__(self, kind: str = "se") -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_inserted_blocks_change_no_output(kind: str, after: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("old", KINDS)
 @pytest.mark.parametrize("new", KINDS)
-def test_a_swapped_block_is_as_none_but_for_what_is_carried_over(old: str, new: str) -> None:
+def test_a_swapped_block_acts_only_by_the_weights_it_keeps(old: str, new: str) -> None:
     network = toy(old)
     done = swap(network, new, reduction=4)
     empty = swap(network, "none").module
@@ -124,7 +124,7 @@ def test_a_swapped_block_is_as_none_but_for_what_is_carried_over(old: str, new: 
         assert not torch.allclose(maps(done.module), maps(empty), atol=1e-3)
 
 
-def test_another_reduction_fits_no_channel_gate_and_the_default_keeps_the_old_one() -> None:
+def test_another_reduction_keeps_no_channel_gate_and_the_default_keeps_the_reduction() -> None:
     network = toy("se_spatial")
     done = swap(network, "cbam", reduction=8)
     assert done.carried == {"body.1": (), "last": ()}
@@ -134,7 +134,7 @@ def test_another_reduction_fits_no_channel_gate_and_the_default_keeps_the_old_on
     assert {spec.reduction for spec in swap(network, "coord").edit.swaps.values()} == {32}
 
 
-def test_a_blend_that_was_trained_is_carried_over() -> None:
+def test_a_trained_blend_is_kept() -> None:
     network = swap(toy("none"), "se").module
     with torch.no_grad():
         network.get_parameter("last.channel.blend").fill_(0.25)
@@ -157,7 +157,7 @@ def test_only_what_is_named_is_swapped() -> None:
     assert kinds == {"body.1": "se", "last.layer": "cbam", "last.attention": "cbam"}
 
 
-def test_a_wrapped_module_is_reached_as_before() -> None:
+def test_a_wrapped_module_keeps_its_attributes_and_names() -> None:
     network = swap(toy(), "se", after=("body.0", "stem")).module
     assert network.get_submodule("stem").stride == (2, 2)
     assert network.get_parameter("body.0.weight") is network.get_parameter("body.0.layer.weight")
@@ -238,7 +238,7 @@ def test_a_fresh_block_learns() -> None:
     assert all(p.grad is not None and bool(p.grad.any()) for p in parameters)
 
 
-def test_fresh_weights_are_those_of_the_seed_and_of_nothing_else() -> None:
+def test_fresh_weights_depend_on_the_seed_alone() -> None:
     network = toy("none")
     state = torch.random.get_rng_state()
     first, same, other = (swap(network, "coord", seed=seed).module.state_dict() for seed in (5, 5, 6))
@@ -265,7 +265,7 @@ def test_training_mode_and_precision_are_kept() -> None:
         ({"reduction": 0}, NetworkError, "reduction must be an integer"),
     ],
 )
-def test_what_matches_nothing_says_what_could(
+def test_a_pattern_without_match_lists_what_could_match(
     options: dict[str, Any], error: type[CompressError], message: str
 ) -> None:
     arguments = {"kind": "cbam", **options}
@@ -273,7 +273,7 @@ def test_what_matches_nothing_says_what_could(
         swap(toy(), **arguments)
 
 
-def test_a_network_without_blocks_says_where_some_could_go() -> None:
+def test_a_network_without_blocks_gets_a_hint_where_to_insert_some() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten())
     with pytest.raises(UsageError, match=r"no attention blocks to swap.*--after LAYER"):
         swap(network, "se")
@@ -293,7 +293,7 @@ def test_an_input_that_the_network_does_not_read_is_an_error() -> None:
 
 
 class Reader(nn.Module):
-    """Code that needs a layer to be what it was."""
+    """Code that depends on the type of a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ class Reader(nn.Module):
         return self.conv(x)
 
 
-def test_code_that_does_not_work_with_the_block_is_an_error() -> None:
+def test_code_that_fails_with_the_block_is_an_error() -> None:
     with pytest.raises(NetworkError, match="TypeError: no convolution"):
         swap(Reader(), "se", after=("conv",))
 

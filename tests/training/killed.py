@@ -1,4 +1,4 @@
-"""What `test_killed.py` lets a process do until it is killed in the middle of writing: ``killed.py STATE WRITING``."""
+"""A training run that is killed in the middle of its WRITING-th write: ``killed.py STATE WRITING``."""
 
 from __future__ import annotations
 

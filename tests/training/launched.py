@@ -1,4 +1,4 @@
-"""What `test_processes.py` lets several processes do: ``python -m torch.distributed.run ... launched.py FOLDER``."""
+"""Training runs in several processes: ``python -m torch.distributed.run ... launched.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ OPTIONS = FineTuneOptions(
 
 
 class Stopped(Exception):
-    """What a run is stopped with."""
+    """Interrupts a run."""
 
 
 def network(seed: int = 0) -> nn.Module:
-    """The network of the tests without dropout, which draws other numbers in each process."""
+    """The test network without dropout, which draws different numbers in each process."""
     torch.manual_seed(seed)
     module = TinyPose()
     module.refine[2].p = 0.0
@@ -39,7 +39,7 @@ def network(seed: int = 0) -> nn.Module:
 
 
 def closeness(module: nn.Module) -> float:
-    """A score: how near the weights and statistics are to 0."""
+    """A score that grows as weights and statistics approach 0."""
     return -float(sum(value.float().abs().sum() for value in module.state_dict().values()))
 
 
@@ -53,7 +53,7 @@ def tune(group: ProcessGroup, options: FineTuneOptions = OPTIONS, **more: Any) -
 
 
 def stop_at_second_score(path: Path, group: ProcessGroup) -> None:
-    """Leave the state of a run that was stopped at step 6, after the state of step 4."""
+    """Interrupt a run at step 6, which leaves the state of step 4."""
     left = [2]
 
     def evaluate(module: nn.Module) -> float:

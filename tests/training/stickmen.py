@@ -1,4 +1,4 @@
-"""A tiny network and a tiny data set to train it on, also for programs that tests start."""
+"""A tiny network and a tiny data set, also for the programs that tests start."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TinyPose(nn.Module):
 
 
 class Stickmen:
-    """People of two strokes: enough of a data set to lower a loss on."""
+    """People drawn as polylines: enough data to lower a loss."""
 
     def __init__(self, count: int = 12, annotated: bool = True, broken: int | None = None) -> None:
         self.name, self.count, self.annotated, self.broken = f"stickmen:{count}", count, annotated, broken
@@ -73,7 +73,7 @@ class Stickmen:
 
 
 def model_of(module: nn.Module, pose: PoseSpec | None = None, size: tuple[int, int] = (64, 64)) -> Model:
-    """A model of a network of the tests; with the default pose unless another is given."""
+    """A test network as a model, with the default pose unless another is given."""
     return Model(module, NetworkSpec("tests:network"), image_input(size), pose=pose or PoseSpec(), label="network")
 
 
@@ -88,7 +88,7 @@ def train_network(
     group: ProcessGroup | None = None,
     **hooks: Any,
 ) -> FineTuneResult:
-    """Train a bare network of the tests; ``hooks`` are those of `compress.training.loop.Hooks`."""
+    """Train a bare test network; ``hooks`` are those of `compress.training.loop.Hooks`."""
     return train(
         model_of(module, pose),
         data,

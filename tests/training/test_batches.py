@@ -1,4 +1,4 @@
-"""Batches: what is in them, and that neither workers nor the starting point change it."""
+"""Batches: their content, which depends neither on workers nor on the starting step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parts(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def differences(a: Batch, b: Batch) -> dict[str, float]:
-    """Largest difference of each part in which the batches are not equal."""
+    """Largest difference of each part in which the batches differ."""
     assert parts(a).keys() == parts(b).keys()
     pairs = {name: (value.double(), parts(b)[name].double()) for name, value in parts(a).items()}
     return {name: float((x - y).abs().max()) for name, (x, y) in pairs.items() if not torch.equal(x, y)}
@@ -100,7 +100,7 @@ def test_a_batch_holds_image_targets_and_mask_of_the_same_view(stickmen: Any) ->
         assert np.abs(np.array([8 * x + 3.5, 8 * y + 3.5]) - nose).max() <= 8
 
 
-def test_crowds_are_no_people(stickmen: Any) -> None:
+def test_crowds_have_no_targets(stickmen: Any) -> None:
     data = stickmen(1)
     sample = data[0]
     crowd = replace(sample.people[0], crowd=True, keypoints=np.zeros((0, 3), np.float32))
@@ -114,7 +114,7 @@ def test_crowds_are_no_people(stickmen: Any) -> None:
     assert float(targets["pafs"].abs().max()) == 0
 
 
-def test_pixels_come_normalised_and_in_the_order_of_the_network(stickmen: Any) -> None:
+def test_pixels_are_normalised_and_in_the_channel_order_of_the_network(stickmen: Any) -> None:
     pose = PoseSpec(color="rgb", mean=(10.0, 20.0, 30.0), scale=(1.0, 0.5, 0.25), fill=(30.0, 20.0, 10.0))
     data = stickmen(1)
     source = examples(data, pose=pose, augmentation=PLAIN)
@@ -128,13 +128,13 @@ def test_pixels_come_normalised_and_in_the_order_of_the_network(stickmen: Any) -
     assert float(normalise(wide.inputs, pose)[..., :24].abs().max()) == 0
 
 
-def test_images_without_annotations_are_enough_where_labels_are_not_asked_for(stickmen: Any) -> None:
+def test_images_without_annotations_suffice_without_labels(stickmen: Any) -> None:
     batch = load(examples(stickmen(annotated=False), labels=False), steps=1)[0]
     assert batch.targets == {}
     assert batch.inputs.shape == (5, 3, 64, 64)
 
 
-def test_data_that_can_not_be_trained_on_is_refused(stickmen: Any) -> None:
+def test_unusable_data_is_refused(stickmen: Any) -> None:
     with pytest.raises(DataError, match=r"no annotations.*stickmen:12.*teacher"):
         examples(stickmen(annotated=False))
     with pytest.raises(DataError, match="empty"):
@@ -142,7 +142,7 @@ def test_data_that_can_not_be_trained_on_is_refused(stickmen: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_the_data_set_arrives_whole(stickmen: Any, workers: int) -> None:
+def test_an_error_of_the_data_set_keeps_its_fields(stickmen: Any, workers: int) -> None:
     with pytest.raises(DataError) as caught:
         load(examples(stickmen(broken=3)), workers=workers)
     assert caught.value.cause == "the image does not decode"

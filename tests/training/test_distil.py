@@ -1,4 +1,4 @@
-"""Distillation: what is compared, and that it vanishes between equals."""
+"""Distillation: which outputs and features are compared, and that the loss of equal networks is 0."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def distil(student: nn.Module, distiller: Distiller, images: torch.Tensor) -> di
     return parts
 
 
-def test_a_copy_has_nothing_to_learn_from_its_original(network: nn.Module) -> None:
+def test_the_loss_of_a_copy_against_its_original_is_zero(network: nn.Module) -> None:
     student = copy.deepcopy(network).eval()
     parts = distil(student, distiller_of(student, network, DistilWeights()), torch.randn(2, 3, 64, 64))
     assert set(parts) == {"maps.heatmaps", "maps.pafs", "features.features", "features.refine"}
     assert all(value == 0 for value in parts.values())
 
 
-def test_the_teacher_runs_in_eval_mode_and_stays_as_it_is(network: nn.Module) -> None:
+def test_the_teacher_runs_in_eval_mode_and_is_not_changed(network: nn.Module) -> None:
     network.train()
     before = copy.deepcopy(network.state_dict())
     student = copy.deepcopy(network).eval()
@@ -60,7 +60,7 @@ def test_gradients_reach_the_student_through_maps_and_features(network: nn.Modul
         student.zero_grad()
 
 
-def test_the_parts_are_those_of_the_formulas(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
+def test_the_terms_follow_the_formulas(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
     student = tiny_pose().eval()
     images = torch.randn(2, 3, 64, 64)
     parts = distil(student, distiller_of(student, network, DistilWeights(2.0, 5.0)), images)
@@ -78,7 +78,7 @@ def test_the_feature_error_does_not_depend_on_the_scale_of_the_features() -> Non
     assert float(feature_loss(torch.zeros_like(teacher), teacher)) == pytest.approx(1)
 
 
-def test_all_stages_are_paired_if_counts_agree_and_the_last_otherwise() -> None:
+def test_all_stages_are_paired_if_counts_agree_otherwise_only_the_last() -> None:
     a, b, c = ({"heatmaps": torch.tensor(float(i))} for i in range(3))
     assert pair_stages([a, b], [b, c]) == [(a, b), (b, c)]
     assert pair_stages([a], [b, c]) == [(a, c)]
@@ -91,12 +91,12 @@ def test_features_of_another_width_are_left_out(network: nn.Module, tiny_pose: t
     assert set(distil(network, distiller, torch.randn(1, 3, 64, 64))) == {"maps.heatmaps", "maps.pafs"}
 
 
-def test_a_teacher_with_other_maps_is_refused(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
+def test_a_teacher_with_other_outputs_is_refused(network: nn.Module, tiny_pose: type[nn.Module]) -> None:
     with pytest.raises(NetworkError, match=r"heatmaps \(1, 19, 8, 8\).*heatmaps \(1, 18, 8, 8\).*same skeleton"):
         distiller_of(network, tiny_pose(joints=18), DistilWeights())
 
 
-def test_hooks_are_gone_after_the_block(network: nn.Module) -> None:
+def test_hooks_are_removed_after_the_block(network: nn.Module) -> None:
     with FeatureRecorder(network, ("features",)) as taps:
         network(torch.randn(1, 3, 64, 64))
         assert taps.features["features"].shape == (1, 8, 8, 8)

@@ -23,7 +23,7 @@ INPUTS = image_input((64, 64))
 
 
 class Gated(nn.Module):
-    """A convolution that is compared itself, and a block with attention."""
+    """A convolution and a block with attention, both compared."""
 
     distill_points = ("stem", "block")
 
@@ -59,12 +59,12 @@ def attended_stem() -> nn.Module:
 
 
 STUDENTS = {
-    "a factorized layer in the place of a compared one": factorized,
+    "a factorized layer instead of a compared one": factorized,
     "other attention": lambda: swap_blocks(Gated(), "esa_par", INPUTS).module,
     "no attention": lambda: swap_blocks(Gated(), "none", INPUTS).module,
-    "attention behind a compared layer": attended_stem,
-    "attention of another network": lambda: Gated("coord"),
-    "weights that a hook derives": lambda: _with_weight_norm(),
+    "attention after a compared layer": attended_stem,
+    "another kind of attention from the start": lambda: Gated("coord"),
+    "parametrized weights": lambda: _with_weight_norm(),
 }
 
 
@@ -92,7 +92,7 @@ def test_whole_blocks_are_compared_whatever_is_inside(teacher: nn.Module, make: 
         assert any(float(p.grad.abs().sum()) > 0 for p in block.parameters())
 
 
-@pytest.mark.parametrize("name", ["a factorized layer in the place of a compared one", "other attention"])
+@pytest.mark.parametrize("name", ["a factorized layer instead of a compared one", "other attention"])
 def test_students_that_differ_inside_learn_the_features(
     teacher: nn.Module, stickmen: Any, options: FineTuneOptions, name: str
 ) -> None:

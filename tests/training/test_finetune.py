@@ -1,4 +1,4 @@
-"""The public door to training: any network learns from a teacher, pose networks also from annotations."""
+"""Fine-tuning by the public function: any network from a teacher, pose networks also from annotations."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Bare(nn.Module):
 
 
 class Points(nn.Module):
-    """Reads an image and a code, and returns coordinates (N, K, 2), scores and whole numbers in a nested tuple."""
+    """Reads an image and a code, and returns coordinates (N, K, 2), scores and integers in a nested tuple."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_pose_network_learns_from_annotations_and_from_a_teacher() -> None:
     assert {name.split(".")[0] for name in unlabelled.log[0].parts} == {"teacher"}
 
 
-def test_a_teacher_that_lists_its_outputs_otherwise_is_read_by_its_own_outputs() -> None:
+def test_a_teacher_with_another_return_structure_is_read_by_its_own_outputs() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -131,7 +131,7 @@ def test_a_teacher_that_lists_its_outputs_otherwise_is_read_by_its_own_outputs()
     assert {"teacher.maps.heatmaps", "teacher.maps.pafs"} <= set(done.log[0].parts)
 
 
-def test_what_can_not_be_learned_is_refused() -> None:
+def test_unsuitable_data_and_teachers_are_refused() -> None:
     student, teacher = pair(Bare, (1, 3, 16, 12))
     inputs = torch.randn(4, 3, 16, 12)
     with pytest.raises(UsageError, match="either annotated data or images"):
@@ -169,7 +169,7 @@ def test_a_run_writes_log_curve_and_state_beside_its_output(tmp_path: Path) -> N
     assert not run.files.state.exists()
 
 
-def test_an_interrupted_run_is_resumed_or_discarded_but_never_lost_silently(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_never_discarded_silently(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, options = model_of(TinyPose()), replace(OPTIONS, steps=6, size=(64, 64), checkpoint_every=2)
 

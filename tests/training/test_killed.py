@@ -1,4 +1,4 @@
-"""A run that was killed without warning goes on as if it had not been."""
+"""A killed run resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.pare
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_it_writes_its_state_goes_on_from_the_one_before(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_its_state_resumes_from_the_previous_one(tmp_path: Path) -> None:
     path = tmp_path / "run.state"
     done = subprocess.run(
         [sys.executable, str(HERE / "killed.py"), str(path), "2"], env=ENVIRONMENT, timeout=300, check=False
@@ -43,7 +43,7 @@ def test_a_process_killed_while_it_writes_its_state_goes_on_from_the_one_before(
 
 
 @pytest.mark.slow
-def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Path) -> None:
+def test_a_command_killed_at_any_moment_resumes_with_the_same_curve(tmp_path: Path) -> None:
     save(create("default"), tmp_path / "model.pt")
     settings: dict[str, Any] = {
         "model": tmp_path / "model.pt", "data": "synthetic:7:6", "steps": 14, "batch_size": 2, "size": (64, 64),
@@ -67,7 +67,7 @@ def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Pa
         child.kill()
         assert child.wait() == -signal.SIGKILL, "it was killed before its end"
     assert not output.exists()
-    (tmp_path / ".tuned.half.state").write_bytes(b"what another kill left")
+    (tmp_path / ".tuned.half.state").write_bytes(b"left by an earlier kill")
 
     resumed = run(FinetuneOptions(output=output, resume=True, **settings), Silent()).record
     straight = run(FinetuneOptions(output=tmp_path / "straight.pt", **settings), Silent()).record
@@ -79,6 +79,6 @@ def test_a_command_killed_at_any_moment_goes_on_with_the_same_curve(tmp_path: Pa
     ours, theirs = (load(tmp_path / name).module.state_dict() for name in ("tuned.pt", "straight.pt"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert sorted(path.name for path in tmp_path.iterdir() if "state" in path.name) == []
-    # Nothing is left to go on from, and what is finished is not made again.
+    # No state is left to resume from, and a finished run is not repeated.
     with pytest.raises(FileError, match="already exists"):
         run(FinetuneOptions(output=output, resume=True, **settings), Silent())

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes exactly, and it refuses what can't work."""
+"""The training loop: it learns, resumes exactly, and refuses invalid settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def train(module: nn.Module, data: Any, options: FineTuneOptions, **more: Any) -
     return train_network(module, data, options, pose=POSE, **more)
 
 
-def test_training_on_labels_lowers_the_loss_and_leaves_the_input_alone(
+def test_training_on_labels_lowers_the_loss_and_does_not_change_the_input(
     network: nn.Module, stickmen: Any, options: FineTuneOptions
 ) -> None:
     before = copy.deepcopy(network)
@@ -72,7 +72,7 @@ def test_a_student_learns_from_a_teacher_without_labels(
     assert all(name.startswith("teacher.") for name in result.log[0].parts)
 
 
-def test_labels_and_teacher_add_up(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
+def test_the_losses_of_labels_and_teacher_add_up(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     both = replace(options, steps=1, label_weight=0.5, distil=DistilWeights(1.0, 0.0))
     parts = train(network, stickmen(), both, teacher=network).log[0].parts
     alone = train(network, stickmen(), replace(options, steps=1)).log[0].parts
@@ -84,7 +84,7 @@ def test_labels_and_teacher_add_up(network: nn.Module, stickmen: Any, options: F
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_killed_and_resumed_run_ends_with_the_weights_of_a_straight_one(
+def test_a_killed_and_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path, workers: int, ema: float | None
 ) -> None:
     options = replace(options, workers=workers, ema=ema, augmentation=Augmentation())
@@ -92,7 +92,7 @@ def test_a_killed_and_resumed_run_ends_with_the_weights_of_a_straight_one(
     path = tmp_path / "train.state.pt"
     with pytest.raises(Killed):
         train(network, stickmen(), options, teacher=network, state=StateFile(path), on_step=kill_at(6))
-    torch.manual_seed(12345)  # a new process would have other random state
+    torch.manual_seed(12345)  # as in a new process
     seen: list[int] = []
     resumed = train(
         network, stickmen(), options, teacher=network, state=StateFile(path, resume=True),
@@ -107,7 +107,7 @@ def test_evaluations_and_the_best_weights_survive_a_resume(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     def closeness(module: nn.Module) -> float:
-        # Best near the start and worse ever after, so the best weights must come out of the state.
+        # The best score comes early, so that the best weights must be restored from the state.
         return -float((module.heatmaps.weight - network.heatmaps.weight).abs().sum())
 
     options = replace(options, evaluate_every=3)
@@ -132,17 +132,17 @@ def test_the_best_scoring_weights_are_returned(network: nn.Module, stickmen: Any
         kept.append(copy.deepcopy(module))
         return next(scores)
 
-    told: list[StepLog] = []
-    result = train(network, stickmen(), replace(options, evaluate_every=3), score=evaluate, on_step=told.append)
+    entries: list[StepLog] = []
+    result = train(network, stickmen(), replace(options, evaluate_every=3), score=evaluate, on_step=entries.append)
     assert result.best is not None
     assert (result.best.step, result.best.score) == (6, 0.7)
     assert equal(result.module, kept[2])
-    assert [entry.step for entry in told if entry.best] == [3, 6]
-    assert [entry.score for entry in told if entry.step % 3 == 0][:3] == [0.2, 0.7, 0.4]
-    assert all(entry.score is None for entry in told if entry.step % 3)
+    assert [entry.step for entry in entries if entry.best] == [3, 6]
+    assert [entry.score for entry in entries if entry.step % 3 == 0][:3] == [0.2, 0.7, 0.4]
+    assert all(entry.score is None for entry in entries if entry.step % 3)
 
 
-def test_resuming_a_finished_run_gives_its_result(
+def test_resuming_a_finished_run_returns_its_result(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
@@ -152,7 +152,7 @@ def test_resuming_a_finished_run_gives_its_result(
     assert len(again.log) == options.steps
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_the_earlier_state(
+def test_a_kill_during_writing_leaves_the_previous_state(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "state.pt"
@@ -183,7 +183,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_earlier_state(
         ({"distil": DistilWeights(maps=2.0)}, "distil.maps was 1.0 and is now 2.0"),
     ],
 )
-def test_a_run_does_not_go_on_under_other_options(
+def test_a_run_is_not_resumed_with_other_options(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path, change: dict[str, Any], name: str
 ) -> None:
     path = tmp_path / "state.pt"
@@ -192,7 +192,7 @@ def test_a_run_does_not_go_on_under_other_options(
         train(network, stickmen(), replace(options, **change), state=StateFile(path, resume=True))
 
 
-def test_a_run_does_not_go_on_with_other_data_teacher_or_network(
+def test_a_run_is_not_resumed_with_other_data_teacher_or_network(
     network: nn.Module, tiny_pose: Any, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
@@ -205,7 +205,7 @@ def test_a_run_does_not_go_on_with_other_data_teacher_or_network(
         train(tiny_pose(width=16), stickmen(), options, state=StateFile(path, resume=True), teacher=network)
 
 
-def test_a_state_that_is_none_is_refused(
+def test_a_file_that_is_not_a_state_is_refused(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
@@ -219,7 +219,7 @@ def test_a_state_that_is_none_is_refused(
         train(network, stickmen(), options, state=StateFile(path, resume=True))
 
 
-def test_a_diverging_run_stops_with_a_way_out_and_keeps_its_state(
+def test_a_diverging_run_stops_with_a_hint_and_keeps_its_state(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
@@ -242,7 +242,7 @@ def test_frozen_modules_keep_parameters_and_statistics(
     assert all(parameter.requires_grad for parameter in result.parameters())
 
 
-def test_frozen_statistics_stay_while_weights_learn(
+def test_frozen_statistics_do_not_change_while_weights_do(
     network: nn.Module, stickmen: Any, options: FineTuneOptions
 ) -> None:
     result = train(network, stickmen(), replace(options, freeze_statistics=True)).module
@@ -253,7 +253,7 @@ def test_frozen_statistics_stay_while_weights_learn(
     assert not torch.equal(moved.running_mean, theirs.running_mean)
 
 
-def test_the_randomness_of_others_is_left_alone(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
+def test_global_random_generators_are_restored(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     before = torch.get_rng_state()
     first, second, other = (train(network, stickmen(), replace(options, steps=1, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
@@ -261,7 +261,7 @@ def test_the_randomness_of_others_is_left_alone(network: nn.Module, stickmen: An
     assert not equal(first.module, other.module)
 
 
-def test_the_moving_average_is_that_of_the_weights(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
+def test_the_moving_average_follows_the_weights(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     # After one step with decay (1 + 1) / (10 + 1) the average lies 9/11 of the way to the new weights.
     one = replace(options, steps=1)
     new = train(network, stickmen(), one).module.heatmaps.weight
@@ -273,7 +273,7 @@ def test_the_moving_average_is_that_of_the_weights(network: nn.Module, stickmen:
 def test_weight_decay_shrinks_kernels_and_spares_biases_and_normalisation(
     network: nn.Module, stickmen: Any, options: FineTuneOptions
 ) -> None:
-    # A teacher equal to the student gives no gradient, so that nothing but the decay can move a weight.
+    # A teacher equal to the student gives no gradient, so that only the decay changes a weight.
     still = replace(options, steps=1, weight_decay=0.1, freeze=("refine",), label_weight=0.0, freeze_statistics=True)
     result = train(network, stickmen(), still, teacher=network).module
     for (name, new), old in zip(result.named_parameters(), network.parameters(), strict=True):
@@ -284,7 +284,7 @@ def test_weight_decay_shrinks_kernels_and_spares_biases_and_normalisation(
 
 
 def test_the_gradient_is_clipped(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
-    # Adam divides by the gradient's size, except where its epsilon rules: a tiny clip makes tiny steps.
+    # Adam normalises gradients, unless they are small against its epsilon: a tiny clip makes tiny steps.
     one = replace(options, steps=1, warmup=0.0)
     far = train(network, stickmen(), one).module.pafs.weight - network.pafs.weight
     near = train(network, stickmen(), replace(one, clip=1e-12)).module.pafs.weight - network.pafs.weight
@@ -298,7 +298,7 @@ def test_bfloat16_training_works_on_the_cpu(network: nn.Module, stickmen: Any, o
     assert all(value.dtype != torch.bfloat16 for value in low.module.state_dict().values())
 
 
-def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(options: FineTuneOptions) -> None:
+def test_the_learning_rate_has_a_linear_warm_up_and_a_cosine_decay(options: FineTuneOptions) -> None:
     plan = replace(options, steps=110, learning_rate=1.0, warmup=10 / 110, final_rate=0.1)
     rates = [learning_rate(step, plan) for step in range(110)]
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
@@ -318,12 +318,12 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(options: FineTun
         {"checkpoint_every": 0}, {"size": (0, 64)}, {"seed": -1},
     ],
 )  # fmt: skip
-def test_options_without_meaning_are_refused(options: FineTuneOptions, wrong: dict[str, Any]) -> None:
+def test_options_out_of_range_are_refused(options: FineTuneOptions, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         replace(options, **wrong)
 
 
-def test_what_can_not_be_trained_is_refused(
+def test_impossible_training_is_refused(
     network: nn.Module, tiny_pose: Any, stickmen: Any, options: FineTuneOptions
 ) -> None:
     with pytest.raises(UsageError, match="multiple of the stride 8"):

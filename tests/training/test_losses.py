@@ -1,4 +1,4 @@
-"""The loss against sums written out by hand."""
+"""The loss against explicit sums."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_hand(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) 
     return total / (2 * images)
 
 
-def test_the_loss_is_the_sum_over_stages_maps_channels_and_trusted_cells() -> None:
+def test_the_loss_is_the_sum_over_stages_maps_channels_and_unmasked_cells() -> None:
     stages, targets = [maps(0), maps(1)], maps(2)
     mask = torch.rand(2, 1, 4, 5).round()
     loss = pose_loss(stages, targets, mask)
@@ -49,7 +49,7 @@ def test_half_precision_maps_are_summed_in_float32() -> None:
     assert float(masked_squares(prediction, torch.zeros(1, 1, 2, 2), None)) == pytest.approx(80000)
 
 
-def test_parts_of_a_weighted_sum_add_up_and_carry_gradients_by_weight() -> None:
+def test_terms_of_a_weighted_sum_add_up_and_their_gradients_are_weighted() -> None:
     value = torch.tensor(3.0, requires_grad=True)
     first, second = Loss(value * 2, {"a": torch.tensor(6.0)}), Loss(value**2, {"a": torch.tensor(9.0)})
     total = add_losses({"x": (0.5, first), "y": (2.0, second)})

@@ -31,7 +31,7 @@ POSE = PoseSpec(
 
 
 class TinyHeatmaps(nn.Module):
-    """Two stages, the first on half as many rows and columns as the second."""
+    """Two stages, the first at half the resolution of the second."""
 
     distill_points = ("trunk",)
 
@@ -73,7 +73,7 @@ def test_a_target_is_an_unnormalised_gaussian_on_the_networks_grid() -> None:
     assert weights[:, 0, 0].tolist() == [17 / 2 if k in (0, 3) else 0 for k in range(17)]
 
 
-def test_the_background_is_what_is_left_and_counts_like_a_joint() -> None:
+def test_the_background_is_the_complement_and_weighted_like_a_joint() -> None:
     pose = replace(POSE, background=True, stride=8, grid="centre")
     maps, weights = targets(view(0, 3), pose, 7.0)
     np.testing.assert_allclose(maps["heatmaps"][17], 1 - maps["heatmaps"][:17].max(axis=0))
@@ -81,7 +81,7 @@ def test_the_background_is_what_is_left_and_counts_like_a_joint() -> None:
     assert not targets(view(), pose, 7.0)[1].any()
 
 
-def test_the_loss_is_the_partial_loss_of_repose_but_for_a_constant() -> None:
+def test_the_loss_is_the_partial_loss_of_repose_up_to_a_constant() -> None:
     torch.manual_seed(0)
     made, weights = zip(*(targets(v, POSE, 8.0) for v in (view(0), view(*range(9)))), strict=True)
     goal = torch.from_numpy(np.stack([t["heatmaps"] for t in made]))
@@ -94,7 +94,7 @@ def test_the_loss_is_the_partial_loss_of_repose_but_for_a_constant() -> None:
     assert float(loss.total) == pytest.approx(expected * 17 * 16 * 12 / 2, rel=1e-5)
 
 
-def test_a_stage_of_another_size_counts_by_its_mean_over_cells() -> None:
+def test_a_stage_of_another_size_is_weighted_by_its_mean_over_cells() -> None:
     torch.manual_seed(0)
     target, weights = torch.rand(2, 5, 16, 12), torch.rand(2, 5, 1, 1)
     small = torch.rand(2, 5, 8, 6)
@@ -106,7 +106,7 @@ def test_a_stage_of_another_size_counts_by_its_mean_over_cells() -> None:
     assert float(flat.total) == pytest.approx(float(same.total))
 
 
-def test_workers_do_not_change_what_is_seen() -> None:
+def test_workers_do_not_change_the_views() -> None:
     data = DrawnPeople(3, 6)
     straight, other = load(data), load(data, workers=2)
     assert len(straight) == len(other) == 3
@@ -119,7 +119,7 @@ def test_workers_do_not_change_what_is_seen() -> None:
     assert straight[0].mask.shape == (4, 17, 1, 1)
 
 
-def test_images_with_nobody_to_show_give_way_to_others(stickmen: Callable[..., Any]) -> None:
+def test_images_without_people_are_replaced_by_others(stickmen: Callable[..., Any]) -> None:
     class Half(stickmen):  # type: ignore[misc]
         def __getitem__(self, index: int) -> Any:
             sample = super().__getitem__(index)
@@ -129,7 +129,7 @@ def test_images_with_nobody_to_show_give_way_to_others(stickmen: Callable[..., A
         assert (batch.mask.mean(dim=1) > 0.99).all()
 
 
-def test_data_without_a_usable_person_is_refused_and_without_labels_is_enough(stickmen: Callable[..., Any]) -> None:
+def test_data_without_a_usable_person_is_refused_unless_no_labels_are_needed(stickmen: Callable[..., Any]) -> None:
     class Empty(stickmen):  # type: ignore[misc]
         def __getitem__(self, index: int) -> Any:
             return replace(super().__getitem__(index), people=())
@@ -145,12 +145,12 @@ def test_data_without_a_usable_person_is_refused_and_without_labels_is_enough(st
     ("pose", "sigma"),
     [(PoseSpec(), 7), (POSE, 8), (replace(POSE, stride=1), 5), (replace(POSE, background=True, stride=8), 7)],
 )
-def test_the_width_of_the_peaks_is_that_of_the_networks_paper(pose: PoseSpec, sigma: float) -> None:
+def test_the_default_width_of_the_peaks_is_that_of_the_paper(pose: PoseSpec, sigma: float) -> None:
     assert get_decoder(pose).default_sigma(pose) == sigma
 
 
 @pytest.mark.parametrize("teacher", [False, True])
-def test_the_loss_falls_with_labels_and_with_a_teacher(stickmen: Callable[..., Any], teacher: bool) -> None:
+def test_the_loss_decreases_with_labels_and_with_a_teacher(stickmen: Callable[..., Any], teacher: bool) -> None:
     torch.manual_seed(0)
     network, other = TinyHeatmaps(), TinyHeatmaps()
     options = FineTuneOptions(

@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 
 def launch(*words: object, cwd: Path) -> str:
-    """Run words with two processes; what they printed."""
+    """Run a command in two processes; its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -41,7 +41,7 @@ def launch(*words: object, cwd: Path) -> str:
         try:
             printed, complaints = child.communicate(timeout=300)
         finally:
-            # The launcher's children outlive it if it is killed alone.
+            # Killing the launcher alone would leave its children running.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
     assert child.returncode == 0, complaints[-3000:]
@@ -50,7 +50,7 @@ def launch(*words: object, cwd: Path) -> str:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_the_processes_share_the_batches_that_one_would_see(count: int, pieces: int) -> None:
+def test_processes_share_the_batches_of_a_single_process(count: int, pieces: int) -> None:
     def keys(**share: Any) -> list[list[tuple[int, int]]]:
         return list(Steps(7, Span(12, 2, 5, **share), seed=4))
 
@@ -64,7 +64,7 @@ def test_the_processes_share_the_batches_that_one_would_see(count: int, pieces: 
     assert together == keys()
 
 
-def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = join("cpu")
     assert (alone.is_main, alone.count, alone.gather("x"), alone.from_main(lambda: 3)) == (True, 1, ["x"], 3)
     assert torch.equal(alone.mean(torch.ones(2)), torch.ones(2))
@@ -74,14 +74,14 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         join("cpu")
 
 
-def test_a_recipe_does_not_run_several_times_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_refuses_to_run_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     done = CliRunner().invoke(cli, ["run", str(tmp_path / "any.toml")])
     assert isinstance(done.exception, UsageError)
     assert "a recipe runs in one process (found: 'WORLD_SIZE=2')" in str(done.exception)
 
 
-def test_shared_normalisation_in_use_is_that_of_the_network() -> None:
+def test_synchronised_normalisation_equals_the_plain_one_in_eval_mode() -> None:
     network, shared = launched.network().eval(), launched.network()
     synchronise_norms(shared)
     shared.eval()
@@ -100,7 +100,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     results = [json.loads((tmp_path / f"result{number}.json").read_text()) for number in (0, 1)]
     assert [(result.pop("number"), result["count"]) for result in results] == [(0, 2), (1, 2)]
     assert results[0] == results[1]
-    # Sums in another order, which training then amplifies.
+    # Sums are taken in another order, which training amplifies.
     assert results[0]["straight"] == pytest.approx(straight, rel=1e-3)
     assert results[0]["pieces"] == pytest.approx(pieces, rel=1e-3)
     assert results[0]["resumed"] == pytest.approx(straight, rel=1e-3)
@@ -108,7 +108,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert results[0]["main"] == 0
     assert results[0]["error"] == "nothing here (found: 'folder')"
     assert "2 processes x accumulate 1" in results[0]["uneven"]
-    # The state of two, resumed by one.
+    # The state of two processes, resumed by one.
     state = torch.load(tmp_path / "of_two.state", weights_only=True)
     assert state["step"] == 4
     assert len(state["random"]) == 2
@@ -117,7 +117,7 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_with_two_processes_gives_what_one_gives(tmp_path: Path) -> None:
+def test_the_command_gives_the_same_result_with_two_processes(tmp_path: Path) -> None:
     save(create("default"), tmp_path / "model.pt")
     settings: dict[str, Any] = {
         "model": tmp_path / "model.pt", "data": "synthetic:7:8", "validation": "synthetic:1000:3", "steps": 3,
@@ -128,13 +128,13 @@ def test_the_command_with_two_processes_gives_what_one_gives(tmp_path: Path) -> 
     words = ["-m", "compress", "finetune", "model.pt", "--data", "synthetic:7:8", "--validation", "synthetic:1000:3"]
     words += ["--steps", "3", "--batch-size", "4", "--size", "64x64", "--workers", "0", "--height", "128"]
     printed = launch(*words, "-o", "two.pt", "--json", cwd=tmp_path)
-    # One of them speaks.
+    # Only the main process prints.
     (line,) = [line for line in printed.splitlines() if line.startswith("{")]
-    told = json.loads(line)
-    assert told["processes"] == 2
-    assert told["scores"][0] == record["scores"][0]
+    printed_record = json.loads(line)
+    assert printed_record["processes"] == 2
+    assert printed_record["scores"][0] == record["scores"][0]
     assert record["scores"][0][1] > 0.01
-    assert told["scores"][-1][1] == pytest.approx(record["scores"][-1][1], abs=0.02)
+    assert printed_record["scores"][-1][1] == pytest.approx(record["scores"][-1][1], abs=0.02)
     losses = [[step["loss"] for step in steps_of(read_log(log_path(path)))] for path in (one, two)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     ours, theirs = (load(path).module for path in (one, two))

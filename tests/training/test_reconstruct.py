@@ -1,4 +1,4 @@
-"""Blocks that are trained one after another to give what the original's give."""
+"""Block-wise reconstruction of compressed networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.training.reconstruct import MAX_LAYERS, ReconstructOptions, blocks
 
 
 class Pair(nn.Module):
-    """Reads two tensors: can't be compared as a whole."""
+    """Reads two tensors, so that it can't be reconstructed as one block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,26 +62,26 @@ def images(count: int = 9) -> list[Tensor]:
     return [torch.randn(1, 3, 16, 16 + 4 * (number % 2), generator=generator) for number in range(count)]
 
 
-def test_blocks_are_the_largest_that_can_be_compared_in_running_order() -> None:
+def test_blocks_are_as_large_as_possible_and_in_running_order() -> None:
     original, small = networks()
     found = blocks_of(small, original, images(1)[0])
-    # The pair reads two tensors: its layer is compared alone.
+    # The pair reads two tensors: its layer is a block of its own.
     assert found == (*(f"long.{place}" for place in range(MAX_LAYERS + 1)), "body", "pair.conv")
 
 
-def test_blocks_and_maps_come_nearer_to_the_original() -> None:
+def test_blocks_and_outputs_approach_the_original() -> None:
     original, small = networks()
     before = {name: value.clone() for name, value in small.state_dict().items()}
-    seen: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     found = reconstruct(
-        small, original, images(), ReconstructOptions(steps=60), progress=lambda *told: seen.append(told)
+        small, original, images(), ReconstructOptions(steps=60), progress=lambda *call: calls.append(call)
     )
-    assert [block.name for block in found.blocks] == [name for name, _, _ in seen]
+    assert [block.name for block in found.blocks] == [name for name, _, _ in calls]
     assert all(block.after <= block.before for block in found.blocks)
     assert sum(block.after for block in found.blocks) < 0.9 * sum(block.before for block in found.blocks)
     fresh = [torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7)) for _ in range(4)]
     assert output_errors(original, found.module, fresh)["maps"] < output_errors(original, small, fresh)["maps"]
-    # The given network, batch statistics and what is trainable stay as they were.
+    # The given network, batch statistics and requires_grad are unchanged.
     assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
     assert torch.equal(found.module.body[1].running_mean, small.body[1].running_mean)
     assert [p.requires_grad for p in found.module.parameters()] == [p.requires_grad for p in small.parameters()]
@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_a_network_that_is_right_already_stays_what_it_is() -> None:
+def test_a_network_without_factorized_layers_is_not_changed() -> None:
     original, _ = networks()
     found = reconstruct(original, original, images(4), ReconstructOptions(steps=3))
     assert found.blocks == ()

@@ -1,4 +1,4 @@
-"""The log of a run: what it holds, that it survives kills and returns, and the curve that is drawn of it."""
+"""The log of a run: its lines, after interruptions and rollbacks too, and the curve."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_line_is_a_step_or_an_event(tmp_path: Path) -> None:
         log.event(Event("score", 0, "at the start", {"score": float("nan")}))
         log.step(entry(1))
         log.step(entry(2, score=0.25))
-        # Whoever looks meanwhile sees every line.
+        # Lines are readable while the run continues.
         assert len(path.read_text().splitlines()) == 3
     start, first, second = read_log(path)
     assert start == {"event": "score", "step": 0, "text": "at the start", "score": None}
@@ -44,7 +44,7 @@ def test_a_line_is_a_step_or_an_event(tmp_path: Path) -> None:
         assert read_log(path) == []
 
 
-def test_a_resumed_log_takes_back_what_came_after_the_state(tmp_path: Path) -> None:
+def test_a_resumed_log_drops_the_lines_after_the_state(tmp_path: Path) -> None:
     path = tmp_path / "x.log.jsonl"
     with RunLog(path) as log:
         for step in (1, 2, 3):
@@ -62,7 +62,7 @@ def test_a_resumed_log_takes_back_what_came_after_the_state(tmp_path: Path) -> N
     assert [(line["step"], line["loss"]) for line in steps_of(lines)] == [(1, 2), (2, 2), (3, 1), (4, 1), (5, 0.5)]
 
 
-def test_a_log_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.log.jsonl"
     with pytest.raises(FileError, match="can't be read"):
         read_log(path)
@@ -72,28 +72,28 @@ def test_a_log_that_is_none_is_refused(tmp_path: Path) -> None:
             read_log(path)
 
 
-def test_tensorboard_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(RuntimeAbsent, match=r"TensorBoard is not installed.*pose-compress\[tensorboard\]"):
         RunLog(tmp_path / "x.log.jsonl", tensorboard=tmp_path / "board")
     assert not (tmp_path / "x.log.jsonl").exists()
 
 
-def test_tensorboard_is_told_of_every_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[Any, ...]] = []
+def test_tensorboard_receives_every_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
 
     class Writer:
         def __init__(self, folder: str) -> None:
-            told.append(("folder", folder))
+            calls.append(("folder", folder))
 
         def add_scalar(self, *what: Any) -> None:
-            told.append(what)
+            calls.append(what)
 
         def add_text(self, *what: Any) -> None:
-            told.append(what)
+            calls.append(what)
 
         def close(self) -> None:
-            told.append(("closed",))
+            calls.append(("closed",))
 
     class Module:
         SummaryWriter = Writer
@@ -102,15 +102,15 @@ def test_tensorboard_is_told_of_every_number(tmp_path: Path, monkeypatch: pytest
     with RunLog(tmp_path / "x.log.jsonl", tensorboard=tmp_path / "board") as log:
         log.step(entry(2, score=0.25))
         log.event(rollback(3, 1))
-    assert told[0] == ("folder", str(tmp_path / "board"))
-    assert ("loss", 2.0, 2) in told
-    assert ("loss/labels.pafs", 1.0, 2) in told
-    assert ("score", 0.25, 2) in told
-    assert ("events", "rollback: the loss is nan", 1) in told
-    assert told[-1] == ("closed",)
+    assert calls[0] == ("folder", str(tmp_path / "board"))
+    assert ("loss", 2.0, 2) in calls
+    assert ("loss/labels.pafs", 1.0, 2) in calls
+    assert ("score", 0.25, 2) in calls
+    assert ("events", "rollback: the loss is nan", 1) in calls
+    assert calls[-1] == ("closed",)
 
 
-def test_the_curve_shows_a_panel_more_where_there_are_scores() -> None:
+def test_the_curve_has_one_more_panel_with_scores() -> None:
     def width(picture: bytes | None) -> int:
         assert picture is not None
         image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
@@ -121,11 +121,11 @@ def test_the_curve_shows_a_panel_more_where_there_are_scores() -> None:
     scored = training_curve([*steps, {**steps[-1], "step": 301, "score": 0.5}], [{"event": "rollback", "step": 40}])
     assert width(scored) > 1.3 * width(plain)
     assert training_curve([]) is None
-    # Numbers that were none, and a loss that reached 0, still make a picture.
+    # Null values and a loss of 0 can be drawn.
     assert width(training_curve([{**steps[0], "loss": None}, {**steps[1], "loss": 0.0}])) == width(plain)
 
 
-def test_the_curve_lies_beside_the_checkpoint(tmp_path: Path) -> None:
+def test_the_curve_is_written_beside_the_model(tmp_path: Path) -> None:
     output = tmp_path / "small.best.pt"
     assert draw_curve(output) is None
     write_curve(output)

@@ -1,4 +1,4 @@
-"""Learning rates over a training, and the optimizers that take them."""
+"""Learning rate schedules and optimizers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def rates(**changes: Any) -> list[float]:
     return [learning_rate(step, options) for step in range(options.steps)]
 
 
-def test_steps_fall_at_their_milestones_by_one_factor_or_by_one_each() -> None:
+def test_steps_drop_at_milestones_by_one_factor_or_one_each() -> None:
     one = rates(schedule="step", milestones=(400, 800))
     assert [one[0], one[399], one[400], one[799], one[800], one[999]] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     each = rates(schedule="step", milestones=(400, 800), gamma=(0.5, 0.002))
     assert [each[399], each[400], each[800]] == pytest.approx([1, 0.5, 0.001])
 
 
-def test_an_exponential_falls_by_the_same_share_at_every_step() -> None:
+def test_an_exponential_decays_by_the_same_factor_at_every_step() -> None:
     found = rates(schedule="exponential", final_rate=7.38e-6 / 8e-5)
     assert found[-1] == pytest.approx(7.38e-6 / 8e-5)
     ratios = [b / a for a, b in pairwise(found)]
@@ -37,27 +37,27 @@ def test_an_exponential_falls_by_the_same_share_at_every_step() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "poly", "exponential"])
-def test_what_falls_all_the_way_begins_at_the_top_and_ends_at_the_final_rate(schedule: Any) -> None:
+def test_decaying_schedules_run_from_the_highest_to_the_final_rate(schedule: Any) -> None:
     found = rates(schedule=schedule, final_rate=0.05)
     assert (found[0], found[-1]) == pytest.approx((1, 0.05))
     assert all(b < a for a, b in pairwise(found))
 
 
-def test_poly_is_the_power_of_what_is_left() -> None:
+def test_poly_is_a_power_of_the_remaining_share() -> None:
     found = rates(schedule="poly", power=2.0, final_rate=0.0)
     assert found[333] == pytest.approx((1 - 333 / 999) ** 2)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "poly", "exponential", "plateau"])
-def test_a_warm_up_in_steps_comes_before_any_schedule(schedule: Any) -> None:
+def test_a_warm_up_in_steps_precedes_any_schedule(schedule: Any) -> None:
     found = rates(schedule=schedule, milestones=(900,), warmup_steps=100, warmup=0.5)
     assert found[:3] == pytest.approx([0.01, 0.02, 0.03])
     assert found[99] == found[100] == 1
 
 
-def test_a_plateau_falls_after_more_evaluations_without_progress_than_patience() -> None:
+def test_plateau_drops_after_more_evaluations_without_improvement_than_patience() -> None:
     options = replace(PLAIN, schedule="plateau", patience=2, threshold=0.01)
-    # Better, stays, hardly better (2), stays (3: falls), stays, better, ...
+    # Improvement, none, below the threshold (2), none (3: drop), none, improvement, ...
     scores = list(zip(range(0, 80, 10), [0.1, 0.2, 0.2, 0.205, 0.2, 0.2, 0.3, 0.3], strict=True))
 
     def rate(step: int) -> float:
@@ -84,13 +84,13 @@ def test_a_plateau_falls_after_more_evaluations_without_progress_than_patience()
         ({"patience": -1}, "0 or more"),
     ],
 )
-def test_values_without_meaning_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(PLAIN, **changes)
 
 
 def step_of(kind: Any, steps: int = 1, **changes: Any) -> float:
-    """How far the optimizer moves a weight of 2 whose gradient is 0.5."""
+    """Change that the optimizer makes to a weight of 2 with gradient 0.5."""
     weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     options = replace(PLAIN, optimizer=kind, learning_rate=0.1, **changes)
     optimizer = build_optimizer([{"params": [weight], "weight_decay": options.weight_decay}], options)
@@ -100,7 +100,7 @@ def step_of(kind: Any, steps: int = 1, **changes: Any) -> float:
     return 2.0 - float(weight.detach())
 
 
-def test_each_optimizer_takes_its_own_step() -> None:
+def test_each_optimizer_makes_its_own_step() -> None:
     assert step_of("sgd") == pytest.approx(0.1 * 0.5)
     assert step_of("sgd", 2, momentum=0.5) == pytest.approx(0.05 + 0.1 * (0.5 + 0.5 * 0.5))
     assert step_of("adam") == pytest.approx(0.1, rel=1e-4)
@@ -108,7 +108,7 @@ def test_each_optimizer_takes_its_own_step() -> None:
     assert step_of("rmsprop", momentum=0.0) == pytest.approx(0.1 / math.sqrt(0.01), rel=1e-4)
 
 
-def test_decay_is_a_penalty_in_the_gradient_but_beside_it_for_adamw() -> None:
+def test_decay_is_part_of_the_gradient_except_for_adamw() -> None:
     assert step_of("sgd", weight_decay=0.25) == pytest.approx(0.1 * (0.5 + 0.25 * 2))
     assert step_of("adam", weight_decay=0.25) == pytest.approx(0.1, rel=1e-4)
     assert step_of("adamw", weight_decay=0.25) == pytest.approx(0.1 + 0.1 * 0.25 * 2, rel=1e-4)

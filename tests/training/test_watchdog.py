@@ -1,4 +1,4 @@
-"""What a run does when its numbers are none, when it stops, and how its statistics and rates are made."""
+"""Rollbacks on NaN, early stopping, recalibrated statistics, rates of factors and gradient accumulation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ POSE = PoseSpec()
 
 
 class Poison:
-    """Spoils some of the training passes of a network, by their number from 1."""
+    """Makes outputs or gradients of chosen training passes non-finite; passes count from 1."""
 
     def __init__(self, *passes: int, gradient: bool = False) -> None:
         self.passes, self.gradient, self.count = passes, gradient, 0
 
     def __deepcopy__(self, memo: object) -> Poison:
-        return self  # the network is copied, the count must go on
+        return self  # shared by copies of the network, so that the count continues
 
     def __call__(self, module: nn.Module, inputs: object, output: list[dict[str, Tensor]]) -> Any:
         if not module.training:
@@ -63,11 +63,11 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_a_run_that_breaks_goes_back_and_on_at_half_the_rate(
+def test_a_diverging_run_rolls_back_and_continues_at_half_the_rate(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, gradient: bool, ema: float | None
 ) -> None:
-    # Broken twice before anything else was kept than the start: the whole run is then one at a quarter of the rate,
-    # with the optimizer, the statistics, the dropout and the order of images of a fresh one.
+    # Both failures precede the first copy after the start, so that the run equals one at a quarter of the rate: the
+    # same optimizer state, statistics, dropout and order of images.
     options = replace(options, ema=ema)
     slow = train(network, stickmen(), replace(options, learning_rate=options.learning_rate / 4))
     events: list[Event] = []
@@ -89,7 +89,7 @@ def test_a_run_that_breaks_goes_back_and_on_at_half_the_rate(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_run_goes_back_to_where_its_state_was_last_written(
+def test_a_run_rolls_back_to_the_last_written_state(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.pt"
@@ -109,7 +109,7 @@ def test_a_run_goes_back_to_where_its_state_was_last_written(
     assert equal(resumed.module, result.module)
 
 
-def test_the_best_weights_of_a_part_that_was_taken_back_are_forgotten(
+def test_the_best_weights_of_undone_steps_are_discarded(
     network: nn.Module, stickmen: Any, options: FineTuneOptions
 ) -> None:
     scores = iter([0.1, 0.9, 0.2, 0.3])
@@ -120,7 +120,7 @@ def test_the_best_weights_of_a_part_that_was_taken_back_are_forgotten(
     assert (result.best.step, result.best.score) == (12, 0.3)
 
 
-def test_a_run_that_breaks_each_time_gives_up(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
+def test_a_run_that_diverges_each_time_fails(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     events: list[Event] = []
     with pytest.raises(CompressError, match=r"diverged at step 1: the loss is nan.*2 rollbacks"):
         train(poisoned(network, *range(1, 9)), stickmen(), replace(options, rollbacks=2), on_event=events.append)
@@ -130,7 +130,7 @@ def test_a_run_that_breaks_each_time_gives_up(network: nn.Module, stickmen: Any,
     assert "rollback" not in str(caught.value)
 
 
-def test_a_run_stops_where_the_score_no_longer_rises(
+def test_a_run_stops_early_without_improvement(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
 ) -> None:
     values = [0.1, 0.5, 0.4, 0.5, 0.3, 0.2, 0.9]
@@ -139,7 +139,7 @@ def test_a_run_stops_where_the_score_no_longer_rises(
     result = train(
         network, stickmen(), early, score=lambda module: next(scores), state=StateFile(path), on_event=events.append
     )
-    # The second 0.5 is as good as the first, so that counting begins anew.
+    # The second 0.5 equals the best score, so that the count restarts.
     assert result.scores == tuple(zip(range(0, 11, 2), values, strict=False))
     assert result.best is not None
     assert result.best.step == 6
@@ -192,7 +192,7 @@ def test_training_recalibrates_before_each_score_and_at_the_end(
     unscored = train(network, stickmen(), asked).module
     assert not torch.allclose(seen[0], network.features[1].running_mean)
     assert torch.equal(scored.features[1].running_mean, seen[-1])
-    # It moves no weight: training never reads running statistics.
+    # Weights are not affected: training does not read running statistics.
     for ours, theirs in ((scored, plain), (unscored, plain)):
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert torch.equal(unscored.features[1].running_mean, scored.features[1].running_mean)
@@ -201,7 +201,7 @@ def test_training_recalibrates_before_each_score_and_at_the_end(
     assert torch.equal(frozen.features[1].running_mean, network.features[1].running_mean)
 
 
-def test_factors_learn_at_their_own_rate(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
+def test_factors_have_their_own_learning_rate(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     network.refine[0] = get_form("tucker1_out").build(network.refine[0], (4,))
     one = replace(options, steps=1, warmup=0.0, weight_decay=0.01)
     whole = train(network, stickmen(), one).module
@@ -217,19 +217,17 @@ def test_factors_learn_at_their_own_rate(network: nn.Module, stickmen: Any, opti
     ]  # fmt: skip
 
 
-def test_a_rate_of_factors_without_factors_is_refused(
-    network: nn.Module, stickmen: Any, options: FineTuneOptions
-) -> None:
+def test_a_factor_rate_without_factors_is_refused(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     with pytest.raises(NetworkError, match="factor_rate"):
         train(network, stickmen(), replace(options, factor_rate=0.5))
 
 
 @pytest.mark.parametrize("pieces", [2, 4])
-def test_a_batch_in_pieces_teaches_what_a_whole_one_does(
+def test_gradient_accumulation_equals_a_whole_batch(
     network: nn.Module, stickmen: Any, options: FineTuneOptions, pieces: int
 ) -> None:
     network.refine[2].p = 0.0
-    options = replace(options, freeze_statistics=True)  # else each piece would be normalised by itself
+    options = replace(options, freeze_statistics=True)  # otherwise each piece would be normalised separately
     whole = train(network, stickmen(), options)
     parts = train(network, stickmen(), replace(options, accumulate=pieces))
     for ours, theirs in zip(parts.log, whole.log, strict=True):
@@ -241,6 +239,6 @@ def test_a_batch_in_pieces_teaches_what_a_whole_one_does(
 @pytest.mark.parametrize(
     "wrong", [{"accumulate": 0}, {"factor_rate": 0.0}, {"stop_after": 0}, {"recalibrate_norms": -1}, {"rollbacks": -1}]
 )
-def test_numbers_without_meaning_are_refused(options: FineTuneOptions, wrong: dict[str, Any]) -> None:
+def test_numbers_out_of_range_are_refused(options: FineTuneOptions, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         replace(options, **wrong)

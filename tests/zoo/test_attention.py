@@ -1,4 +1,4 @@
-"""Attention blocks: their counts, their formulas, and the fresh block that is the identity."""
+"""Attention blocks: parameter counts, formulas and identity initialisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.errors import NetworkError
 from compress.zoo.attention import KINDS, Attention, build_attention
 
-#: Parameters at C channels and a middle of C / r, as the papers' tables count them.
+#: Parameters at C channels and a bottleneck of C / r, as in the papers' tables.
 COUNTS = {
     "none": lambda c, m: 0,
     "se": lambda c, m: 2 * c * m + m + c,
@@ -23,7 +23,7 @@ COUNTS = {
     "coord": lambda c, m: (c * m + m) + 2 * m + 2 * (m * c + c),
 }
 
-#: Scalars by which an identity is opened.
+#: Number of blend scalars of an identity-initialised block.
 BLENDS = {"none": 0, "se": 1, "se_spatial": 2, "cbam": 2, "esa_seq": 1, "esa_par": 1, "esa_7": 1, "coord": 1}
 
 
@@ -32,7 +32,7 @@ def scalars(block: nn.Module) -> list[nn.Parameter]:
 
 
 def settled(block: Attention) -> Attention:
-    """Normalisation with statistics of its own, so that it is no identity by chance."""
+    """Random statistics of normalisation, so that it is not the identity by chance."""
     for part in block.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean.uniform_(-1, 1)
@@ -42,7 +42,7 @@ def settled(block: Attention) -> Attention:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("channels", "reduction"), [(256, 16), (256, 8), (64, 32), (512, None)])
-def test_parameters_are_those_of_the_definitions(kind: str, channels: int, reduction: int | None) -> None:
+def test_parameter_counts_follow_the_definitions(kind: str, channels: int, reduction: int | None) -> None:
     block = build_attention(kind, channels, reduction)
     divisor = reduction or (32 if kind == "coord" else 16)
     middle = max(8, channels // divisor) if kind == "coord" else channels // divisor
@@ -61,7 +61,7 @@ def test_parameters_are_those_of_the_definitions(kind: str, channels: int, reduc
     identity=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_any_map_keeps_its_size_and_a_fresh_identity_its_values(
+def test_maps_keep_their_size_and_under_identity_initialisation_their_values(
     kind: str, channels: int, height: int, width: int, identity: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -74,7 +74,7 @@ def test_any_map_keeps_its_size_and_a_fresh_identity_its_values(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
-def test_a_wholly_open_block_is_the_paper_s_and_a_closed_one_can_be_trained(kind: str) -> None:
+def test_a_block_with_blend_1_is_that_of_the_paper_and_blend_0_can_be_trained(kind: str) -> None:
     torch.manual_seed(0)
     plain, fresh = settled(build_attention(kind, 32)), build_attention(kind, 32, identity=True).eval()
     fresh.load_state_dict({**fresh.state_dict(), **plain.state_dict()})
@@ -99,7 +99,7 @@ def mlp(x: Tensor, block: Attention) -> Tensor:
     return middle @ last.weight.flatten(1).T + (0 if last.bias is None else last.bias)
 
 
-def test_the_attention_cpm_s_block_weighs_places_then_channels() -> None:
+def test_the_attention_cpm_block_weights_positions_then_channels() -> None:
     torch.manual_seed(1)
     block = build_attention("se_spatial", 32, 8)
     x = torch.randn(2, 32, 4, 3)
@@ -111,7 +111,7 @@ def test_the_attention_cpm_s_block_weighs_places_then_channels() -> None:
     assert isinstance(block.get_submodule("channel.activation"), nn.LeakyReLU)
 
 
-def test_cbam_adds_means_and_maxima_and_looks_at_the_maximum_first() -> None:
+def test_cbam_adds_means_and_maxima_and_pools_the_maximum_first() -> None:
     torch.manual_seed(2)
     block = settled(build_attention("cbam", 32, 8))
     x = torch.randn(2, 32, 9, 8)
@@ -126,7 +126,7 @@ def test_cbam_adds_means_and_maxima_and_looks_at_the_maximum_first() -> None:
 
 
 @pytest.mark.parametrize("kind", ["esa_seq", "esa_par", "esa_7"])
-def test_esa_adds_its_weighed_map_to_the_input(kind: str) -> None:
+def test_esa_adds_its_weighted_map_to_the_input(kind: str) -> None:
     torch.manual_seed(3)
     block = build_attention(kind, 32)
     x = torch.randn(2, 32, 9, 8)
@@ -139,7 +139,7 @@ def test_esa_adds_its_weighed_map_to_the_input(kind: str) -> None:
     assert torch.allclose(block(x), x + weighed * sum(scores).sigmoid(), atol=1e-6)
 
 
-def test_coordinate_attention_weighs_rows_and_columns() -> None:
+def test_coordinate_attention_weights_rows_and_columns() -> None:
     torch.manual_seed(4)
     block = settled(build_attention("coord", 32))
     x = torch.randn(1, 32, 5, 7)
@@ -162,6 +162,6 @@ def test_coordinate_attention_weighs_rows_and_columns() -> None:
         ("se", 64, 2.0, "reduction must be an integer"),
     ],
 )
-def test_what_is_no_block_is_refused(kind: str, channels: int, reduction: int, message: str) -> None:
+def test_invalid_blocks_are_refused(kind: str, channels: int, reduction: int, message: str) -> None:
     with pytest.raises(NetworkError, match=message):
         build_attention(kind, channels, reduction)

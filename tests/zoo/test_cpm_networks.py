@@ -1,4 +1,4 @@
-"""The pose machines: attention CPM, OpenPose, global context CPM. Counts, names and wiring."""
+"""The convolutional pose machines: attention CPM, OpenPose, global context CPM. Counts, names and connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from compress.zoo.registry import build, get_entry
 #: Channels from block to block of MobileNet v1 up to its twelfth convolution pair.
 MOBILENET = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512)
 
-#: Small forms of every network, and their heatmaps.
+#: Small variants of every network, and their number of heatmaps.
 SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "attention-cpm": ({"stages": 2, "width": 8}, 18),
     "attention-cpm-background": ({"stages": 2, "width": 8, "ratio": "1/3"}, 19),
@@ -112,7 +112,7 @@ def test_attention_cpm_has_the_counts_of_its_reading(options: dict[str, Any], pa
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=1e-3)
 
 
-def test_attention_cpm_gets_as_much_cheaper_as_its_paper_says() -> None:
+def test_factorization_of_attention_cpm_saves_what_its_paper_reports() -> None:
     dense, third, quarter = (
         cost(on_meta("attention-cpm", ratio=ratio), (368, 656)).macs for ratio in (None, "1/3", "1/4")
     )
@@ -124,7 +124,7 @@ def test_attention_cpm_gets_as_much_cheaper_as_its_paper_says() -> None:
 
 @pytest.mark.parametrize("ratio", ["1/3", "1/4", "0.3"])
 @pytest.mark.parametrize("head_size", [3, 1])
-def test_a_dense_attention_cpm_factorized_by_surgery_is_the_one_born_factorized(ratio: str, head_size: int) -> None:
+def test_a_factorized_attention_cpm_has_the_tensors_of_one_built_factorized(ratio: str, head_size: int) -> None:
     options = {"stages": 2, "width": 32, "head_size": head_size}
     dense = build(NetworkSpec("attention-cpm", options))
     plan = make_plan(dense, Ratio(ratio), Selection(("stages.*",)), network="attention-cpm", input_size=(64, 64))
@@ -138,7 +138,7 @@ def test_a_dense_attention_cpm_factorized_by_surgery_is_the_one_born_factorized(
         assert all(torch.equal(ours[name], theirs[name]) for name in ("heatmaps", "pafs"))
 
 
-def test_the_heatmap_branch_of_the_attention_cpm_sees_the_fields() -> None:
+def test_the_heatmap_branch_of_the_attention_cpm_reads_the_fields() -> None:
     network = build(NetworkSpec("attention-cpm", {"stages": 1, "width": 8})).eval()
     x = torch.randn(1, 3, 32, 32)
     before = network(x)[0]
@@ -227,13 +227,13 @@ def test_context_modules_have_the_published_size(context: str, params: float, gm
     assert found.macs / 1e9 == pytest.approx(gmacs, rel=slack)
 
 
-def test_context_cpm_of_coco_is_the_open_model_zoo_s() -> None:
+def test_context_cpm_of_coco_matches_the_open_model_zoo() -> None:
     found = cost(on_meta("context-cpm-coco"), (384, 288))
     assert found.params == 33_197_649
     assert found.macs == 30_023_440_128
 
 
-def test_context_modules_are_most_of_the_network() -> None:
+def test_context_modules_hold_most_of_the_network() -> None:
     network = on_meta("context-cpm")
     names = tuple(f"refinement_stages.{index}.trunk.0" for index in range(5))
     layers = list_layers(network, (256, 256))
@@ -281,7 +281,7 @@ def test_public_weights_of_context_cpm_fit_without_renaming() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_what_a_network_gives_is_what_its_pose_says(name: str) -> None:
+def test_outputs_match_the_pose_specification(name: str) -> None:
     options, heatmaps = SMALL[name]
     pose = get_entry(name).pose
     maps = on_meta(name, **options)(torch.empty(1, 3, 64, 96, device="meta"))[-1]
@@ -297,7 +297,7 @@ def test_what_a_network_gives_is_what_its_pose_says(name: str) -> None:
     height=st.integers(1, 15),
     width=st.integers(1, 15),
 )
-def test_any_multiple_of_eight_gives_maps_at_the_stride(name: str, batch: int, height: int, width: int) -> None:
+def test_any_multiple_of_eight_is_a_valid_input_size(name: str, batch: int, height: int, width: int) -> None:
     options, heatmaps = SMALL[name]
     stride = get_entry(name).pose.stride
     stages = on_meta(name, **options)(torch.empty(batch, 3, 8 * height, 8 * width, device="meta"))
@@ -307,7 +307,7 @@ def test_any_multiple_of_eight_gives_maps_at_the_stride(name: str, batch: int, h
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_features_to_distil_are_there_for_every_stage(name: str) -> None:
+def test_every_stage_has_features_to_distil(name: str) -> None:
     network = on_meta(name, **SMALL[name][0])
     assert len(network.distill_points) >= 3
     assert all(network.get_submodule(point) is not None for point in network.distill_points)
@@ -319,14 +319,14 @@ def test_pooled_context_of_a_constant_map_is_constant_at_any_size(height: int, w
     torch.manual_seed(0)
     network = build(NetworkSpec("context-cpm", {"stages": 2, "context": "pyramid"})).eval()
     module = network.get_submodule("refinement_stages.0.trunk.0")
-    for level in module.levels:  # without the zeros beside the map
+    for level in module.levels:  # without zero padding
         level[0].weight.data[..., [0, 0, 0, 1, 1, 2, 2, 2], [0, 1, 2, 0, 2, 0, 1, 2]] = 0
     y = module(torch.randn(1, 145, 1, 1).expand(-1, -1, height, width))
     assert torch.allclose(y, y[..., :1, :1].expand_as(y), atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_upsampling_goes_to_the_size_of_the_other_map(mode: str) -> None:
+def test_upsampling_targets_the_size_of_the_other_map(mode: str) -> None:
     x, like = torch.arange(6.0).reshape(1, 1, 2, 3), torch.empty(1, 4, 4, 6)
     y = resize(x, like, mode)
     assert y.shape == (1, 1, 4, 6)

@@ -1,4 +1,4 @@
-"""Lightweight OpenPose: counts, names and wiring of its three builds."""
+"""Lightweight OpenPose: counts, names and connections of its three variants."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on_meta(name: str, **options: object) -> nn.Module:
 
 
 def macs(module: nn.Module, height: int, width: int) -> float:
-    """Multiply-adds by torch's own counter, which counts two operations for each."""
+    """Multiply-adds by torch's own counter, which counts two operations each."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         module(torch.empty(1, 3, height, width))
     return counter.get_total_flops() / 2
@@ -129,7 +129,7 @@ def test_public_network_has_the_published_size(refinements: int, params: int, gm
     assert macs(network, 256, 456) / 1e9 == pytest.approx(gmacs, rel=5e-4)
 
 
-def test_public_network_costs_what_its_paper_says() -> None:
+def test_the_public_network_has_the_operations_of_its_paper() -> None:
     assert macs(on_meta("lightweight-openpose"), 368, 368) == 8_881_647_616
 
 
@@ -169,7 +169,9 @@ def test_names_are_those_of_the_key_dumps(name: str, file: str, assets: Path) ->
 
 @settings(max_examples=25, deadline=None)
 @given(name=st.sampled_from(NAMES), batch=st.integers(1, 3), height=st.integers(1, 120), width=st.integers(1, 120))
-def test_any_input_size_gives_maps_of_an_eighth_rounded_up(name: str, batch: int, height: int, width: int) -> None:
+def test_any_input_size_is_valid_and_maps_are_an_eighth_rounded_up(
+    name: str, batch: int, height: int, width: int
+) -> None:
     with torch.device("meta"):
         stages = on_meta(name)(torch.empty(batch, 3, height, width))
     size = (-(-height // 8), -(-width // 8))
@@ -189,7 +191,7 @@ def test_any_input_size_gives_maps_of_an_eighth_rounded_up(name: str, batch: int
         ("human-pose-estimation-0001", "cpm_conv", "ref_trunk", ("pafs", "heatmaps", "features")),
     ],
 )
-def test_refinement_reads_the_parts_in_the_published_order(
+def test_refinement_reads_its_inputs_in_the_published_order(
     name: str, features: str, refinement: str, order: tuple[str, ...]
 ) -> None:
     network = build(NetworkSpec(name)).eval()
@@ -224,7 +226,7 @@ def test_backbone_keeps_stride_8_and_dilates_instead(name: str) -> None:
     assert convs[13].groups == convs[13].in_channels
 
 
-def test_activations_leave_the_outputs_before_them_alone() -> None:
+def test_activations_do_not_change_their_input() -> None:
     network = build(NetworkSpec("default")).eval()
     seen = {}
     conv = network.initial_stage.trunk[0][0]
@@ -236,7 +238,7 @@ def test_activations_leave_the_outputs_before_them_alone() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fresh_weights_keep_features_alive_and_start_with_small_maps(name: str) -> None:
+def test_initial_weights_preserve_variance_and_give_small_maps(name: str) -> None:
     torch.manual_seed(0)
     network = build(NetworkSpec(name)).train()
     spreads = []
@@ -253,7 +255,7 @@ def test_gradient_of_the_last_stage_reaches_every_parameter() -> None:
         network = build(NetworkSpec(name)).train()
         sum(value.square().sum() for value in network(torch.randn(2, 3, 32, 32))[-1].values()).backward()
         untouched = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-        # A bias in front of batch normalisation has no effect, so its gradient is rounding noise or nothing.
+        # A bias before batch normalisation has no effect, so that its gradient is rounding noise or zero.
         state = network.state_dict()
         assert [key for key in untouched if key.removesuffix("0.bias") + "1.running_mean" not in state] == []
 
@@ -289,7 +291,7 @@ def test_options_of_the_default_are_used() -> None:
 
 
 def test_every_network_is_complete_on_the_meta_device() -> None:
-    """Loading builds them there, so each tensor must be in the state dict once."""
+    """Loading builds them there, so every tensor must be in the state dict."""
     for entry in entries():
         network = on_meta(entry.name)
         tensors = [*network.parameters(), *network.buffers()]
@@ -300,7 +302,7 @@ def test_every_network_is_complete_on_the_meta_device() -> None:
 @pytest.mark.real
 @pytest.mark.slow
 def test_open_model_zoo_network_agrees_with_the_released_model(assets: Path) -> None:
-    """The released file is quantised, so the agreement is that of a correlation."""
+    """The released file is quantised, so that only the correlation can be compared."""
 
     folder = assets / "weights" / "human-pose-estimation-0001"
     network = build(NetworkSpec("human-pose-estimation-0001")).eval()

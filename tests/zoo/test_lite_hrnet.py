@@ -1,4 +1,4 @@
-"""Lite-HRNet and CBAM-Lite-HRNet: counts, public names, the public fusion and its lossless form."""
+"""Lite-HRNet and CBAM-Lite-HRNet: counts, public names, the public fusion and its equivalent single form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on_meta(name: str = "lite-hrnet", **options: object) -> nn.Module:
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """With statistics and weights that let no error cancel."""
+    """Random statistics and weights, so that errors do not cancel."""
     for key, value in module.state_dict().items():
         if key.endswith(("running_mean", "bias")):
             nn.init.normal_(value, std=0.1)
@@ -126,7 +126,9 @@ def tensors(shapes: Shapes) -> dict[str, Tensor]:
         ({"depth": 30, "single_fuse": True}, (256, 192), 1_763_717, 309.45),
     ],
 )
-def test_counts_are_those_that_run(options: dict[str, Any], size: tuple[int, int], params: int, mmacs: float) -> None:
+def test_counts_are_those_of_the_executed_layers(
+    options: dict[str, Any], size: tuple[int, int], params: int, mmacs: float
+) -> None:
     with ShapesOnly():
         found = cost(on_meta(**options), size)
     assert found.params == params
@@ -134,9 +136,7 @@ def test_counts_are_those_that_run(options: dict[str, Any], size: tuple[int, int
 
 
 @pytest.mark.parametrize(("options", "runs_twice"), [({}, 114), ({"depth": 30}, 197), ({"single_fuse": True}, 0)])
-def test_the_fusions_from_the_first_branch_run_twice_unless_told_otherwise(
-    options: dict[str, Any], runs_twice: int
-) -> None:
+def test_the_fusions_from_the_first_branch_run_twice_by_default(options: dict[str, Any], runs_twice: int) -> None:
     network = on_meta(**options)
     calls: dict[nn.Module, int] = {}
     for part in network.modules():
@@ -148,7 +148,7 @@ def test_the_fusions_from_the_first_branch_run_twice_unless_told_otherwise(
 
 
 @pytest.mark.parametrize(("depth", "params"), [(18, 1_140_588), (30, 1_773_536)])
-def test_cbam_adds_what_its_blocks_and_the_wider_head_have(depth: int, params: int) -> None:
+def test_cbam_adds_the_parameters_of_its_blocks_and_the_wider_head(depth: int, params: int) -> None:
     with ShapesOnly():
         plain, ours = (cost(on_meta(name, depth=depth), (256, 192)) for name in ("lite-hrnet", "cbam-lite-hrnet"))
     assert ours.params == params == plain.params + 5_059 + (320 * 17 + 17) - (40 * 17 + 17)
@@ -185,7 +185,7 @@ def test_public_files_are_recognised_and_fit(name: str, depth: int, joints: int,
         ("cbam-lite-hrnet", {"depth": 30}),
     ],
 )
-def test_the_other_forms_are_told_apart(name: str, options: dict[str, Any]) -> None:
+def test_the_variants_are_distinguished(name: str, options: dict[str, Any]) -> None:
     assert identify(on_meta(name, **options).state_dict()) == NetworkSpec(name, options)
 
 
@@ -196,7 +196,7 @@ def test_weights_of_another_network_are_refused_with_the_names_that_differ() -> 
 
 
 def public_fusion(module: LiteModule, maps: list[Tensor]) -> list[Tensor]:
-    """What the public code computes, in place as it does."""
+    """The fusion of the public code, in place as there."""
     out = [x.clone() for x in maps]
     fused = []
     rows: Any = module.fuse_layers
@@ -210,7 +210,7 @@ def public_fusion(module: LiteModule, maps: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("naive", [False, True])
 @pytest.mark.parametrize("branches", [2, 3, 4])
-def test_the_fusion_is_the_public_one_and_its_lossless_form_is_the_same(branches: int, naive: bool) -> None:
+def test_the_fusion_equals_the_public_one_also_in_its_single_form(branches: int, naive: bool) -> None:
     torch.manual_seed(branches)
     channels = tuple(16 * 2**i for i in range(branches))
     module = randomised(LiteModule(channels, naive=naive, single_fuse=False))
@@ -225,7 +225,7 @@ def test_the_fusion_is_the_public_one_and_its_lossless_form_is_the_same(branches
         lossless = once(maps)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(lossless, found, strict=True))
-    # The textbook's sum is another one.
+    # The standard fusion differs.
     rows: Any = module.fuse_layers
     with torch.no_grad():
         textbook = sum(rows[0][j](inner[j]) for j in range(1, branches)) + inner[0]
@@ -257,7 +257,7 @@ def test_cross_resolution_weighting_pools_as_adaptively_as_the_public_one() -> N
         assert torch.allclose(y, x * functional.interpolate(weight, size=x.shape[-2:], mode="nearest"), atol=1e-6)
 
 
-def test_shuffling_takes_the_channels_in_turn() -> None:
+def test_shuffling_interleaves_the_channels() -> None:
     first, second = torch.arange(3.0).view(1, 3, 1, 1), torch.arange(10.0, 13.0).view(1, 3, 1, 1)
     assert shuffle(first, second).flatten().tolist() == [0, 10, 1, 11, 2, 12]
     whole = torch.cat([first, second], dim=1)

@@ -1,4 +1,4 @@
-"""RePose: the counts that its paper prints, its options, and the messages along the body."""
+"""RePose: published counts, options, and the messages along the body."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_counts_are_those_of_the_reading(options: dict[str, Any], mparams: float
 
 
 @pytest.mark.parametrize(("options", "gmacs"), [(AT_INPUT, 49.73 / 2), ({}, 36.4 / 2)])
-def test_images_of_256_cost_what_the_reading_says(options: dict[str, str], gmacs: float) -> None:
+def test_the_network_for_256_pixels_has_the_expected_operations(options: dict[str, str], gmacs: float) -> None:
     with ShapesOnly():
         found = cost(on_meta("repose-256", **options), (256, 256))
     assert found.params / 1e6 == pytest.approx(4.327, abs=5.1e-4)
     assert found.macs / 1e9 == pytest.approx(gmacs, abs=0.03)
 
 
-def test_what_runs_is_less_than_what_the_paper_counts() -> None:
+def test_fewer_operations_are_executed_than_the_paper_counts() -> None:
     with ShapesOnly():
         found = cost(on_meta(), (128, 128))
     assert found.macs / 1e9 == pytest.approx(5.09, abs=0.006)
@@ -77,7 +77,7 @@ def test_a_block_of_the_messages_costs_28_convolutions() -> None:
     assert {b - a for a, b in pairwise(counts)} == {28 * 9_312}
 
 
-def test_the_neighbours_are_fifteen_pairs_both_ways_and_alike_on_both_sides() -> None:
+def test_the_neighbours_are_fifteen_symmetric_pairs() -> None:
     found = neighbours()
     assert sum(map(len, found)) == 2 * 15
     assert all(joint in found[other] for joint, others in enumerate(found) for other in others)
@@ -111,24 +111,24 @@ def test_a_message_starts_as_added_and_its_factor_is_learnt() -> None:
 
 
 def reached(graph: BodyGraph, start: int) -> set[int]:
-    """Joints whose last heatmap changes when the first features of one joint do."""
+    """Joints whose final heatmap depends on the initial features of one joint."""
     x = torch.randn(1, 64, 4, 4)
     with torch.no_grad():
         before = graph(x)[2]
-        # The last convolution of the joint's first features, before anything reads them.
+        # The last convolution of the joint's initial features.
         layer = [part for part in graph.start[start].modules() if isinstance(part, nn.BatchNorm2d)][-1]
         layer.bias.add_(3.0)
         after = graph(x)[2]
     return {joint for joint in range(14) if not torch.allclose(before[:, joint], after[:, joint], atol=1e-7)}
 
 
-def test_messages_go_along_the_body_and_without_the_graph_nowhere() -> None:
+def test_messages_travel_along_the_body_only_with_the_graph() -> None:
     head = LSP14.joints.index("head_top")
     assert {head, *neighbours()[head]} < reached(graph_of(), head)
     assert reached(graph_of(graph=False), head) == {head}
 
 
-def test_onward_and_back_have_weights_of_their_own_and_go_in_order() -> None:
+def test_forward_and_reverse_passes_have_separate_weights_and_follow_the_order() -> None:
     graph = graph_of(order="top_down")
     calls: list[tuple[str, int]] = []
     for name in ("onward", "back"):
@@ -141,7 +141,7 @@ def test_onward_and_back_have_weights_of_their_own_and_go_in_order() -> None:
     assert not {id(p) for p in graph.onward.parameters()} & {id(p) for p in graph.back.parameters()}
 
 
-def test_both_ways_to_halve_the_size_give_the_same_maps() -> None:
+def test_both_kinds_of_downsampling_give_the_same_maps() -> None:
     torch.manual_seed(0)
     strided = build(NetworkSpec("repose", {"blocks": 1})).eval()
     subsampled = build(NetworkSpec("repose", {"blocks": 1, **AT_INPUT})).eval()
@@ -170,7 +170,7 @@ def test_every_prediction_has_the_size_of_the_image(name: str, options: dict[str
     assert (pose.skeleton, pose.stride, (pose.height, pose.width)) == ("lsp14", 1, get_entry(name).input_size)
 
 
-def test_the_features_that_students_learn_from_are_there() -> None:
+def test_the_features_to_distil_exist() -> None:
     network = on_meta(stacks=2)
     points = network.distill_points
     assert isinstance(points, tuple)

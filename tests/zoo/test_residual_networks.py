@@ -1,4 +1,4 @@
-"""Simple baselines, spatial attention on them, and high-resolution networks: counts, public names, wiring."""
+"""Simple baselines, their variants with spatial attention, and HRNet: counts, public names, connections."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def public_hrnet(width: int, joints: int) -> Shapes:
 
 
 def tensors(shapes: Shapes) -> dict[str, Tensor]:
-    """Values for those names, each tensor another number."""
+    """Tensors of those names and shapes, each with a different value."""
     return {
         name: torch.tensor(index) if shape == () else torch.full(shape, 1e-3 * (index % 97))
         for index, (name, shape) in enumerate(shapes)
@@ -129,7 +129,7 @@ def test_counts_are_the_published_ones(name: str, options: dict[str, Any], param
         assert found.macs / 1e9 == pytest.approx(gmacs, abs=5.1e-4)
 
 
-def test_spatial_attention_saves_as_many_parameters_as_its_paper_says() -> None:
+def test_spatial_attention_saves_the_parameters_that_its_paper_reports() -> None:
     for depth, saved in ((50, -9.71), (101, -6.23)):
         small, plain = (
             sum(p.numel() for p in on_meta(name, depth=depth).parameters()) for name in ("esa", "simple-baseline")
@@ -168,7 +168,7 @@ def test_high_resolution_networks_have_the_names_of_the_public_release(width: in
 def test_public_files_are_recognised_and_fit_under_all_names(
     name: str, options: dict[str, int], joints: int, head: str | None
 ) -> None:
-    """``head``: what MMPose 0 and 1 put before the names of the head; all others get ``backbone.``."""
+    """``head``: prefix of the head's names in MMPose 0 and 1; all other names get ``backbone.``."""
     public = public_baseline if name.startswith("simple") else public_hrnet
     plain = tensors(public(*options.values(), joints))
     state = plain
@@ -183,7 +183,7 @@ def test_public_files_are_recognised_and_fit_under_all_names(
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
 
 
-def test_a_public_file_with_an_odd_tensor_is_refused_with_its_name() -> None:
+def test_a_public_file_with_an_unexpected_tensor_is_refused_with_its_name() -> None:
     state = tensors(public_baseline(50, 17))
     del state["layer2.1.conv2.weight"]
     state["layer2.9.conv2.weight"] = torch.ones(1)
@@ -226,7 +226,7 @@ def test_maps_are_a_quarter_of_any_input_of_multiples_of_32(name: str, size: tup
     assert (entry.pose.height, entry.pose.width) == entry.input_size
 
 
-def test_spatial_attention_comes_after_the_stages_that_have_it() -> None:
+def test_spatial_attention_follows_its_stages() -> None:
     network = build(NetworkSpec("esa-prev", {"attended": 2})).eval()
     calls: list[tuple[int, ...]] = []
     for block in network.get_submodule("attention").children():
@@ -247,7 +247,7 @@ def test_every_branch_of_a_high_resolution_module_reaches_every_output() -> None
         assert all(not torch.allclose(a, b) for a, b in zip(after, before, strict=True))
 
 
-def test_a_high_resolution_module_sums_what_its_fusion_layers_give() -> None:
+def test_a_high_resolution_module_sums_the_outputs_of_its_fusion_layers() -> None:
     torch.manual_seed(1)
     module = HighResolutionModule((4, 8), 2).eval()
     a, b = torch.randn(1, 4, 8, 8), torch.randn(1, 8, 4, 4)
