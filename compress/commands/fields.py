@@ -41,7 +41,7 @@ def option(
     old : str, optional
         An earlier name of the option, which is still accepted.
     """
-    extra = {"flag": flag, "positional": positional, "output": output, "old": old}
+    extra: dict[str, Any] = {"flag": flag, "positional": positional, "output": output, "old": old}
     return Field(default, description=help, json_schema_extra=extra)
 
 
