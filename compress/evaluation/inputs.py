@@ -88,9 +88,7 @@ def calibration_inputs(
     return inputs
 
 
-def _tensors(
-    images: Dataset, pose: PoseSpec | None, height: int | None, progress: Progress | None
-) -> Iterator[Tensor]:
+def _tensors(images: Dataset, pose: PoseSpec | None, height: int | None, progress: Progress | None) -> Iterator[Tensor]:
     if pose is None:
         raise DataError(
             "the network does not say how it reads images: it has no pose specification",

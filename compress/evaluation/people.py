@@ -9,6 +9,7 @@ from compress.data.boxes import Box
 from compress.data.person_view import person_region, usable_people
 from compress.data.sample import Image, Sample
 from compress.errors import DataError
+from compress.model import Model
 from compress.pose.crop import Region, box_region, crop_image, crop_size, image_region, scaled_size
 from compress.pose.decoders.base import Decoder, NetworkInput, Pose
 from compress.pose.decoders.registry import get_decoder
@@ -17,6 +18,7 @@ from compress.pose.skeleton import COCO17
 from compress.pose.spec import PoseSpec
 from compress.pose.views import Run, View, average_views
 from compress.runtime.runner import Runner
+from compress.runtime.torch_runner import TorchRunner
 
 #: Most crops in a batch.
 _MAX_CROPS = 16
@@ -34,7 +36,7 @@ class Place:
 
 
 def find_people(
-    runner: Runner,
+    runner: Runner | Model,
     image: Image | Sample,
     *,
     decoder: Decoder | None = None,
@@ -49,8 +51,8 @@ def find_people(
 
     Parameters
     ----------
-    runner : Runner
-        Runs the network.
+    runner : Runner or Model
+        Runs the network; a model is run by torch on the CPU. For many images make a runner once.
     image : array, shape (H, W, 3), uint8, or Sample
         Pixels in BGR order, or an image with its annotations.
     decoder : Decoder, optional
@@ -70,6 +72,7 @@ def find_people(
     DataError
         If the network has no pose specification, or finds people by itself and is given boxes.
     """
+    runner = TorchRunner.of(runner) if isinstance(runner, Model) else runner
     pose = pose_of(runner)
     decoder = decoder or get_decoder(pose)
     view = view or View()

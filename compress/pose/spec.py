@@ -79,6 +79,9 @@ class PoseSpec:
     decoder_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for name in ("outputs", "mean", "scale", "fill"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         get_skeleton(self.skeleton)
         for name, known in (("color", COLORS), ("grid", GRIDS), ("layout", LAYOUTS)):
             _check_choice(name, getattr(self, name), known)

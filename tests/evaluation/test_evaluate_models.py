@@ -15,10 +15,12 @@ from compress.data.synthetic import DrawnPeople
 from compress.errors import CompressError, DataError, NetworkError, UsageError
 from compress.evaluation.evaluate import OutputDifference, evaluate
 from compress.evaluation.inputs import calibration_inputs
+from compress.evaluation.people import find_people
 from compress.evaluation.score import EvaluationOptions, Score
 from compress.model import Model
 from compress.pose.spec import PoseSpec
 from compress.pose.views import View
+from compress.runtime.torch_runner import TorchRunner
 
 
 class Several(nn.Module):
@@ -94,6 +96,15 @@ def test_a_model_and_its_exported_file_are_scored_alike(tmp_path: Path) -> None:
     assert difference.largest < 1e-6
     with pytest.raises(CompressError, match="missing"):
         evaluate(tmp_path / "missing.onnx", "synthetic:5:3")
+
+
+def test_a_model_finds_people_in_an_image() -> None:
+    model, sample = compress.create("default"), DrawnPeople(5, 1)[0]
+    found = compress.find_people(model, sample.image, view=View(192))
+    expected = find_people(TorchRunner.of(model), sample, view=View(192))
+    assert len(found) == len(expected) > 0
+    for person, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(person.keypoints, other.keypoints)
 
 
 def test_calibration_inputs_come_from_data_sets_and_from_tensors() -> None:

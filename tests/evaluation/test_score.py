@@ -231,8 +231,7 @@ class Few:
 def test_all_runtimes_score_the_real_network_alike(
     real_people: CocoDataset, real_weights: Path, tmp_path: Path
 ) -> None:
-    checkpoint = load(real_weights)
-    onnx = export_onnx(checkpoint.module, checkpoint.pose, tmp_path / "model.onnx")
+    onnx = export_onnx(load(real_weights), tmp_path / "model.onnx")
     xml, _ = export_openvino(onnx, tmp_path / "model.xml")
     few = Few(real_people, range(0, 100, 8))
     torch_score, *others = [

@@ -93,6 +93,10 @@ def test_outputs_are_the_decoders_usual_ones_by_default() -> None:
         PoseSpec(decoder="my.module:Decoder")
 
 
+def test_lists_are_taken_for_tuples() -> None:
+    assert PoseSpec(mean=[1.0], scale=[2.0], color="gray") == PoseSpec(mean=(1.0,), scale=(2.0,), color="gray")  # type: ignore[arg-type]
+
+
 def test_a_skeleton_of_ones_own_travels_as_a_record() -> None:
     pose = PoseSpec(skeleton=HAND, decoder="heatmap")
     assert pose.joints is HAND
