@@ -1,7 +1,7 @@
-"""The ways in which papers count operations: the same network has another number in each.
+"""Conventions by which papers count operations: the same network has a different number in each.
 
-Counts of this project are the multiply-adds that convolution and linear layers execute (`compress.network.cost`). The
-others are here to compare with published numbers, and never without their name.
+This project counts the multiply-adds that convolution and linear layers execute (`compress.network.cost`). The others
+serve to compare with published numbers, and are never shown without their name.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Convention:
     Attributes
     ----------
     name : str
-        How tables call it.
+        As tables show it.
     divisor : int
         Operations in one unit of the printed number.
     unit : str
-        What papers print behind it, ``"G"`` or ``"M"``.
+        Suffix that papers print, ``"G"`` or ``"M"``.
     summary : str
         What is counted.
     """
@@ -64,16 +64,16 @@ def executed(layers: Sequence[LayerInfo]) -> int:
 
 
 def at_output_size(layers: Sequence[LayerInfo]) -> int:
-    """Multiply-adds as if every layer, transposed ones too, applied its whole kernel at each place of its output."""
+    """Multiply-adds as if every layer, transposed ones included, applied its kernel at each output position."""
     return sum(layer.output_positions * math.prod(layer.weight_shape) for layer in layers)
 
 
 def counted_once(module: nn.Module, input_size: tuple[int, int]) -> int:
-    """Operations of a counter that looks at every layer once, however often it runs.
+    """Operations of a counter that counts each layer once, however often it runs.
 
     Multiply-adds of convolution and linear layers, one for each output with a bias, two for each normalised element,
-    one for each output of a ReLU layer, and one for each input of a pooling or upsampling layer. Like all counters of
-    layers it does not see what a network computes by functions.
+    one for each output of a ReLU layer, and one for each input of a pooling or upsampling layer. Like any counter based
+    on modules it does not see functional operations.
 
     Parameters
     ----------
@@ -105,12 +105,12 @@ LAYER_CONVENTIONS: dict[str, Callable[[Sequence[LayerInfo]], int]] = {
 
 
 def layers_number(convention: str, layers: Sequence[LayerInfo]) -> float:
-    """What a paper with one of `LAYER_CONVENTIONS` would print for these layers, in the unit of the convention."""
+    """The count of these layers by one of `LAYER_CONVENTIONS`, in its unit."""
     return LAYER_CONVENTIONS[convention](layers) / CONVENTIONS[convention].divisor
 
 
 def published_number(convention: str, module: nn.Module, input_size: tuple[int, int]) -> float:
-    """What a paper with that convention would print for a network.
+    """The count of a network by a convention, in its unit.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Building and running networks for the shapes of their tensors alone."""
+"""Building and running networks without values, to get the shapes of their tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
-#: What fills a tensor and so does nothing to its shape.
+#: Functions that fill a tensor and leave its shape unchanged.
 _FILLING: tuple[Callable[..., Any], ...] = (
     init.kaiming_normal_,
     init.kaiming_uniform_,
@@ -22,7 +22,7 @@ _FILLING: tuple[Callable[..., Any], ...] = (
     Tensor.zero_,
 )
 
-#: What gives a tensor of its first argument's shape.
+#: Functions whose result has the shape of their first argument.
 _SAME: tuple[Callable[..., Any], ...] = (
     functional.batch_norm,
     functional.relu,
@@ -35,27 +35,26 @@ _SAME: tuple[Callable[..., Any], ...] = (
 
 _UNTOUCHED = frozenset((*_FILLING, *_SAME))
 
-#: What gives a tensor of its arguments' shape where both have the same.
+#: Functions of two tensors whose result has their shape if both have the same.
 _PAIRS = frozenset((torch.add, torch.mul, Tensor.add, Tensor.mul, Tensor.__add__, Tensor.__mul__))
 
 
 class ShapesOnly(TorchFunctionMode):
-    """A context in which networks are built without values, and run on the meta device several times as fast.
+    """A context in which networks are built without values, and run several times faster than on the meta device.
 
-    The meta device gives the shapes of all results already, but works through the steps of normalisations and
-    convolutions in Python; here they are passed over. What a network returns inside has the right shape and no other
-    meaning.
+    The meta device alone computes all shapes too, but decomposes normalisations and convolutions in Python; here these
+    steps are skipped. Tensors inside have the right shape and no values.
     """
 
     def __enter__(self) -> ShapesOnly:
-        """Make new tensors on the meta device."""
+        """Create new tensors on the meta device."""
         self._device = torch.device("meta")
         self._device.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Leave both."""
+        """Restore the previous device and mode."""
         super().__exit__(*exception)
         self._device.__exit__(*exception)
 
@@ -66,7 +65,7 @@ class ShapesOnly(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Pass over what does not change shapes, and give a convolution's output at once."""
+        """Skip functions that do not change shapes, and return the output of a convolution directly."""
         kwargs = kwargs or {}
         given = args[0] if args else kwargs.get("input", kwargs.get("tensor"))
         if func in (torch.cat, torch.stack) and isinstance(given, list | tuple) and all(x.is_meta for x in given):
@@ -88,7 +87,7 @@ class ShapesOnly(TorchFunctionMode):
 
 
 def _joined(func: Callable[..., Any], tensors: Sequence[Tensor], dim: int) -> Tensor:
-    """A tensor of the shape that `torch.cat` or `torch.stack` gives."""
+    """An empty tensor of the shape that `torch.cat` or `torch.stack` returns."""
     shape = list(tensors[0].shape)
     if func is torch.stack:
         shape.insert(dim if dim >= 0 else dim + len(shape) + 1, len(tensors))
@@ -98,7 +97,7 @@ def _joined(func: Callable[..., Any], tensors: Sequence[Tensor], dim: int) -> Te
 
 
 def _convolved(x: Tensor, weight: Tensor, _bias: Any, stride: Any, padding: Any, dilation: Any, _groups: int) -> Tensor:
-    """A tensor of the shape that `torch.nn.functional.conv2d` gives."""
+    """An empty tensor of the shape that `torch.nn.functional.conv2d` returns."""
     pairs = (nn.modules.utils._pair(value) for value in (stride, padding, dilation))
     sides = [
         (side + 2 * pad - wide * (kernel - 1) - 1) // step + 1

@@ -1,4 +1,4 @@
-"""Conventions of counting, on networks small enough to count by hand, and the context that leaves values out."""
+"""Conventions of counting, on networks small enough to count by hand, and building networks without values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Small(nn.Module):
         return y
 
 
-#: Places of the maps of Small at an input of 16 x 8.
+#: Positions of the feature maps of Small at an input of 16 x 8.
 HALF, WHOLE, DOUBLE = 8 * 4, 16 * 8, 32 * 16
 
 

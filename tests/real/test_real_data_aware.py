@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from compress.checkpoint.load import load
-from compress.compression.calibration import calibration_images
 from compress.data.coco import CocoDataset
-from compress.network.layers import list_layers
+from compress.evaluation.inputs import calibration_inputs
 from compress.network.output_error import output_errors
 from compress.network.statistics import Calibration, Sampling, measure_sensitivity
 from compress.planning.budgeted import eligible, measure_curves, plan_within
@@ -24,14 +23,14 @@ SIZE = (192, 256)
 @pytest.mark.slow
 def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> None:
     (path,) = assets.glob("weights/human-pose-estimation-0001/**/*.pth")
-    checkpoint = load(path)
-    module, name = checkpoint.module, checkpoint.source.name
+    model = load(path).at_size(SIZE)
+    module, name = model.module, model.name
     images = {}
     for split in ("train2017", "val2017"):
         annotations = assets / f"annotations/person_keypoints_{split}_subset.json"
         data = CocoDataset(annotations, assets / "images/coco" / split)
-        images[split] = calibration_images(data, checkpoint.pose, SIZE[0], 12)
-    layers = list_layers(module, SIZE)
+        images[split] = calibration_inputs(data, model, 12, SIZE[0])
+    layers = model.layers
     names, kept = eligible(layers, Selection(pointwise=True))
     calibration = Calibration(
         images["train2017"], measure_sensitivity(module, images["train2017"], names, sampling=Sampling(positions=256))
@@ -50,7 +49,6 @@ def test_factors_fitted_to_images_keep_what_weights_alone_lose(assets: Path) -> 
     bound = fitted.plan.macs[1]
     rest = sum(x.macs for x in layers) - sum(listed[0].macs for listed in curves.candidates.values())
     planned = plan_within(curves, bound, lambda _, x: x.macs, fixed=rest, network=name, input_size=SIZE)
-    assert not isinstance(planned, float)
     assert planned.price <= bound
     budgeted = factorize_with_data(module, planned.plan, calibration, rounds=0)
     assert output_errors(module, budgeted.module, images["val2017"])["pafs"] < 0.7 * aware["pafs"]

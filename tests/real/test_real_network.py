@@ -66,9 +66,7 @@ def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
             assert (ours[name] - value).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize(
-    ("policy", "macs"), [(Ratio("1/2"), 5.28), (Ratio("1/3"), 4.63), (Vbmf(), 4.19)]
-)
+@pytest.mark.parametrize(("policy", "macs"), [(Ratio("1/2"), 5.28), (Ratio("1/3"), 4.63), (Vbmf(), 4.19)])
 def test_the_papers_policies_cost_what_they_should(weights: Path, policy: Any, macs: float) -> None:
     module = load(weights).module
     plan = make_plan(module, policy, Selection(), network=NAME, input_size=(256, 456))
