@@ -1,4 +1,4 @@
-"""The machine that a number was measured on. No host, user or network names."""
+"""The machine on which something was measured, without names of hosts, users or networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 ABSENT = "not present"
 
-#: Instruction sets that change how fast convolutions run, by their name in Linux's CPU flags.
+#: Instruction sets that affect the speed of convolutions, by their names in Linux's CPU flags.
 _FLAGS = {
     "avx2": "avx2",
     "avx512f": "avx512",
@@ -30,26 +30,26 @@ _FLAGS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """Hardware and software that decide a latency.
+    """Hardware and software that determine latency.
 
     Attributes
     ----------
     cpu : str
-        Model name as the system tells it.
+        Model name as the system reports it.
     cores : int
         Logical cores that this process may use.
     memory_gb : float
-        Main memory in GiB; 0 where the system does not tell.
+        Main memory in GiB; 0 where the system does not report it.
     os : str
-        Name and version of the system, and the kind of processor.
+        Name and version of the system, and the architecture.
     python, torch, openvino, onnxruntime : str
         Versions; "not present" for a runtime that is not installed.
     gpu : str
         Name of the first CUDA device, or "not present".
     instruction_sets : tuple of str
-        Vector extensions of the CPU that matter here, such as "avx512" or "amx-bf16".
+        Vector extensions of the CPU that affect latency, such as "avx512" or "amx-bf16".
     threads : int
-        Threads that torch uses unless told otherwise; a `Timing` records those of its own runner.
+        Default number of torch's threads; a `Timing` records that of its own runner.
     """
 
     cpu: str
@@ -65,7 +65,7 @@ class Machine:
     threads: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, fit for JSON."""
+        """Plain containers for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
@@ -87,13 +87,13 @@ def describe() -> Machine:
 
 
 def vector_channels() -> int:
-    """Channels that a float32 vector register of this CPU holds: the step in which runtimes block channels."""
+    """Channels in a float32 vector register of this CPU: the block size of channels in runtimes."""
     names = _instruction_sets(_cpuinfo())
     return 16 if any(name.startswith("avx512") for name in names) else 8 if "avx2" in names else 4
 
 
 def _cpuinfo() -> dict[str, str]:
-    """First processor of /proc/cpuinfo; empty on other systems."""
+    """The first processor in /proc/cpuinfo; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

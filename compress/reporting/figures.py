@@ -71,14 +71,14 @@ def kernel_errors(models: Sequence[ModelFacts]) -> bytes | None:
 
 
 def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], joints: Sequence[str]) -> bytes:
-    """OKS loss of each layer, by rank and by joint, as PNG.
+    """OKS loss of each layer by rank and by joint, as PNG.
 
     Parameters
     ----------
     rows : sequence of mapping
         As `compress.compression.keypoint_sensitivity` records them.
     shares : sequence of str
-        Shares of full rank: columns of the left panel; a white cell is a rank that was not tried.
+        Shares of full rank: columns of the left panel; white cells are ranks that were not measured.
     joints : sequence of str
         Columns of the right panel, at the smallest rank of each layer.
     """

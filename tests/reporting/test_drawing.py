@@ -1,4 +1,4 @@
-"""People drawn on pictures."""
+"""Poses drawn on images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def person(skeleton: Skeleton, **joints: tuple[float, float, float]) -> np.ndarr
     return found
 
 
-def test_drawing_poses_changes_a_copy_only_near_the_joints_that_are_there() -> None:
+def test_drawing_changes_only_a_copy_and_only_near_present_joints() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     arm = person(COCO17, left_shoulder=(20, 20, 1), left_elbow=(40, 30, 1))
     drawn = draw_poses(image, [arm], COCO17)
@@ -25,7 +25,7 @@ def test_drawing_poses_changes_a_copy_only_near_the_joints_that_are_there() -> N
     assert drawn[60:, :].max() == 0
 
 
-def test_joints_of_low_scores_and_their_limbs_are_left_out() -> None:
+def test_joints_with_low_scores_and_their_limbs_are_left_out() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     arm = person(COCO17, left_shoulder=(20, 20, 0.9), left_elbow=(80, 80, 0.1))
     assert draw_poses(image, [arm], COCO17, above=0.2)[40:, 40:].max() == 0
@@ -41,7 +41,7 @@ def test_limbs_are_wider_in_larger_people() -> None:
     assert 1 <= widths[0] < widths[1] < 30
 
 
-def test_left_and_right_and_arms_and_legs_have_colours_of_their_own() -> None:
+def test_left_and_right_arms_and_legs_have_different_colours() -> None:
     colours = set()
     for a, b in (("shoulder", "elbow"), ("hip", "knee")):
         for side in ("left", "right"):
@@ -51,7 +51,7 @@ def test_left_and_right_and_arms_and_legs_have_colours_of_their_own() -> None:
     assert len(colours) == 4
 
 
-def test_limbs_that_only_help_the_grouping_are_not_drawn() -> None:
+def test_limbs_that_serve_grouping_only_are_not_drawn() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     joints = {"left_shoulder": (50.0, 90.0, 1.0), "left_ear": (50.0, 10.0, 1.0)}
     assert draw_poses(image, [person(OPENPOSE18, **joints)], OPENPOSE18)[50].max() == 0
