@@ -145,7 +145,7 @@ def _load_foreign(weights: Weights, file: str, network: Network | None) -> Model
         entry = {"command": "import", "file": file, "network": spec.name}
         model = _restored(Model(nn.Identity(), spec, (), history=(entry,)), weights, network)
         return _described(model, find_factory(network))
-    found = next((spec for each in variants(weights) if (spec := foreign.identify(each.state))), None)
+    found = next((known for each in variants(weights) if (known := foreign.identify(each.state))), None)
     if isinstance(network, str) and (found is None or found.name != network):
         found = NetworkSpec(network, _shared_options(found, network))
     if found is None:

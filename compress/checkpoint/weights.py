@@ -224,10 +224,8 @@ def _one_part(tried: Iterable[Weights], expected: Mapping[str, Tensor]) -> Weigh
                 hint="Save the state dict of the one that you want",
             )
         if fitting:
-            rest = [first for first in parts if first not in fitting]
-            return Weights(
-                parts[fitting[0]], (*each.notices, f"read the part {fitting[0]}, left out {list_names(rest)}")
-            )
+            others = list_names(first for first in parts if first not in fitting)
+            return Weights(parts[fitting[0]], (*each.notices, f"read the part {fitting[0]}, left out {others}"))
     return None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from compress.data.arrays import Tensors
 from compress.data.sample import Dataset
 from compress.data.source import images as open_images
+from compress.data.spec import DataSpec
 from compress.data.tolerant import spread
 from compress.errors import UsageError
 from compress.evaluation.inputs import calibration_inputs
@@ -202,8 +203,9 @@ def _compared_on(model: Model, options: ExportOptions, calibration: Dataset | Te
         if named is None:
             return _noise(model, options.check_images)
         return arrays_of(calibration_inputs(named, model, options.check_images, options.height))
-    images = open_images(DEFAULT_IMAGES) if named is None or isinstance(named, Tensors) else named
-    return [sample.image for sample in spread(images, options.check_images)]
+    if named is None or isinstance(named, Tensors):
+        return [sample.image for sample in spread(DataSpec.parse(DEFAULT_IMAGES).open(), options.check_images)]
+    return [sample.image for sample in spread(named, options.check_images)]
 
 
 def _noise(model: Model, count: int) -> list[ArrayInputs]:

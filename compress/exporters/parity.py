@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from compress.errors import CompressError, ParityError, UsageError
+from compress.exporters.paired_people import FAR, PeopleErrors
 from compress.exporters.peaks_graph import PeakOptions, missed_peaks
 from compress.pose.crop import crop_image, image_region
 from compress.pose.decoders.base import Decoder, Pose
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from compress.runtime.runner import Runner
 
 Maps = Mapping[str, NDArray[Any]]
-
-#: Two keypoints of one joint that are farther apart than this share of the image's diagonal are not the same one.
-_FAR = 0.05
 
 #: Inputs of networks with maps at several resolutions are multiples of this.
 _COARSEST = 32
@@ -227,7 +224,7 @@ def check(
     decoder = get_decoder(pose)
     heights = check_heights(pose) if heights is None else tuple(heights)
     errors = _OutputErrors()
-    people = _PeopleErrors()
+    people = PeopleErrors()
     peak_errors = None if peaks is None else _PeakErrors(peaks, pose)
     sizes: dict[tuple[int, int], None] = {}
     for image in images:
@@ -243,7 +240,7 @@ def check(
             errors.add({name: maps[:1] for name, maps in wanted.items()}, alone, pose.outputs)
             both = (_decode(maps, view, decoder, pose) for maps in (wanted, found))
             for ours, theirs in zip(*both, strict=True):
-                people.add(ours, theirs, far=_FAR * float(np.hypot(*image.shape[:2])))
+                people.add(ours, theirs, far=FAR * float(np.hypot(*image.shape[:2])))
     moved = np.asarray(people.moved or [0.0])
     return replace(
         errors.parity(reference, exported, precision, len(images)),
@@ -397,55 +394,6 @@ class _PeakErrors:
             joints = maps[: len(self.pose.joints.joints)]
             self.count += int((given[..., 2] > 0).sum())
             self.missed += missed_peaks(given, joints, self.pose.stride, self.options)
-
-
-class _PeopleErrors:
-    """Differences of decoded people, gathered over all images."""
-
-    def __init__(self) -> None:
-        self.moved: list[float] = []
-        self.lost = 0
-        self.counts = (0, 0)
-
-    def add(self, wanted: Sequence[Pose], found: Sequence[Pose], *, far: float) -> None:
-        moved, lost = compare_people(wanted, found, far=far)
-        self.moved += moved
-        self.lost += lost
-        self.counts = (self.counts[0] + len(wanted), self.counts[1] + len(found))
-
-
-def compare_people(wanted: Sequence[Pose], found: Sequence[Pose], *, far: float) -> tuple[list[float], int]:
-    """Pair people so that their joints lie closest, then compare joint by joint.
-
-    Parameters
-    ----------
-    wanted, found : sequence of Pose
-        People of one image.
-    far : float
-        Distance in pixels from which two points are not the same joint of the same person.
-
-    Returns
-    -------
-    (list of float, int)
-        Distance in pixels of each joint that both have, and the number of joints that one side alone has.
-    """
-    first, second = (_stack(people) for people in (wanted, found))  # [P, K, 3], [Q, K, 3]
-    distance = np.linalg.norm(first[:, None, :, :2] - second[None, :, :, :2], axis=-1)  # [P, Q, K]
-    there = (first[:, None, :, 2] > 0, second[None, :, :, 2] > 0)  # [P, 1, K], [1, Q, K]
-    same = there[0] & there[1] & (distance < far)  # [P, Q, K]
-    # Each joint that is the same gains at least a little, so the pairing prefers many joints, then close ones.
-    gain = np.where(same, 1 - 0.5 * distance / far, 0.0).sum(axis=-1)  # [P, Q]
-    rows, columns = linear_sum_assignment(gain, maximize=True)
-    kept = same[rows, columns]  # [min(P, Q), K]
-    moved = distance[rows, columns][kept]
-    lost = int(there[0].sum() + there[1].sum()) - 2 * len(moved)
-    return [float(d) for d in moved], lost
-
-
-def _stack(people: Sequence[Pose]) -> NDArray[np.float64]:
-    if not people:
-        return np.zeros((0, 1, 3))
-    return np.stack([pose.keypoints for pose in people]).astype(np.float64)
 
 
 def _view(image: Image, decoder: Decoder, pose: PoseSpec, height: int) -> NetworkInput:

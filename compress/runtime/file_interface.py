@@ -75,6 +75,7 @@ def read_interface(
     NetworkError
         If the network is unknown.
     """
+    pose: PoseSpec | None
     if "pose" in metadata:
         pose = read_pose(metadata["pose"], path)
     elif known is not None or network is None or "outputs" in metadata:

@@ -51,7 +51,7 @@ def run(folder: Path, output: Path, **options: Any) -> ExportResult:
     values = {"model": folder / "model.pt", "int8": True, "output": output, "threads": 2, "calibrate": 4, **options}
     result = COMMAND.run(check_options(COMMAND.options, values, "test"), Silent())
     assert isinstance(result, ExportResult)
-    json.dumps(result.int8, allow_nan=False)
+    json.dumps(result.record, allow_nan=False)
     return result
 
 
@@ -59,8 +59,7 @@ def test_a_network_in_int8_keeps_its_score_within_the_gate(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run(folder, tmp_path, data=("synthetic:900:6",), max_drop=0.15)
-    record = result.int8
-    assert record is not None
+    record = result.record["int8"]
     path = Path(record["file"])
     assert path == tmp_path / "model-int8.xml"
     assert record["drop"] == pytest.approx(record["before"] - record["after"])

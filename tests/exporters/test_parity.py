@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from compress.errors import ParityError, UsageError
-from compress.exporters.parity import TOLERANCES, Parity, check, check_heights, check_outputs, compare_people, require
+from compress.exporters.paired_people import compare_people
+from compress.exporters.parity import TOLERANCES, Parity, check, check_heights, check_outputs, require
 from compress.pose.decoders.base import Pose
 from compress.pose.skeleton import OPENPOSE18
 from compress.pose.spec import PoseSpec
