@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [*SUMMARIES, "run"])
-def test_every_command_has_help_that_ends_in_a_line_to_copy_and_stands_in_the_readme(compress: Any, name: str) -> None:
+def test_every_command_has_help_with_an_example_and_is_in_the_readme(compress: Any, name: str) -> None:
     done = compress(name, "--help")
     assert done.code == 0
     assert f"Example: compress {name}" in " ".join(done.out.split())
@@ -140,7 +140,7 @@ def test_a_dry_run_writes_nothing_and_a_saved_plan_gives_the_same_network(
         (["--plan", "nowhere.json"], (1,), "does not exist"),
     ],
 )
-def test_wrong_factorizations_are_one_clear_error(
+def test_invalid_options_of_a_factorization_are_one_clear_error(
     compress: Any, model: Path, tmp_path: Path, words: list[str], code: tuple[int, ...], message: str
 ) -> None:
     output = tmp_path / "small.pt"
@@ -174,7 +174,9 @@ def test_a_plan_for_another_network_is_refused(compress: Any, model: Path, tmp_p
     ("content", "message"),
     [(None, "does not exist"), (b"", "empty"), (b"\x80\x04nonsense", "model.pt"), (b"\xff\xd8\xff\xe0", "JPEG")],
 )
-def test_files_that_are_no_checkpoint(compress: Any, tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_files_that_are_not_checkpoints_are_refused(
+    compress: Any, tmp_path: Path, content: bytes | None, message: str
+) -> None:
     path = tmp_path / "model.pt"
     if content is not None:
         path.write_bytes(content)
@@ -189,7 +191,7 @@ def test_files_that_are_no_checkpoint(compress: Any, tmp_path: Path, content: by
         assert "Traceback" not in done.err
 
 
-def test_data_that_is_none(compress: Any, model: Path, tmp_path: Path) -> None:
+def test_data_that_does_not_exist_is_refused(compress: Any, model: Path, tmp_path: Path) -> None:
     for words, message in (
         (["--data", "cocoo:x"], "names no data set"),
         (["--data", f"coco:{tmp_path / 'x'}"], "no such COCO folder"),
@@ -201,7 +203,7 @@ def test_data_that_is_none(compress: Any, model: Path, tmp_path: Path) -> None:
         assert message in done.err
 
 
-def test_our_own_bugs_keep_their_traceback(compress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bugs_keep_their_traceback(compress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 

@@ -1,4 +1,4 @@
-"""An interrupted training stage goes on when its recipe is run again."""
+"""An interrupted training stage is resumed when its recipe is run again."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ output = "trained.pt"
 """
 
 
-class Stopped(Exception):
-    """What the test stops a run with."""
+class Interrupted(Exception):
+    """Raised by the test to interrupt a run."""
 
 
-class StopsAfter(Silent):
-    """Progress that stops the program after some steps, and remembers what it was told."""
+class InterruptsAfter(Silent):
+    """Progress that interrupts the program after some steps, and keeps the messages."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
-        self.told: list[str] = []
+        self.messages: list[str] = []
 
     def say(self, message: str) -> None:
-        self.told.append(message)
+        self.messages.append(message)
 
     @contextmanager
     def bar(self, description: str, total: int | None) -> Iterator[Callable[..., None]]:
         def advance(done: int, note: str = "") -> None:
             self.left -= done
             if self.left == 0:
-                raise Stopped
+                raise Interrupted
 
         yield advance
 
@@ -65,29 +65,29 @@ def recipe(folder: Path, text: str = TEXT) -> Recipe:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_recipe(recipe(whole), Silent())
-    with pytest.raises(Stopped):
-        run_recipe(recipe(parts), StopsAfter(2))
+    with pytest.raises(Interrupted):
+        run_recipe(recipe(parts), InterruptsAfter(2))
     assert not (parts / "trained.pt").exists()
     assert (parts / "trained.state").exists()
 
-    second = StopsAfter(-1)
+    second = InterruptsAfter(-1)
     reports = run_recipe(recipe(parts), second)
     assert [report.skipped for report in reports] == [True, False]
-    assert any("going on where it was interrupted" in line for line in second.told)
+    assert any("resuming the interrupted run" in line for line in second.messages)
     assert not (parts / "trained.state").exists()
-    wanted, found = (load(folder / "trained.pt").module.state_dict() for folder in (whole, parts))
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    expected, found = (load(folder / "trained.pt").module.state_dict() for folder in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.slow
-def test_a_stopped_training_starts_anew_when_its_options_have_changed(tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        run_recipe(recipe(tmp_path / "x"), StopsAfter(2))
-    progress = StopsAfter(-1)
+def test_an_interrupted_training_starts_over_when_its_options_have_changed(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run_recipe(recipe(tmp_path / "x"), InterruptsAfter(2))
+    progress = InterruptsAfter(-1)
     changed = TEXT.replace("steps = 4", "steps = 3")
     reports = run_recipe(recipe(tmp_path / "x", changed), progress)
     assert reports[1].record["steps"] == 3
-    assert progress.told == []
+    assert not any("resuming" in line for line in progress.messages)

@@ -1,4 +1,4 @@
-"""The main job from start to end, small."""
+"""The whole pipeline from start to end, small."""
 
 from __future__ import annotations
 
