@@ -108,8 +108,10 @@ def build_subject(name: str, network: str, options: Mapping[str, Any]) -> Subjec
 
 def read_subject(name: str, path: Path) -> Subject:
     """A network from a checkpoint."""
-    checkpoint = load(path)
-    return Subject(name, checkpoint.module, checkpoint.pose)
+    model = load(path)
+    if model.pose is None:
+        raise UsageError("the network has no pose specification", found=str(path))
+    return Subject(name, model.module, model.pose)
 
 
 class Workshop:

@@ -37,7 +37,7 @@ from pathlib import Path
 import numpy as np
 from quality_table import ORIGINAL, Row, draw, markdown, read_rows, write_rows
 from rivals import Pruning, by_tensorly, quantised, stage_fewer, uniform_plan
-from torch import nn
+from torch import Tensor, nn
 
 from compress.checkpoint.load import create, load
 from compress.compression.budgets import within_cost
@@ -55,7 +55,7 @@ from compress.exporters.to_openvino import write_ir
 from compress.files import write_text
 from compress.measure.gate import never_slower
 from compress.model import Model
-from compress.network.inputs import Inputs
+from compress.network.inputs import batched
 from compress.planning.budget import Budget
 from compress.planning.budgeted import eligible
 from compress.planning.plan import Plan
@@ -140,11 +140,12 @@ class QualityRun:
         return Budget.parse(f"macs={budget}").bound(self.total)
 
     @cached_property
-    def images(self) -> list[Inputs]:
+    def images(self) -> list[Tensor]:
         """Images for factors, importances and INT8 calibration."""
         count = min(self.options.calibrate, self.options.limit or self.options.calibrate)
         dataset = open_data(_named(self.options, "calibrate_data", "synthetic:1:64", "images/coco/train2017"))
-        return calibration_inputs(dataset, self.model, max(2, count), self.size[0])
+        inputs = calibration_inputs(dataset, self.model, max(2, count), self.size[0])
+        return [batched(image) for image in inputs]
 
     @cached_property
     def original(self) -> tuple[Matches, list[dict[str, Array]]]:

@@ -10,6 +10,7 @@ import compress
 from compress.checkpoint.load import create
 from compress.compression.calibration import COMPARED_IMAGES, HOLD_OUT_FROM, doubts, read_images
 from compress.model import Model
+from compress.network.inputs import Inputs, batched
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,8 @@ def numbered(count: int) -> list[Tensor]:
     return [torch.full((2, 8, 8), float(number)) for number in range(count)]
 
 
-def numbers(images: tuple[Tensor, ...]) -> list[int]:
-    return [int(image[0, 0, 0, 0]) for image in images]
+def numbers(images: tuple[Inputs, ...]) -> list[int]:
+    return [int(batched(image)[0, 0, 0, 0]) for image in images]
 
 
 @pytest.mark.parametrize("count", [2, 5, 64])

@@ -48,16 +48,17 @@ def test_inspect_knows_the_network_by_its_keys(weights: Path) -> None:
 
 
 def test_full_ranks_reproduce_the_network(weights: Path, assets: Path) -> None:
-    checkpoint = load(weights)
-    module = checkpoint.module
+    model = load(weights)
+    module = model.module
+    assert model.pose is not None
     chosen = make_plan(module, Ratio("1/2"), Selection(), network=NAME, input_size=(256, 456))
     full = tuple(
-        LayerPlan(x.name, "tucker2", (module.get_parameter(f"{x.name}.weight").shape[1::-1]), "plan", x.params, x.macs)  # type: ignore[arg-type]
+        LayerPlan(x.name, "tucker2", (module.get_parameter(f"{x.name}.weight").shape[1::-1]), "plan", x.params, x.macs)
         for x in chosen.changed
     )
     assert len(full) == 14
     image = read_image(sorted((assets / "images" / "coco" / "val2017").glob("*.jpg"))[0])
-    batch = torch.from_numpy(prepare(image, checkpoint.pose, 256).array)[None]
+    batch = torch.from_numpy(prepare(image, model.pose, 256).array)[None]
     with torch.inference_mode():
         wanted = module(batch)
         found = factorize(module, Plan(NAME, (256, 456), full)).module(batch)
