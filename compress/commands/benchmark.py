@@ -120,11 +120,11 @@ def _cost(row: TimingRow) -> dict[str, str | None]:
 def _notes(done: Benchmark) -> list[str]:
     """Measured ceilings, and runtimes that are not present."""
     lines = []
-    for found in done.ceilings or ():
-        small, large = found.bytes_per_s[0], found.bytes_per_s[-1]
-        arithmetic = "" if found.macs_per_s is None else f"{found.macs_per_s / 1e9:.4g} GMAC/s, "
+    for ceiling in done.ceilings or ():
+        small, large = ceiling.bytes_per_s[0], ceiling.bytes_per_s[-1]
+        arithmetic = "" if ceiling.macs_per_s is None else f"{ceiling.macs_per_s / 1e9:.4g} GMAC/s, "
         lines.append(
-            f"ceilings, {found.device} {found.precision}, {found.threads} thread(s): {arithmetic}copies "
+            f"ceilings, {ceiling.device} {ceiling.precision}, {ceiling.threads} thread(s): {arithmetic}copies "
             f"{small[1] / 1e9:.3g} GB/s in blocks of {small[0] / _MIB:g} MB, {large[1] / 1e9:.3g} GB/s in blocks of "
             f"{large[0] / _MIB:g} MB"
         )

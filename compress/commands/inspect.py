@@ -95,13 +95,13 @@ class InspectResult(Result):
             show_sensitivity(self.sensitivity)
 
 
-def show_sensitivity(found: KeypointSensitivity) -> None:
+def show_sensitivity(result: KeypointSensitivity) -> None:
     """Print how far keypoints move for each layer and rank."""
     from compress.commands.terminal import print_table, share
 
     print_table(
-        f"Each layer factorized alone, against the {found.people} people ({found.joints} joints) that the original "
-        f"finds in {found.images} images of {found.data} at height {found.height}",
+        f"Each layer factorized alone, against the {result.people} people ({result.joints} joints) that the original "
+        f"finds in {result.images} images of {result.data} at height {result.height}",
         ["layer", "form", "share", "ranks", "MACs kept", "moved (px)", "OKS loss", "joints lost", "people lost",
          "people new", "worst joint"],
         [
@@ -118,7 +118,7 @@ def show_sensitivity(found: KeypointSensitivity) -> None:
                 row.new_people,
                 "{} {:.3f}".format(*_worst_joint(row)),
             )
-            for row in found.rows
+            for row in result.rows
         ],
         left=2,
     )  # fmt: skip
@@ -162,14 +162,14 @@ def _measure(options: InspectOptions, model: Model, progress: Progress) -> Keypo
     limit = SENSITIVITY_IMAGES if options.limit is None else options.limit
     dataset = open_dataset(options.model_copy(update={"limit": limit}))
     selection = Selection(options.include, options.exclude, pointwise=True)
-    found = keypoint_sensitivity(
+    result = keypoint_sensitivity(
         model, dataset, options.share, selection=selection, height=options.height, progress=progress
     )
     if options.plot is not None:
         with atomic_path(options.plot, force=options.force) as temporary:
-            rows = found.to_dict()["rows"]
-            temporary.write_bytes(sensitivity_map(rows, found.shares, found.joint_names))
-    return found
+            rows = result.to_dict()["rows"]
+            temporary.write_bytes(sensitivity_map(rows, result.shares, result.joint_names))
+    return result
 
 
 def run(options: InspectOptions, progress: Progress) -> InspectResult:

@@ -135,30 +135,30 @@ class _Writer:
         self.skeleton = result_skeleton(pose.joints)
         self.pose, self._options, self._album = pose, options, album
 
-    def __call__(self, found: FramePeople) -> dict[str, float]:
+    def __call__(self, image: FramePeople) -> dict[str, float]:
         """Take an image; the seconds of drawing and writing."""
         from compress.pose.metrics.oks import people_records
 
-        where: dict[str, Any] = {"file_name": found.frame.source.name}
-        if found.frame.number is not None:
-            where["frame"] = found.frame.number
-        records = people_records(found.poses, found.frame.image_id, self.pose.joints, self.skeleton)
+        where: dict[str, Any] = {"file_name": image.frame.source.name}
+        if image.frame.number is not None:
+            where["frame"] = image.frame.number
+        records = people_records(image.poses, image.frame.image_id, self.pose.joints, self.skeleton)
         self.people += [record | where for record in records]
         if not self._options.draw:
             return {}
         start = time.perf_counter()
-        image = self._drawn(found)
+        picture = self._drawn(image)
         drawn = time.perf_counter()
-        self._album.add(found.frame, image)
+        self._album.add(image.frame, picture)
         return {"draw": drawn - start, "write": time.perf_counter() - drawn}
 
-    def _drawn(self, found: FramePeople) -> Image:
+    def _drawn(self, image: FramePeople) -> Image:
         from compress.reporting.drawing import draw_poses
 
-        labels = [f"{person.score:.3g}" for person in found.poses] if self._options.show_scores else []
-        keypoints = [person.keypoints for person in found.poses]
+        labels = [f"{person.score:.3g}" for person in image.poses] if self._options.show_scores else []
+        keypoints = [person.keypoints for person in image.poses]
         above = self.pose.joint_threshold
-        return draw_poses(found.frame.image, keypoints, self.pose.joints, above=above, labels=labels)
+        return draw_poses(image.frame.image, keypoints, self.pose.joints, above=above, labels=labels)
 
 
 def _check(done: Predicted, boxes: Boxes | None, options: PredictOptions) -> None:

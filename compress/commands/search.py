@@ -136,7 +136,7 @@ def run(options: SearchOptions, progress: Progress) -> SearchResult:
         digest=hashlib.sha256(read_bytes(options.model, "checkpoint")).hexdigest(),
     )
     model = load_model(options)
-    found = search(
+    done = search(
         model,
         options.budget,
         open_dataset(options) if options.has_data else None,
@@ -146,29 +146,29 @@ def run(options: SearchOptions, progress: Progress) -> SearchResult:
         progress=progress,
     )
     return SearchResult(
-        output=str(found.folder),
+        output=str(done.folder),
         network=model.name,
         input=model.at_size(options.input).size,
-        budget=found.budget,
-        unit=found.unit,
-        original=dict(found.original),
-        trials=found.trials,
-        left=found.left,
-        seconds=found.seconds,
-        written=(*found.files, *_draw_front(found)),
+        budget=done.budget,
+        unit=done.unit,
+        original=dict(done.original),
+        trials=done.trials,
+        left=done.left,
+        seconds=done.seconds,
+        written=(*done.files, *_draw_front(done)),
     )
 
 
-def _draw_front(found: Searched) -> tuple[Path, ...]:
+def _draw_front(done: Searched) -> tuple[Path, ...]:
     """Write the figure of the front, if there is any point."""
     from compress.files import atomic_path
     from compress.reporting.figures import search_front
 
-    if not found.points:
+    if not done.points:
         return ()
-    path = found.folder / "front.png"
+    path = done.folder / "front.png"
     with atomic_path(path) as temporary:
-        temporary.write_bytes(search_front(found.points, found.unit, found.original["metric"]))
+        temporary.write_bytes(search_front(done.points, done.unit, done.original["metric"]))
     return (path,)
 
 

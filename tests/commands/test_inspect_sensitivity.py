@@ -1,4 +1,4 @@
-"""`compress inspect --sensitivity`: what layers are worth in keypoints."""
+"""`compress inspect --sensitivity`: keypoint sensitivity of layers."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def shrink(table: dict[str, Any], stand: Stand) -> dict[str, Any]:
             small[name] = str(stand.model)
     if "size" in small and "height" in small:
         small["height"] = int(small["size"].split("x")[0])
-    if stage == "init":
+    if table.get("untrained"):  # trained weights belong to the network's own options
         known = get_entry(table["network"]).options
         small["set"] = [f"{name}=1" for name in ("stages", "blocks", "refinements") if name in known]
     return small
