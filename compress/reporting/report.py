@@ -200,17 +200,7 @@ def report(
         roofline=False,
     )
     inputs = benchmark_inputs(entries[0], timing)
-    scores: dict[str, Score] = {}
-    scenes: tuple[tuple[str, bytes], ...] = ()
-    if source is not None and not isinstance(source, Tensors):
-        with ExitStack() as stack:
-            runners = _pose_runners(entries, options, stack)
-            if source.annotated:
-                scores = _scores(runners, source, options, progress)
-            if options.pictures and runners:
-                scenes = draw_scenes(
-                    runners, source, options.pictures, decoder=options.decoder, view=options.view, strict=options.strict
-                )
+    scores, scenes = _find_people(entries, source, options, progress)
     errors = {} if source is None else _output_errors(entries, scores, source, options, progress)
     timed = benchmark([_timed(entry) for entry in entries], options.runtimes, options=timing, progress=progress)
     facts = [
@@ -246,6 +236,25 @@ def _timed(entry: LabelledModel) -> ModelLike:
 
 def _network_name(entry: LabelledModel) -> str:
     return entry.label if entry.model is None else entry.model.name
+
+
+def _find_people(
+    entries: Sequence[LabelledModel], source: Dataset | Tensors | None, options: ReportOptions, progress: Progress
+) -> tuple[dict[str, Score], tuple[tuple[str, bytes], ...]]:
+    """Scores of all pose networks by label, where there are annotations, and pictures of what they find."""
+    scores: dict[str, Score] = {}
+    scenes: tuple[tuple[str, bytes], ...] = ()
+    if source is None or isinstance(source, Tensors):
+        return scores, scenes
+    with ExitStack() as stack:
+        runners = _pose_runners(entries, options, stack)
+        if source.annotated:
+            scores = _scores(runners, source, options, progress)
+        if options.pictures and runners:
+            scenes = draw_scenes(
+                runners, source, options.pictures, decoder=options.decoder, view=options.view, strict=options.strict
+            )
+    return scores, scenes
 
 
 def _pose_runners(entries: Sequence[LabelledModel], options: ReportOptions, stack: ExitStack) -> dict[str, Runner]:

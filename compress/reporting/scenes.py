@@ -57,8 +57,8 @@ def draw_scenes(
         for label, runner in runners.items():
             pose = pose_of(runner)
             poses = find_people(runner, sample, decoder=decoder(pose), view=view)
-            people = [found.keypoints for found in poses]
-            pictures.append(draw_poses(sample.image, people, pose.joints, above=pose.joint_threshold))
+            keypoints = [person.keypoints for person in poses]
+            pictures.append(draw_poses(sample.image, keypoints, pose.joints, above=pose.joint_threshold))
             labels.append(label)
         scenes.append((sample.name, side_by_side(pictures, labels)))
     return tuple(scenes)
