@@ -117,7 +117,7 @@ def test_the_flip_test_of_a_symmetric_network_changes_nothing(decoder: str) -> N
     assert len(runner.shapes) == 2
 
 
-def test_a_decoder_of_ones_own_goes_from_the_image_to_the_score(own_decoders: None) -> None:
+def test_a_custom_decoder_works_from_the_image_to_the_score(own_decoders: None) -> None:
     pose = pose_of(
         "own_decoder:Brightest", skeleton=COCO17.name, outputs=("cells",), decoder_options={"gain": 0.5},
         joint_threshold=0.2, height=64, width=64,

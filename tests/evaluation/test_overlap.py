@@ -34,7 +34,7 @@ def no_threads_left() -> bool:
     return not [t for t in threading.enumerate() if t.name == "read" or t.name.startswith("work")]
 
 
-def test_results_come_in_the_order_of_the_items_although_late_ones_are_done_first() -> None:
+def test_results_keep_the_order_of_the_items_even_if_later_ones_finish_first() -> None:
     gate = [threading.Event() for _ in range(12)]
 
     def work(number: int) -> int:
@@ -49,12 +49,12 @@ def test_results_come_in_the_order_of_the_items_although_late_ones_are_done_firs
     assert no_threads_left()
 
 
-def test_work_goes_on_side_by_side() -> None:
+def test_items_are_worked_on_concurrently() -> None:
     both = threading.Barrier(2, timeout=5)
     assert list(in_order(Items(4)(), lambda number: (both.wait(), number)[1], workers=2)) == [0, 1, 2, 3]
 
 
-def test_a_slow_taker_holds_the_reader_back() -> None:
+def test_a_slow_consumer_blocks_the_reader() -> None:
     items = Items(1000)
     with closing(in_order(items(), lambda number: number, workers=2, ahead=1)) as stream:
         assert [next(stream), next(stream)] == [0, 1]
@@ -64,7 +64,7 @@ def test_a_slow_taker_holds_the_reader_back() -> None:
     assert no_threads_left()
 
 
-def test_an_error_at_work_comes_in_its_place_and_ends_all() -> None:
+def test_an_error_in_the_work_is_raised_in_order_and_ends_all_threads() -> None:
     def work(number: int) -> int:
         if number == 4:
             raise ZeroDivisionError
@@ -81,7 +81,7 @@ def test_an_error_at_work_comes_in_its_place_and_ends_all() -> None:
 
 
 @pytest.mark.parametrize("fails_at", [0, 3, 20])
-def test_an_error_of_the_reader_comes_after_what_was_read(fails_at: int) -> None:
+def test_an_error_of_the_reader_is_raised_after_earlier_results(fails_at: int) -> None:
     items = Items(1000, fails_at)
     found: list[int] = []
     with pytest.raises(OSError, match="the reader fails"):

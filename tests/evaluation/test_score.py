@@ -119,7 +119,7 @@ def test_perfect_maps_find_the_joints_of_drawn_people() -> None:
     assert found.score.metrics["AP"] > 0.8
 
 
-def test_a_height_of_the_callers_own_wins_over_the_networks() -> None:
+def test_a_given_height_overrides_the_networks_own() -> None:
     oracle = Oracle(Stage(), 368)
     found = evaluate_dataset(Stage(), oracle, EvaluationOptions(view=View(256)))
     assert [shape[2] for shape in oracle.shapes] == [256] * 3
@@ -128,7 +128,7 @@ def test_a_height_of_the_callers_own_wins_over_the_networks() -> None:
     assert evaluate_dataset(Stage(), Oracle(Stage(), 368)).score.height == 368
 
 
-def test_nobody_found_is_a_score_of_zero_and_no_crash() -> None:
+def test_finding_nobody_scores_zero() -> None:
     found = evaluate_dataset(Stage(), Oracle(Stage(), 256, blind=True))
     assert found.detections == []
     assert found.score.metrics["AP"] == found.score.metrics["AR"] == 0

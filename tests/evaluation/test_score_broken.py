@@ -58,7 +58,7 @@ class SecondOfTwo:
 
 
 @pytest.mark.parametrize("one", [False, True])
-def test_images_that_cannot_be_read_are_left_out_and_told(one: bool) -> None:
+def test_unreadable_images_are_left_out_and_reported(one: bool) -> None:
     with pytest.raises(DataError, match="does not decode"):
         evaluate_dataset(Holes(4, {1}), Blind(one=one))
     score = evaluate_dataset(Holes(4, {1, 3}), Blind(one=one), LENIENT).score
@@ -70,7 +70,7 @@ def test_images_that_cannot_be_read_are_left_out_and_told(one: bool) -> None:
     assert "unreadable" not in whole.convention
 
 
-def test_all_processes_count_what_could_not_be_read() -> None:
+def test_unreadable_images_of_all_processes_are_counted() -> None:
     score = evaluate_dataset(Holes(4, {1}), Blind(), LENIENT, group=SecondOfTwo()).score
     assert (score.images, len(score.broken)) == (1, 1)
 
@@ -88,7 +88,9 @@ def test_a_data_set_without_a_readable_image_is_refused() -> None:
         (True, (1.5, 1.0, 0.5), 6, "scales 1.5, 1, 0.5, flip"),
     ],
 )
-def test_a_score_says_how_often_the_network_looked(flip: bool, scales: tuple[float, ...], runs: int, told: str) -> None:
+def test_a_score_states_the_flip_test_and_the_scales(
+    flip: bool, scales: tuple[float, ...], runs: int, told: str
+) -> None:
     network = Blind()
     options = EvaluationOptions(view=View(flip=flip, scales=scales))
     score = evaluate_dataset(Holes(1, set()), network, options).score

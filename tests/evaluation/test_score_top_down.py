@@ -106,7 +106,7 @@ def truth_of(dataset: Dataset, pose: PoseSpec) -> Iterator[tuple[Region, NDArray
     [EvaluationOptions(), EvaluationOptions(view=View(flip=True)), EvaluationOptions(HeatmapDecoder(blur=11))],
     ids=["plain", "flip", "blur"],
 )
-def test_a_network_that_knows_everybody_is_nearly_perfect(options: EvaluationOptions) -> None:
+def test_a_network_that_knows_the_truth_scores_nearly_one(options: EvaluationOptions) -> None:
     dataset = DrawnPeople(3, 6)
     runner = Knowing(TOP_DOWN, list(truth_of(dataset, TOP_DOWN)), flip=options.view.flip)
     done: list[int] = []
@@ -120,7 +120,7 @@ def test_a_network_that_knows_everybody_is_nearly_perfect(options: EvaluationOpt
     assert {shape[1:] for shape in runner.shapes} == {(3, 256, 192)}
 
 
-def test_boxes_of_a_detector_rank_people_and_almost_equal_people_are_one() -> None:
+def test_box_scores_rank_people_and_duplicates_are_removed() -> None:
     dataset = DrawnPeople(3, 4)
     places: list[tuple[Region, NDArray[np.float32]]] = []
     by_image: dict[int, tuple[Box, ...]] = {}
@@ -190,7 +190,7 @@ def test_single_people_are_scored_by_the_metric_of_their_data(
     assert far.metrics[metric] < score.metrics[metric] - 0.3
 
 
-def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+def test_data_boxes_and_networks_that_do_not_match_are_refused(tmp_path: Path) -> None:
     lsp = listed(tmp_path, LSP14, whole=True)
     with pytest.raises(DataError, match=r"one by one.*COCO's joints"):
         evaluate_dataset(lsp, Knowing(PoseSpec(), []))

@@ -107,7 +107,7 @@ def test_points_of_any_shape_are_mapped() -> None:
         None,
     ],
 )
-def test_what_is_no_image_is_refused(image) -> None:
+def test_anything_but_an_image_is_refused(image) -> None:
     with pytest.raises(DataError):
         prepare(image, SPEC)
 

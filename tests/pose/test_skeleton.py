@@ -48,7 +48,7 @@ def test_a_mirrored_limb_is_a_limb(skeleton: Skeleton) -> None:
     assert {frozenset(skeleton.flip_order[k] for k in limb) for limb in limbs} == limbs
 
 
-def test_fields_have_two_channels_each_and_leave_none_out() -> None:
+def test_fields_have_two_channels_each_and_cover_all_channels() -> None:
     assert sorted(OPENPOSE18.paf_channels) == list(range(0, 2 * len(OPENPOSE18.limbs), 2))
 
 
@@ -94,7 +94,7 @@ def test_coco_survives_the_way_to_openpose_and_back(seed: int, shape: tuple[int,
 
 
 @pytest.mark.parametrize(("left", "right", "neck"), [(2, 2, 2), (1, 2, 1), (2, 1, 1), (0, 2, 0), (2, 0, 0), (0, 0, 0)])
-def test_the_neck_lies_between_two_shoulders_that_are_there(left: int, right: int, neck: int) -> None:
+def test_the_neck_lies_between_two_annotated_shoulders(left: int, right: int, neck: int) -> None:
     keypoints = np.zeros((17, 3), np.float32)
     keypoints[COCO17.joints.index("left_shoulder")] = (10, 4, left)
     keypoints[COCO17.joints.index("right_shoulder")] = (2, 8, right)
@@ -103,13 +103,13 @@ def test_the_neck_lies_between_two_shoulders_that_are_there(left: int, right: in
 
 
 @BOTH
-def test_joints_in_the_middle_have_a_pair_to_lie_between(skeleton: Skeleton) -> None:
+def test_joints_in_the_middle_have_a_left_and_a_right_joint(skeleton: Skeleton) -> None:
     for joint in skeleton.between:
         assert joint in skeleton.joints
         assert {f"{side}_{MIDDLES[joint]}" for side in ("left", "right")} <= set(skeleton.joints)
 
 
-def test_only_joints_that_mean_the_same_are_carried_over() -> None:
+def test_only_joints_with_the_same_meaning_are_converted() -> None:
     keypoints = np.ones((16, 3), np.float32)
     keypoints[:, 0] = 10 * np.arange(16)
     found = convert_keypoints(keypoints, MPII16, OPENPOSE18)

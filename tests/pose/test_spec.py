@@ -73,7 +73,7 @@ def test_the_skeleton_is_found_by_its_name() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_can_not_be_is_refused(key: str, value: object) -> None:
+def test_invalid_values_are_refused(key: str, value: object) -> None:
     with pytest.raises(CompressError) as caught:
         PoseSpec.from_dict({key: value})
     assert key in str(caught.value) or "can't be read" in str(caught.value)
@@ -97,7 +97,7 @@ def test_lists_are_taken_for_tuples() -> None:
     assert PoseSpec(mean=[1.0], scale=[2.0], color="gray") == PoseSpec(mean=(1.0,), scale=(2.0,), color="gray")  # type: ignore[arg-type]
 
 
-def test_a_skeleton_of_ones_own_travels_as_a_record() -> None:
+def test_a_custom_skeleton_is_stored_as_a_record() -> None:
     pose = PoseSpec(skeleton=HAND, decoder="heatmap")
     assert pose.joints is HAND
     assert pose.to_dict()["skeleton"]["joints"] == ["wrist", "thumb", "pinky"]

@@ -129,7 +129,7 @@ def test_left_and_right_and_the_sign_of_x_change_places() -> None:
     assert np.count_nonzero(back) == 4
 
 
-def test_a_limb_listed_the_other_way_round_changes_its_sign() -> None:
+def test_a_limb_listed_in_the_opposite_order_changes_its_sign() -> None:
     crossed = replace(OPENPOSE18, limbs=((2, 5),), paf_channels=(0,))  # from shoulder to shoulder
     fields = np.zeros((1, 2, 1, 2), dtype=np.float32)
     fields[0, :, 0, 0] = 1.0, 0.25

@@ -139,7 +139,7 @@ def test_an_extended_person_counts_new_joints_and_limbs() -> None:
     assert (entry.parts, entry.total) == (3, 3 * 0.5 + 2)
 
 
-def test_a_head_and_a_body_become_one_person_only_if_they_may() -> None:
+def test_a_head_and_a_body_are_merged_only_if_that_is_allowed() -> None:
     (one,) = group(connect(*BODY, *HEAD, BRIDGE), HEIGHTS, OPENPOSE18, merge=True)
     expected = {"neck": 0, "right_shoulder": 1, "right_elbow": 2, "nose": 3, "right_eye": 4, "right_ear": 5}
     assert members(one) == expected
@@ -150,7 +150,7 @@ def test_a_head_and_a_body_become_one_person_only_if_they_may() -> None:
     assert body.parts == head.parts == 3  # what closing limbs add does not count
 
 
-def test_people_with_a_common_joint_stay_two() -> None:
+def test_people_with_a_common_joint_are_not_merged() -> None:
     connections = connect(*BODY, ("neck", "nose", 0, 6), *HEAD, BRIDGE)
     body, head = group(connections, HEIGHTS, OPENPOSE18, merge=True)
     assert members(body) == {"neck": 0, "right_shoulder": 1, "right_elbow": 2, "nose": 6}
@@ -183,7 +183,7 @@ def test_merged_people_share_no_peak(seed: int, jv: bool) -> None:
             assert peak < 0 or peaks.starts[joint] <= peak < peaks.starts[joint + 1]
 
 
-def test_a_clear_line_up_needs_no_choice() -> None:
+def test_both_assignments_agree_on_people_that_do_not_overlap() -> None:
     rng, cells = np.random.default_rng(2), (30, 60)
     people = line_up(rng, 5, cells)
     order = np.argsort([p[0, 0] for p in people])

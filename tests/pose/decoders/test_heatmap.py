@@ -136,7 +136,7 @@ def test_a_merge_is_the_mean_with_sides_swapped_and_the_background_its_own_mirro
     np.testing.assert_allclose(shifted[0, left, :, 0], plain[0, left, :, 0])
 
 
-def test_what_can_not_be_decoded_is_refused() -> None:
+def test_invalid_heatmaps_and_options_are_refused() -> None:
     maps = np.zeros((1, 17, 4, 4), np.float32)
     crops, decoder = [crop_of(TOP_DOWN, np.eye(2, 3))], HeatmapDecoder()
     assert not decoder.decode({"heatmaps": maps}, crops, TOP_DOWN)[0][0].keypoints.any()

@@ -126,7 +126,7 @@ def test_maps_without_people_give_nobody(options: PafDecoder) -> None:
 
 
 @MODES
-def test_maps_full_of_anything_are_survived(options: PafDecoder) -> None:
+def test_noisy_maps_do_not_crash_the_decoder(options: PafDecoder) -> None:
     cells = (10, 12)
     prepared = blank((cells[0] * STRIDE, cells[1] * STRIDE), cells)
     rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def test_maps_of_other_shapes_are_refused() -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_options_without_meaning_are_refused(broken: dict) -> None:
+def test_invalid_options_are_refused(broken: dict) -> None:
     with pytest.raises(UsageError):
         PafDecoder(**broken)
 

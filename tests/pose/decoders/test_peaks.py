@@ -91,7 +91,7 @@ def test_peaks_are_sorted_apart_from_each_other_and_limited() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 2)])
-def test_maps_of_any_size_can_hold_a_peak(shape: tuple[int, int]) -> None:
+def test_maps_of_any_size_can_contain_a_peak(shape: tuple[int, int]) -> None:
     for y, x in np.ndindex(shape):
         heat = np.zeros((1, *shape), np.float32)
         heat[0, y, x] = 0.7
@@ -99,7 +99,7 @@ def test_maps_of_any_size_can_hold_a_peak(shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(peaks.points[0], (x, y), atol=0.51)
 
 
-def test_empty_maps_have_no_peaks_and_even_ones_few() -> None:
+def test_empty_maps_have_no_peaks_and_constant_ones_few() -> None:
     options = {"upsample": 4, "threshold": 0.1, "radius": 0.75, "limit": 100}
     assert len(find_peaks(np.zeros((18, 20, 20), np.float32), **options).scores) == 0
     assert len(find_peaks(np.ones((18, 20, 20), np.float32), **options).scores) <= 18 * 100

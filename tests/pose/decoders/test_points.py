@@ -85,7 +85,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("broken", [{"order": "zy"}, {"normalized": 1}, {"score": "softmax"}], ids=str)
-def test_options_without_meaning_are_refused(broken: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="points decoder"):
         PointsDecoder(**broken)
 

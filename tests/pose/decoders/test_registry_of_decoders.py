@@ -51,7 +51,7 @@ def test_outputs_are_found_by_name_then_by_order() -> None:
         decoder.expected_outputs(PoseSpec(outputs=("a",)))
 
 
-def test_a_decoder_of_ones_own_is_found_by_its_name() -> None:
+def test_a_custom_decoder_is_found_by_its_name() -> None:
     pose = PoseSpec(decoder="own_decoder:Brightest", outputs=("cells",), decoder_options={"gain": 2})
     assert get_decoder(pose) == Brightest(gain=2)
     assert get_decoder(PoseSpec(decoder="own_decoder:READY", outputs=("cells",))) == Brightest(gain=3.0)
@@ -68,7 +68,7 @@ def test_a_decoder_of_ones_own_is_found_by_its_name() -> None:
         ("os:system", "no decoder"),
     ],
 )
-def test_what_is_no_decoder_is_refused_and_never_called(name: str, message: str) -> None:
+def test_anything_but_a_decoder_is_refused_and_never_called(name: str, message: str) -> None:
     pose = PoseSpec(decoder=name, outputs=("cells",), decoder_options={"command": "exit 1"})
     with pytest.raises(NetworkError, match=message):
         get_decoder(pose)

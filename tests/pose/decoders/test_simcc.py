@@ -92,7 +92,7 @@ def test_the_score_is_the_smaller_maximum_or_their_product() -> None:
     assert not product.keypoints[3].any()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_outputs_and_options_that_do_not_fit_are_refused() -> None:
     pose, decoder = pose_of("corner"), SimccDecoder()
     outputs = batched(decoder.targets([random_person(0)], SIZE, pose).outputs)
     with pytest.raises(DataError, match=r"simcc_x has the wrong shape.*split_ratio of 2"):

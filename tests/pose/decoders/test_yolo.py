@@ -88,7 +88,7 @@ def test_nobody_is_an_empty_list() -> None:
     assert YoloDecoder().decode({"people": np.zeros((1, 56, 8400), np.float32)}, [frame], POSE) == [[]]
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_outputs_and_options_that_do_not_fit_are_refused() -> None:
     frame = YoloDecoder().whole_image(np.zeros((32, 32, 3), np.uint8), POSE)
     with pytest.raises(DataError, match=r"wrong shape.*56"):
         YoloDecoder().decode({"people": np.zeros((1, 84, 100), np.float32)}, [frame], POSE)

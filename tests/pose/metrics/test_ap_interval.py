@@ -86,7 +86,7 @@ def test_only_the_named_images_are_scored() -> None:
     assert value != average_precision(match_people(truth, results))
 
 
-def test_interval_holds_its_value_and_is_the_same_for_the_same_seed() -> None:
+def test_the_interval_contains_its_value_and_depends_on_the_seed_alone() -> None:
     matches = match_people(*crowded(0, 30, 0.05))
     found = ap_interval(matches, draws=300)
     assert found.low < found.value < found.high
@@ -94,7 +94,7 @@ def test_interval_holds_its_value_and_is_the_same_for_the_same_seed() -> None:
     assert found != ap_interval(matches, draws=300, seed=1)
 
 
-def test_intervals_hold_the_true_ap_about_as_often_as_they_say() -> None:
+def test_intervals_contain_the_true_ap_about_as_often_as_their_level_says() -> None:
     everything = match_people(*crowded(1, 400, 0.05))
     true = average_precision(everything)
     rng = np.random.default_rng(2)
@@ -113,7 +113,7 @@ def test_intervals_hold_the_true_ap_about_as_often_as_they_say() -> None:
     assert 0.8 <= covered / 40 <= 1
 
 
-def test_paired_difference_is_narrower_than_what_two_aps_would_give() -> None:
+def test_the_paired_interval_is_narrower_than_that_of_two_separate_aps() -> None:
     truth, results = crowded(4, 40, 0.04)
     rng = np.random.default_rng(0)
     worse = [x for x in results if rng.random() > 0.05]
@@ -130,7 +130,7 @@ def test_a_network_does_not_differ_from_itself() -> None:
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
 
 
-def test_nobody_found_is_an_ap_of_zero_and_nobody_there_has_none() -> None:
+def test_ap_is_zero_without_detections_and_nan_without_people() -> None:
     truth, _ = crowded(6, 5, 0.05)
     assert average_precision(match_people(truth, [])) == 0
     empty = match_people(truth | {"annotations": []}, [])

@@ -88,7 +88,7 @@ def test_a_joint_that_the_original_lacks_does_not_count() -> None:
     assert math.isnan(found.joint_loss[0])
 
 
-def test_lost_and_new_people_are_told_apart() -> None:
+def test_lost_and_new_people_are_counted_separately() -> None:
     wanted = people(COCO17, 3)
     stranger = shifted(wanted[0], (0.0, 5000.0))
     moved = compare_people(wanted, [wanted[2], stranger, wanted[0]], COCO17)
@@ -108,7 +108,7 @@ def test_images_without_people(wanted: int, given_people: int) -> None:
     assert math.isnan(whole.loss) == (wanted == 0)
 
 
-def test_unsure_joints_of_the_original_are_left_out_but_found_ones_are_not() -> None:
+def test_low_scores_are_ignored_in_the_original_but_not_in_the_changed_network() -> None:
     (wanted,) = people(COCO17, 1)
     scores = np.where(np.arange(17) < 10, 0.9, 0.1).astype(np.float32)
     unsure = Pose(np.column_stack([wanted.keypoints[:, :2], scores]), 1.0)
@@ -118,7 +118,7 @@ def test_unsure_joints_of_the_original_are_left_out_but_found_ones_are_not() -> 
     assert summarise([compare_people([nobody], [unsure], COCO17, seen=0.2)], COCO17).people == 0
 
 
-def test_joints_of_all_images_count_alike() -> None:
+def test_joints_of_all_images_have_equal_weight() -> None:
     one, many = people(COCO17, 1), people(COCO17, 3)
     images = [
         compare_people(one, [shifted(one[0], (8.0, 0.0))], COCO17),
@@ -128,7 +128,7 @@ def test_joints_of_all_images_count_alike() -> None:
     assert summarise(images, COCO17).pixels == pytest.approx(2.0, rel=1e-5)
 
 
-def test_a_larger_person_loses_less_by_the_same_shift() -> None:
+def test_the_same_shift_costs_a_larger_person_less() -> None:
     losses = []
     for height in (50.0, 100.0, 400.0):
         wanted = people(COCO17, 1, height=height)

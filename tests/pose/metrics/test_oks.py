@@ -225,7 +225,7 @@ def test_images_that_are_not_listed_are_refused() -> None:
         keypoint_ap(truth, [], [])
 
 
-def test_scoring_changes_nothing_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_scoring_leaves_its_inputs_unchanged_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     truth, results = scene(3, 4, 4, 6, 0.05, ties=False)
     before = copy.deepcopy((truth, results))
     keypoint_ap(truth, results)

@@ -28,7 +28,7 @@ def similarity(a: Pose, b: Pose, area: float) -> float:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7), st.sampled_from([0.5, 2.0, 6.0]), st.sampled_from([0.5, 0.9]))
-def test_those_kept_differ_and_each_other_one_is_like_a_better_one(
+def test_kept_people_differ_and_each_removed_one_is_similar_to_a_better_one(
     seed: int, count: int, spread: float, threshold: float
 ) -> None:
     poses, areas = crowd(seed, count, spread)

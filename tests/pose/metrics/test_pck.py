@@ -97,7 +97,7 @@ def test_a_joint_that_was_not_found_is_wrong_wherever_it_is_written() -> None:
     assert pck_lsp(found, truth).metrics["PCK@0.2"] == 0
 
 
-def test_metrics_over_nobody_are_minus_one() -> None:
+def test_metrics_without_people_are_minus_one() -> None:
     nobody = np.zeros((0, 16, 3))
     assert pckh_lip(nobody, nobody).metrics["PCKh@0.5"] == -1
     assert pckh_mpii(nobody, nobody, np.zeros((0, 4))).metrics["knee"] == -1
