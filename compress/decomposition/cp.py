@@ -24,16 +24,17 @@ from compress.decomposition.fitting import WIDE, Fit, Problems, refuse_other_met
 from compress.decomposition.gram import cholesky, oriented, power, refuse_rank
 
 #: ALS sweeps of a quick start, as curves are made of, and of a careful one.
-QUICK = 12
-CAREFUL = 30
+QUICK = 8
+CAREFUL = 14
 
 #: ALS ends early once a sweep lowers the error by no more than this share of it, or to this share of the energy.
 TOLERANCE = 1e-3
 NOTHING = 1e-12
 
-#: ALS steps beyond each new factor, as a share of its change: at first, and at most.
+#: ALS steps beyond each new factor, as a share of its change: at first, at most, and its growth with each success.
 STRIDE = 1.0
-LONGEST = 3.0
+LONGEST = 2.0
+GROWTH = 1.1
 
 #: Pull of each ALS update towards the factor before, as a share of the mean curvature: it keeps terms from diverging
 #: while they cancel each other, the known degeneracy of CP (de Silva and Lim 2008, arXiv:math/0607647).
@@ -103,15 +104,14 @@ def als(tensor: Tensor, terms: Terms, sweeps: int) -> Terms:
         if error <= NOTHING * total:
             break
         swept, after = _sweep(tensor, start, total)
-        if not after < error:
-            if start is best:
-                break
-            start, stride = best, stride / 2
-            continue
-        gain, error = error - after, after
-        start, best, stride = _beyond(swept, best, stride), swept, min(LONGEST, stride * 1.2)
-        if gain <= TOLERANCE * error:
+        gain = error - after
+        if gain > TOLERANCE * error:
+            start, best, error = _beyond(swept, best, stride), swept, after
+            stride = min(LONGEST, stride * GROWTH)
+        elif start is best:
             break
+        else:  # that was too far
+            start, stride = best, stride / 2
     return best
 
 
