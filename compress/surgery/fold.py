@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from compress.errors import CheckpointError
 from compress.network.duplicate import duplicate
 from compress.network.inputs import Inputs, InputSpec, call, flatten, image_input
+from compress.network.layers import is_plain
 from compress.surgery.edits import register_edit
 
-#: A folded network may differ by so much of its largest output.
+#: Largest difference of a folded network's outputs, as a share of the largest value of each.
 TOLERANCE = 1e-4
 
 #: (first, second): dotted names of two modules, the second reading nothing but the first's output.
@@ -48,7 +49,7 @@ class FoldEdit:
                 conv, following = module.get_submodule(first), module.get_submodule(second)
             except AttributeError:
                 raise CheckpointError("an edit names a module that is not there", found=(first, second)) from None
-            if not isinstance(conv, nn.Conv2d) or _fault(conv, following):
+            if not isinstance(conv, nn.Conv2d) or _fault(conv, following) or _is_derived(module, (first, second)):
                 raise CheckpointError("these modules can't be folded into each other", found=(first, second))
             _replace(module, second, nn.Identity())
             _replace(module, first, _folded(conv, following))
@@ -73,10 +74,22 @@ class FoldEdit:
 
 @dataclass(frozen=True)
 class Folded:
-    """A network after folding, and the edit that says how."""
+    """A network after folding.
+
+    Attributes
+    ----------
+    module : nn.Module
+        The network, in its own floating type.
+    edit : FoldEdit
+        What was folded.
+    skipped : tuple of (str, str)
+        Pairs that were left because a weight of one is derived from other tensors (parametrization, weight or spectral
+        norm, pruning): folding would cut that tie.
+    """
 
     module: nn.Module
     edit: FoldEdit
+    skipped: tuple[Pair, ...] = ()
 
 
 def fold(
@@ -102,22 +115,32 @@ def fold(
         What the network reads, where that is not one image.
     """
     plain = duplicate(module).eval()
-    image = _random_inputs(image_input(input_size, channels) if inputs is None else inputs)
+    some = next((p for p in plain.parameters() if p.is_floating_point()), torch.empty(0))
+    image = _random_inputs(image_input(input_size, channels) if inputs is None else inputs, some.dtype)
     with torch.no_grad():
         wanted = _outputs(plain, image)
-        pairs = _candidates(plain, image)
+        found = _candidates(plain, image)
+        skipped = tuple(pair for pair in found if _is_derived(plain, pair))
+        pairs = [pair for pair in found if pair not in skipped]
         if pairs and not _agrees(plain, pairs, image, wanted):
             # Something reads what lies between two of them.
             pairs = [pair for pair in pairs if _agrees(plain, [pair], image, wanted)]
     edit = FoldEdit(tuple(pairs))
     result = edit.apply(duplicate(module))
-    return Folded(result, edit)
+    return Folded(result, edit, skipped)
 
 
-def _random_inputs(specs: Sequence[InputSpec]) -> Inputs:
+def _is_derived(module: nn.Module, pair: Pair) -> bool:
+    convolutions = [part for name in pair if isinstance(part := module.get_submodule(name), nn.Conv2d)]
+    return not all(is_plain(part) for part in convolutions)
+
+
+def _random_inputs(specs: Sequence[InputSpec], dtype: torch.dtype) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     made = tuple(
-        torch.rand(spec.shape, generator=generator) - 0.5 if spec.torch_dtype.is_floating_point else spec.zeros()
+        (torch.rand(spec.shape, generator=generator) - 0.5).to(dtype)
+        if spec.torch_dtype.is_floating_point
+        else spec.zeros()
         for spec in specs
     )
     return made[0] if len(made) == 1 else made

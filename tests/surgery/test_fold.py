@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
@@ -109,3 +110,32 @@ def test_the_command_folds_before_it_factorizes(tmp_path: Path) -> None:
     assert [edit.kind for edit in smaller.edits] == ["fold", "factorize"]
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in smaller.module.modules())
     assert record["macs"][1] < record["macs"][0] == cost(checkpoint.module, (64, 64)).macs
+
+
+DERIVED = {
+    "weight_norm": parametrizations.weight_norm,
+    "old weight_norm": weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "pruned": lambda conv: prune.l1_unstructured(conv, "weight", 0.3),
+}
+
+
+@pytest.mark.parametrize("kind", DERIVED)
+@pytest.mark.filterwarnings("ignore")
+def test_layers_with_derived_weights_are_skipped_and_named(kind: str) -> None:
+    net = nn.Sequential(
+        DERIVED[kind](nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    ).eval()
+    folded = fold(net, (16, 16))
+    assert folded.skipped == (("0", "1"),)
+    assert folded.edit.pairs == (("3", "4"),)
+    image = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(folded.module.eval()(image), net(image))
+
+
+def test_the_floating_type_of_the_network_is_kept() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double().eval()
+    folded = fold(net, (16, 16))
+    assert folded.edit.pairs == (("0", "1"),)
+    assert {p.dtype for p in folded.module.parameters()} == {torch.float64}
