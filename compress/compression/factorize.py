@@ -279,6 +279,7 @@ def _prepare(model: Model, options: FactorizeOptions) -> _Prepared:
         edits = (folded.edit,) if folded.edit.pairs else ()
         model = model.derive(folded.module, edits=edits)
         notices.append(f"{len(folded.edit.pairs)} layers folded into the convolution before them")
+        notices += [f"{first}: not folded, its weight is derived from other tensors" for first, _ in folded.skipped]
     return _Prepared(model, tuple(notices))
 
 

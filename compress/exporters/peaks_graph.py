@@ -20,17 +20,17 @@ from torch.nn import functional
 from compress.errors import UsageError
 from compress.pose.decoders.peaks import Peaks, cubic_weights, find_peaks
 
-#: As of `compress.pose.decoders.peaks.find_peaks`: so much lower than a neighbour a point is still a peak.
+#: As in `compress.pose.decoders.peaks.find_peaks`: a point this much lower than a neighbour still counts as a peak.
 _ROUNDING = 1e-6
 
-#: Of a chain of peaks, each too near to the one before, every second one stays: one round decides each link. Cells hold
+#: Of a chain of peaks, each too near to the one before, every second one stays: each link takes one round. A cell holds
 #: one peak and the radius is about one cell, so chains are short.
 _ROUNDS = 4
 
-#: So many more peaks than wanted are refined: the parabola changes the order of heights that are nearly equal.
+#: Number of extra peaks that are refined: the parabola changes the order of heights that are nearly equal.
 _SPARE = 16
 
-#: Peaks in the graph and outside are the same one within so many cells, and so much height.
+#: Peaks in the graph and outside are the same if they differ by less than this in cells and in height.
 _SAME_CELLS, _SAME_HEIGHT = 0.02, 1e-3
 
 #: Stands for "no peak" among heights.
@@ -77,14 +77,14 @@ class PeakOptions:
 
 
 class PeakFinder(nn.Module):
-    """Peaks of heatmaps (N, C, h, w): (N, K, top_k, 3) of x, y in cells and height, the highest first.
+    """Finds peaks of heatmaps (N, C, h, w): (N, K, top_k, 3) of x, y in cells and height, the highest first.
 
     The centre of a map's first cell is (0, 0). Rows without a peak are 0.
 
     Parameters
     ----------
     joints : int
-        Maps that are looked at, K; those behind them (the background) are left out.
+        Number of maps that are searched, K; those after them (the background) are left out.
     stride : int
         Pixels of the network's input per cell.
     options : PeakOptions
@@ -147,7 +147,7 @@ class PeakFinder(nn.Module):
         return torch.where(there, torch.cat([points, score.unsqueeze(-1)], dim=-1), torch.zeros_like(score)[..., None])
 
     def _kept(self, points: Tensor, there: Tensor) -> Tensor:
-        """1 for peaks that lie beside no higher one that stays, else 0; points are in the order of their heights."""
+        """1 for peaks that are not near a higher one that stays, else 0; points are in the order of their heights."""
         distance = (points.unsqueeze(3) - points.unsqueeze(2)).square().sum(dim=-1)  # (N, K, top_k, top_k)
         earlier = torch.ones(self.options.top_k, self.options.top_k, device=points.device).tril(-1)
         rivals = (distance < self.radius**2).to(points.dtype) * earlier
@@ -160,10 +160,10 @@ class PeakFinder(nn.Module):
 
 
 def _quotient(whole: Tensor, divisor: int) -> Tensor:
-    """``whole // divisor`` of numbers up to some millions, in operations that all runtimes do alike.
+    """``whole // divisor`` of numbers up to some millions, in operations that agree in all runtimes.
 
-    ONNX takes no remainder by a size that is free, and OpenVINO's division of integers is one too small now and then
-    where there is no rest.
+    ONNX takes no remainder by a size that is free, and OpenVINO's division of integers is sometimes one too small
+    where there is no remainder.
     """
     return torch.floor((whole.to(torch.float32) + 0.5) / divisor).to(torch.int64)
 
@@ -176,7 +176,7 @@ def to_peaks(output: NDArray[np.float32]) -> Peaks:
 
 
 def missed_peaks(output: NDArray[np.float32], heatmaps: NDArray[np.float32], stride: int, options: PeakOptions) -> int:
-    """How many peaks of one image's maps (K, h, w) are in the output (K, top_k, 3) alone, or not in it."""
+    """Number of peaks in only one of the two: one image's maps (K, h, w), and the output (K, top_k, 3)."""
     given = to_peaks(output)
     wanted = find_peaks(
         heatmaps,

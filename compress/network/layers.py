@@ -1,4 +1,4 @@
-"""The convolution and linear layers of a network, and what a forward pass does with them."""
+"""The convolution and linear layers of a network, with shapes, calls and costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.network.duplicate import duplicate
 from compress.network.inputs import InputSpec, call, image_input, zero_inputs
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Reads the weights of its linear layers itself when it takes torch's fused path.
+# Reads the weights of its linear layers directly on torch's fused path.
 _FUSED = nn.TransformerEncoderLayer
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -102,7 +102,7 @@ def count_flops(macs: int) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """The size and the work of a network.
+    """Size and computational cost of a network.
 
     Attributes
     ----------
