@@ -155,6 +155,10 @@ class CpProblem:
 
         One product with the covariance and one Cholesky factor serve all ranks.
         """
+        if self._inputs is None:  # terms of the nested start are orthogonal
+            norms = torch.stack([part[: ranks[-1]].square().sum(1) for part in self._nested])
+            explained = self.energy * norms.prod(dim=0).cumsum(0)
+            return [max(0.0, self.energy - float(explained[rank - 1])) for rank in ranks]
         b, c = self._start(ranks[-1])
         patterns = _patterns(b, c)
         half = torch.linalg.solve_triangular(

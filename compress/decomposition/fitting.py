@@ -371,7 +371,8 @@ class Problems:
         """What a function makes of these problems; made when it is first asked for, and kept."""
         if solver not in self._solvers:
             self._solvers[solver] = solver(self)
-        return self._solvers[solver]  # type: ignore[no-any-return]
+        result: Solver = self._solvers[solver]
+        return result
 
     def split(self, split: Split) -> Problem:
         """The problem of a split.

@@ -114,7 +114,8 @@ def with_weight(new: Any, module: nn.Module, weight: Tensor) -> nn.Module:
     weight = weight.clone(memory_format=torch.contiguous_format)
     new.weight = nn.Parameter(weight, any(step.weight.requires_grad for step in steps))
     new.register_parameter("bias", steps[-1].bias)
-    return new  # type: ignore[no-any-return]
+    result: nn.Module = new
+    return result
 
 
 def _joint_geometry(steps: list[Any]) -> dict[str, Any]:

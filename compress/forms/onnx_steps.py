@@ -43,9 +43,9 @@ def onnx_steps(module: nn.Module, operator: str) -> tuple[OnnxStep, ...]:
 def _onnx_step(step: nn.Module, operator: str) -> OnnxStep:
     shape = tuple(step.get_parameter("weight").shape)
     if not isinstance(step, (nn.Conv2d, nn.ConvTranspose2d)):
-        attributes = {"transB": 1} if operator == "Gemm" else {}
-        return OnnxStep(operator, shape[::-1] if operator == "MatMul" else shape, attributes)
-    attributes = {
+        stored = shape[::-1] if operator == "MatMul" else shape
+        return OnnxStep(operator, stored, {"transB": 1} if operator == "Gemm" else {})
+    attributes: dict[str, Any] = {
         "kernel_shape": list(step.kernel_size),
         "strides": list(step.stride),
         "dilations": list(step.dilation),

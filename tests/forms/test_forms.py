@@ -169,7 +169,7 @@ def test_a_fit_and_its_curve_are_of_the_same_metric(name: str, method: str) -> N
     for point in points[:: max(1, len(points) // 4)]:
         if form.clip(tuple(kernel.shape), point.ranks) == point.ranks:
             error = form.fit(problems, point.ranks, sweeps=0).error
-            assert point.error / energy == pytest.approx(error, rel=0.3 if method == "cp_separable" else 1e-5, abs=1e-7)
+            assert point.error / energy == pytest.approx(error, rel=0.4 if method == "cp_separable" else 1e-5, abs=1e-7)
 
 
 class Net(nn.Module):
