@@ -37,6 +37,9 @@ Network = str | Factory | nn.Module
 _IN_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _IN_FILE = re.compile(r".+\.py:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+#: When each file that was run as a module had last been changed.
+_CHANGED: dict[str, int] = {}
+
 _HINT = (
     "Give it as package.module:factory, importable from the environment or the current folder, or as file.py:factory; "
     "it runs your own code"
@@ -158,9 +161,10 @@ def _import_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise NetworkError("there is no such file", found=str(path))
-    digest = hashlib.sha256(f"{path} {path.stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    name = f"{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{digest}"
-    if name in sys.modules:
+    # By its path alone, so that what a checkpoint names in it (a decoder) is found again after an edit.
+    name = f"{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    changed = path.stat().st_mtime_ns
+    if name in sys.modules and _CHANGED.get(name) == changed:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -173,6 +177,7 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _CHANGED[name] = changed
     return module
 
 

@@ -110,8 +110,8 @@ def evaluate(
     Raises
     ------
     DataError
-        If the data can't be read, or has no annotations to score against, or the network does not say how it reads
-        images.
+        If the data can't be read, or has no annotations to score against, or a network without a pose specification
+        reads something else than one image.
     NetworkError
         If the outputs of the two models have other names or shapes.
     """

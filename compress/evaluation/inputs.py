@@ -24,6 +24,9 @@ from compress.pose.spec import PoseSpec
 from compress.pose.views import View
 from compress.progress import Progress
 
+#: Said where images are given to a network that does not say how it reads them.
+UNSPECIFIED = "the network has no pose specification: it is given images scaled to its input, RGB from 0 to 1"
+
 
 def network_inputs(sample: Sample, pose: PoseSpec, view: View | None = None) -> list[NDArray[np.float32]]:
     """What a network is given of a sample, each (C, H, W) float32.
@@ -55,8 +58,8 @@ def calibration_inputs(
     Parameters
     ----------
     images : Dataset or Tensors
-        Samples, of which a network with a pose specification is given whole images or crops (`network_inputs`), or
-        ready network inputs.
+        Samples, of which a network with a pose specification is given whole images or crops (`network_inputs`) and any
+        other network whole images at its input size (`plain_image_spec`); or ready network inputs.
     model : Model
         The network.
     count : int
@@ -82,20 +85,48 @@ def calibration_inputs(
         raise UsageError("the number of images must be at least 1", found=count)
     if isinstance(images, Tensors):
         return images.for_network(model.inputs, count)
-    inputs: list[Inputs] = list(islice(_tensors(images, model.pose, height, progress), count))
+    inputs: list[Inputs] = list(islice(_tensors(images, model, height, progress), count))
     if not inputs:
         raise DataError("there are no images", found=images.name)
     return inputs
 
 
-def _tensors(images: Dataset, pose: PoseSpec | None, height: int | None, progress: Progress | None) -> Iterator[Tensor]:
-    if pose is None:
+def plain_image_spec(model: Model) -> PoseSpec:
+    """How a network without a pose specification reads images: RGB, or grey for one channel, from 0 to 1.
+
+    Raises
+    ------
+    DataError
+        If it does not read one image of one or three channels.
+    """
+    shape = model.inputs[0].shape
+    if len(model.inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
         raise DataError(
-            "the network does not say how it reads images: it has no pose specification",
-            found=images.name,
-            hint="Give ready network inputs (tensors or arrays with the shape of its example), or wrap it with "
-            "pose=PoseSpec(...)",
+            "images can be given only to a network that reads one image of one or three channels",
+            found=[spec.shape for spec in model.inputs],
+            hint="Give ready network inputs: an iterable of tensors, or of tuples for several inputs",
         )
+    channels = shape[1]
+    return PoseSpec(
+        height=shape[2],
+        width=shape[3],
+        stride=1,
+        color="gray" if channels == 1 else "rgb",
+        mean=(0.0,) * channels,
+        scale=(1 / 255,) * channels,
+    )
+
+
+def _tensors(images: Dataset, model: Model, height: int | None, progress: Progress | None) -> Iterator[Tensor]:
+    pose = model.pose
+    if pose is None:
+        pose = plain_image_spec(model)
+        if progress is not None:
+            progress.say(UNSPECIFIED)
+        for sample in readable(images, progress):
+            crop = crop_image(sample.image, image_region(sample.image.shape, pose.size), pose, pose.size)
+            yield torch.from_numpy(batch_inputs([crop.array], pose))
+        return
     for sample in readable(images, progress):
         for array in network_inputs(sample, pose, View(height)):
             yield torch.from_numpy(batch_inputs([array], pose))

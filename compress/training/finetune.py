@@ -14,6 +14,7 @@ from compress.data.source import images as open_images
 from compress.data.source import open_data
 from compress.data.spec import DataSpec
 from compress.errors import FileError, UsageError
+from compress.evaluation.inputs import UNSPECIFIED
 from compress.model import Model
 from compress.progress import Progress, Silent
 from compress.training.curve import write_curve
@@ -243,7 +244,7 @@ def finetune_model(
     if not isinstance(data, Tensors):
         dataset = prepare_data(data, model.pose, run.preparation, progress, labels=options.label_weight > 0)
         if model.pose is None and (teacher is None or teacher.pose is None):
-            progress.say("the network has no pose specification: it is given images as RGB from 0 to 1")
+            progress.say(UNSPECIFIED)
     began = time.perf_counter()
     with contextlib.ExitStack() as opened:
         advance = opened.enter_context(progress.bar(run.command, options.steps))

@@ -7,10 +7,10 @@ from typing import Any
 
 from compress.data.arrays import Tensors
 from compress.data.sample import Dataset
-from compress.errors import DataError, UsageError
+from compress.errors import UsageError
+from compress.evaluation.inputs import plain_image_spec
 from compress.model import Model
 from compress.network.inputs import InputSpec
-from compress.pose.spec import PoseSpec
 from compress.training.batches import BatchSource
 from compress.training.examples import ExampleOptions, Examples
 from compress.training.options import FineTuneOptions
@@ -44,7 +44,8 @@ def training_set(
     Parameters
     ----------
     model : Model
-        The network. Without a pose specification it reads images as the teacher does, or else as `image_spec` says.
+        The network. Without a pose specification it reads images as the teacher does, or else as
+        `plain_image_spec` says.
     data : Dataset or Tensors
         Samples, or ready network inputs.
     options : FineTuneOptions
@@ -69,7 +70,7 @@ def training_set(
             InputSpec(tuple(tensor.shape), spec.dtype) for tensor, spec in zip(first, model.inputs, strict=True)
         )
         return TrainingSet(ReadyInputs(items, options.seed), specs, conditions)
-    pose = model.pose or (teacher.pose if teacher else None) or image_spec(model)
+    pose = model.pose or (teacher.pose if teacher else None) or plain_image_spec(model)
     size = options.size or (model.size if model.pose is None else pose.size)
     if any(n % pose.stride for n in size):
         raise UsageError(f"the training crop must be a multiple of the stride {pose.stride}", found=size)
@@ -85,29 +86,3 @@ def training_set(
     )
     shape = (1, *size, pose.channels) if pose.layout == "nhwc" else (1, pose.channels, *size)
     return TrainingSet(examples, (InputSpec(shape),), {**conditions, "size": size})
-
-
-def image_spec(model: Model) -> PoseSpec:
-    """How a network without a pose specification reads images: RGB, or grey for one channel, from 0 to 1.
-
-    Raises
-    ------
-    DataError
-        If it does not read one image of one or three channels.
-    """
-    shape = model.inputs[0].shape
-    if len(model.inputs) != 1 or len(shape) != 4 or shape[1] not in (1, 3):
-        raise DataError(
-            "images can be given only to a network that reads one image of one or three channels",
-            found=[spec.shape for spec in model.inputs],
-            hint="Give ready network inputs: an iterable of tensors, or of tuples for several inputs",
-        )
-    channels = shape[1]
-    return PoseSpec(
-        height=shape[2],
-        width=shape[3],
-        stride=1,
-        color="gray" if channels == 1 else "rgb",
-        mean=(0.0,) * channels,
-        scale=(1 / 255,) * channels,
-    )

@@ -14,12 +14,13 @@ import compress
 from compress.data.synthetic import DrawnPeople
 from compress.errors import CompressError, DataError, NetworkError, UsageError
 from compress.evaluation.evaluate import OutputDifference, evaluate
-from compress.evaluation.inputs import calibration_inputs
+from compress.evaluation.inputs import UNSPECIFIED, calibration_inputs
 from compress.evaluation.people import find_people
 from compress.evaluation.score import EvaluationOptions, Score
 from compress.model import Model
 from compress.pose.spec import PoseSpec
 from compress.pose.views import View
+from compress.progress import Silent
 from compress.runtime.torch_runner import TorchRunner
 
 
@@ -68,15 +69,32 @@ def test_a_network_with_other_outputs_can_not_be_compared() -> None:
         evaluate(other, [torch.randn(3, 8, 8)], difference=one)
 
 
-def test_images_need_a_pose_specification_and_say_so() -> None:
-    model = compress.wrap(nn.Conv2d(3, 4, 1), example=(1, 3, 8, 8))
-    images = [np.zeros((20, 20, 3), np.uint8)]
-    with pytest.raises(DataError, match=r"how it reads images.*ready network inputs"):
-        evaluate(model, images, difference=model)
+def test_a_network_without_a_pose_specification_is_given_images_scaled_to_its_input() -> None:
+    model = compress.wrap(nn.Conv2d(3, 4, 1), example=(1, 3, 8, 12))
+    image = np.zeros((16, 24, 3), np.uint8)
+    image[..., 0], image[..., 2] = 51, 204  # blue and red
+    told: list[str] = []
+
+    class Told(Silent):
+        def say(self, message: str) -> None:
+            told.append(message)
+
+    (given,) = calibration_inputs(compress.images([image]), model, 5, progress=Told())
+    assert isinstance(given, torch.Tensor)
+    assert given.shape == (1, 3, 8, 12)
+    assert given[0, :, 4, 6].tolist() == pytest.approx([0.8, 0.0, 0.2])
+    assert told == [UNSPECIFIED]
+    assert evaluate(model, [image], difference=model).largest == 0
+
+
+def test_scores_need_a_pose_specification_and_labels() -> None:
+    model = compress.wrap(nn.Conv2d(5, 4, 1), example=(1, 5, 8, 8))
+    with pytest.raises(DataError, match=r"one image of one or three channels.*ready network inputs"):
+        evaluate(model, [np.zeros((20, 20, 3), np.uint8)], difference=model)
     with pytest.raises(DataError, match="no pose specification"):
         evaluate(model, "synthetic:1:1")
     with pytest.raises(UsageError, match="annotated data"):
-        evaluate(model, [torch.randn(3, 8, 8)])
+        evaluate(model, [torch.randn(5, 8, 8)])
 
 
 def test_a_model_and_its_exported_file_are_scored_alike(tmp_path: Path) -> None:

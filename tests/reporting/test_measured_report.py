@@ -51,11 +51,11 @@ def pose_model(places: dict[str, tuple[float, float]], name: str) -> Model:
     return wrap(Fixed(places), (1, 3, *SIZE), pose=pose, name=name)
 
 
-def network(scale: float) -> Model:
+def network(scale: float, channels: int = 1) -> Model:
     torch.manual_seed(0)
-    layer = nn.Conv2d(1, 2, 1, bias=False)
+    layer = nn.Conv2d(channels, 2, 1, bias=False)
     layer.weight.data *= scale
-    return wrap(layer, (1, 1, 8, 8), name=f"layer{scale:g}")
+    return wrap(layer, (1, channels, 8, 8), name=f"layer{scale:g}")
 
 
 def test_models_without_a_pose_are_compared_by_their_outputs(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_paths_of_checkpoints_and_exported_files_are_compared_too(tmp_path: Path
     assert exported.latency["onnxruntime-cpu"].speedup is not None
 
 
-def test_images_for_a_model_that_can_not_read_them_are_refused() -> None:
-    with pytest.raises(DataError, match="does not say how it reads images"):
-        report([network(1), network(2)], data=[np.zeros((8, 8, 3), np.uint8)], options=OPTIONS)
+def test_images_for_models_that_do_not_read_images_are_refused() -> None:
+    with pytest.raises(DataError, match="one image of one or three channels"):
+        report([network(1, 5), network(2, 5)], data=[np.zeros((8, 8, 3), np.uint8)], options=OPTIONS)
 
 
 def test_an_existing_report_is_kept_as_a_whole(tmp_path: Path) -> None:

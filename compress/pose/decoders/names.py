@@ -1,8 +1,13 @@
-"""Names of decoders: those of this package, and ``package.module:NAME`` for a decoder of your own."""
+"""Names of decoders: those of this package, and ``package.module:NAME`` for a decoder of your own.
+
+A pose specification can come from a file, and no file makes code run: the module of your own decoder is never imported
+by its name. Your program has imported it, or ``--network`` names the code that defines it.
+"""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from compress.errors import NetworkError, similar
@@ -35,7 +40,7 @@ def import_decoder(name: str) -> Any:
     Raises
     ------
     NetworkError
-        If the name is unknown, or can't be imported.
+        If the name is unknown, or its module has not been imported.
     """
     place = _PLACES.get(name, name)
     if not is_custom(place):
@@ -45,11 +50,11 @@ def import_decoder(name: str) -> Any:
             hint=f"Known: {', '.join(DECODERS)}, or your own as package.module:NAME",
         )
     module_name, _, attribute = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    module = importlib.import_module(module_name) if name in _PLACES else sys.modules.get(module_name)
+    if module is None or not hasattr(module, attribute):
         raise NetworkError(
-            f"the decoder can't be imported ({error})",
+            "the decoder is code of your own that has not been imported, and no file is trusted to import code",
             found=name,
-            hint="Is its package installed, or its folder on PYTHONPATH?",
-        ) from error
+            hint=f"Import {module_name} first, or name the code of your network by --network",
+        )
+    return getattr(module, attribute)

@@ -24,7 +24,7 @@ def get_decoder(pose: PoseSpec, **overrides: Any) -> Decoder:
     Raises
     ------
     NetworkError
-        If the decoder is unknown, can't be imported, or is no decoder.
+        If the decoder is unknown, its module has not been imported, or it is no decoder.
     UsageError
         If an option is unknown or its value is not valid.
     """

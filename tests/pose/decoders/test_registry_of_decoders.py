@@ -61,8 +61,9 @@ def test_a_custom_decoder_is_found_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_decoder:Missing", "can't be imported"),
-        ("no_such_module:Decoder", "can't be imported"),
+        ("own_decoder:Missing", "has not been imported"),
+        ("no_such_module:Decoder", "has not been imported"),
+        ("antigravity:Decoder", "has not been imported"),
         ("own_decoder:NeedsOption", "without options"),
         ("own_decoder:harmful", "no decoder"),
         ("os:system", "no decoder"),
