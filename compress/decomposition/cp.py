@@ -269,7 +269,7 @@ class CpProblem:
 
 
 def _patterns(b: Tensor, c: Tensor) -> Tensor:
-    """What each term multiplies a patch with: (r, D)."""
+    """The pattern over patches of each term: (r, D)."""
     return (b[:, :, None] * c[:, None, :]).flatten(1)
 
 
@@ -319,7 +319,7 @@ def _solved(x: Tensor, target: Tensor, apply: Callable[[Tensor], Tensor], left: 
 
 
 def _balanced(a: Tensor, b: Tensor, c: Tensor) -> Terms:
-    """The same norm in all three factors of each term, so that training moves all alike."""
+    """The same norm in all three factors of each term, so that an optimiser sees them at one scale."""
     norms = [part.norm(dim=1, keepdim=True).clamp_min(1e-30) for part in (a, b, c)]
     level = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
     a, b, c = (part / norm * level for part, norm in zip((a, b, c), norms, strict=True))

@@ -1,14 +1,14 @@
-"""Empirical variational Bayesian matrix factorization: how many singular values of a matrix stand out from noise.
+"""Empirical variational Bayesian matrix factorization (EVBMF): the number of singular values above the noise.
 
 Global analytic solution with unknown noise variance: Nakajima, Sugiyama, Babacan and Tomioka, "Global analytic
 solution of fully-observed variational Bayesian matrix factorization" (JMLR 14, 2013); Nakajima, Tomioka, Sugiyama and
 Babacan, "Condition for perfect dimensionality recovery by variational Bayesian PCA" (JMLR 16, 2015). Letters as there:
 an L x M matrix with L <= M, alpha = L / M, singular values s_h and x_h = s_h^2 / (M sigma^2).
 
-Only the noise variance sigma^2 has to be searched for, along one axis, but there the free energy has several local
-minima. This search is certain: it cuts the axis at the knots where a component comes or goes, writes the free energy
-between two knots as a convex plus a concave function of log sigma^2, bounds it from below on each interval, and halves
-the intervals that could still hold the minimum until none is left.
+Only the noise variance sigma^2 has to be searched for, along one axis, but the free energy has several local minima
+there. This search finds the global one: it splits the axis at the knots where a component appears or vanishes, writes
+the free energy between two knots as a convex plus a concave function of log sigma^2, bounds it from below on each
+interval, and splits the intervals that could still hold the minimum until none is left.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from compress.errors import RankError
 
 Array = NDArray[np.float64]
 
-#: The search is over when no interval can hold a free energy below the best by more than this, for each row.
+#: The search ends when no interval can hold a free energy below the best by more than this, for each row.
 TOLERANCE = 1e-11
-#: Intervals of log sigma^2 are not cut below this width.
+#: Intervals of log sigma^2 are not split below this width.
 NARROWEST = 1e-9
-#: Even cuts to start from, beside those at the knots.
+#: Evenly spaced points to start from, beside the knots.
 CUTS = 128
 
 
 @dataclass(frozen=True)
 class Evbmf:
-    """What EVBMF finds in a matrix.
+    """The result of EVBMF.
 
     Attributes
     ----------
@@ -68,19 +68,19 @@ def evbmf(singular_values: Tensor, shape: tuple[int, int]) -> Evbmf:
     singular_values : Tensor, shape (min(shape),)
         All of them, zeros included, in any order. Those below float64's rounding of the largest count as zero.
     shape : (int, int)
-        Rows and columns of the matrix, in any order. Rows or columns of zeros should not be counted: they are no
-        noise, and make the noise look weaker than it is.
+        Rows and columns of the matrix, in any order. Rows or columns of zeros should not be counted: they carry no
+        noise and would lower its estimate.
 
     Returns
     -------
     Evbmf
-        Rank 0 for a matrix of zeros or of noise.
+        Rank 0 for a matrix of zeros or of pure noise.
 
     Raises
     ------
     RankError
-        If the shape is not two positive numbers, or the singular values are not as many as its smaller side, finite
-        and at least 0.
+        If the shape is not two positive numbers, or the number of singular values is not its smaller side, or one is
+        not finite or below 0.
     """
     if len(shape) != 2 or any(not isinstance(n, int) or n < 1 for n in shape):
         raise RankError("the shape of a matrix is two whole numbers from 1 on", found=shape)
@@ -138,7 +138,7 @@ def evbmf_kernel(kernel: Tensor) -> tuple[Evbmf, Evbmf]:
 
 def _evbmf_matrix(matrix: Tensor, scale: float) -> Evbmf:
     by_row, by_column = matrix.norm(dim=1), matrix.norm(dim=0)
-    # As strict as the Gram matrix is blind: what it can't see must not stay behind as a singular value of zero.
+    # At the precision of the Gram matrix: what it can't resolve must not remain as a singular value of zero.
     null = by_row.norm() * math.sqrt(rounding(min(matrix.shape)))
     rows, columns = by_row > null, by_column > null
     if not (rows.all() and columns.all()):
@@ -150,7 +150,7 @@ def _evbmf_matrix(matrix: Tensor, scale: float) -> Evbmf:
 
 @lru_cache(maxsize=1024)
 def _tau_bar(alpha: float) -> float:
-    """The tau at which a component begins to pay: the positive root of Phi(tau) + Phi(tau / alpha) = 0.
+    """The tau above which a component lowers the free energy: the positive root of Phi(tau) + Phi(tau / alpha) = 0.
 
     Phi(z) = log(z + 1) / z - 1/2, 2.5129 sqrt(alpha) at alpha = 1 and more below: 13 % more at 0.01.
     """

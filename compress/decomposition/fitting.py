@@ -184,7 +184,7 @@ class Problem:
         return self._kept[1][: rank * self.b]
 
     def _whitened(self, first: Tensor) -> Tensor:
-        """What the reduced patches, made uncorrelated one after the other, explain of the outputs: (r b, T)."""
+        """Outputs explained by the reduced patches, which are decorrelated one after the other: (r b, T)."""
         gram, cross = self._moments(first)
         if self._inputs is not None:
             return torch.linalg.solve_triangular(cholesky(gram), (self._root @ cross).T, upper=False)
@@ -274,7 +274,7 @@ class Problem:
         if self._inputs is None:
             return first @ first.T, cross
         half = (first @ self._inputs.view(self.a, -1)).view(rank * self.b, self.a, self.b)
-        # A product a row copies nothing, and pays where each is wide.
+        # One product for each row makes no copies, which pays where rows are wide.
         seen = first @ half if self.b > 16 else torch.einsum("xab,ra->xrb", half, first)
         return seen.reshape(rank * self.b, -1), cross
 
@@ -296,7 +296,7 @@ class Problem:
         return float(self.energy - 2 * (weighted * cross).sum() + (weighted * seen).sum())
 
     def _seen(self, second: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
-        """What a matrix like the one of `_moments` makes of the rows of (T, r b)."""
+        """Apply a matrix like the one of `_moments` to the rows of (T, r b)."""
         if self._inputs is not None:
             return apply(second)
         blocks = second.unflatten(1, (-1, self.b)).transpose(1, 2)  # (T, b, r)
@@ -310,7 +310,7 @@ class Problem:
         target = torch.einsum("trb,tab->ra", weighted.view(-1, rank, b), self._cross.view(-1, a, b))
         shared = torch.einsum("rbqb->rq", outer)
         if self._inputs is not None:
-            # Laid out so that each application is two products that copy nothing.
+            # Laid out so that each application is two products without copies.
             mixed = outer.permute(0, 3, 1, 2).reshape(-1, rank)
             seen = self._inputs.view(a, b, a, b).permute(1, 3, 0, 2).reshape(-1, a)
 
@@ -393,7 +393,7 @@ class Problems:
 
 
 def _balance_two(first: Tensor, second: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """Each channel between the factors gets the same norm in both, so that training moves both alike."""
+    """Each channel between the factors gets the same norm in both, so that an optimiser sees them at one scale."""
     blocks = second.unflatten(1, (len(first), b))
     levels = (blocks.norm(dim=(0, 2)) / first.norm(dim=1).clamp_min(1e-300)).clamp_min(1e-300).sqrt()
     return first * levels[:, None], (blocks / levels[:, None]).flatten(1)

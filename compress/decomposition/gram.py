@@ -1,8 +1,8 @@
-"""Singular values and leading singular subspaces by way of the small Gram matrix.
+"""Singular values and leading singular subspaces from the smaller Gram matrix, and other small helpers.
 
 An unfolded kernel is short and very wide. The full SVD of a 512x4608 one takes seconds and forms a 170 MB matrix that
-nobody needs; the eigenvectors of its 512x512 Gram matrix take a few hundredths of a second. The price: squares are what
-rounding acts on, so singular values below about 1e-7 of the largest drown in it, even in float64.
+is not needed; the eigenvectors of its 512x512 Gram matrix take a few hundredths of a second. In exchange, singular
+values below about 1e-7 of the largest are lost to rounding, even in float64, because they are squared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def normalised(weights: Tensor, what: str) -> tuple[Tensor, float]:
     Raises
     ------
     RankError
-        If it is no matrix or kernel, is empty, holds another kind of number, or a NaN or infinity.
+        If it is not a matrix or kernel, is empty, has another type of number, or holds a NaN or infinity.
     """
     if weights.ndim < 2 or weights.numel() == 0:
         raise RankError(f"{what} has two or more dimensions, none of them empty", found=tuple(weights.shape))
@@ -58,12 +58,12 @@ def refuse_rank(rank: int, full: int, what: str) -> None:
 
 
 def rounding(size: int) -> float:
-    """Share of the largest eigenvalue of a ``size`` x ``size`` Gram matrix that is no more than rounding."""
+    """Share of the largest eigenvalue of a ``size`` x ``size`` Gram matrix below which eigenvalues are rounding."""
     return size * torch.finfo(torch.float64).eps
 
 
 def spectrum(matrix: Tensor) -> Tensor:
-    """All singular values, descending; those that drown in rounding are exact zeros.
+    """All singular values, descending; those below the precision of the Gram matrix are exact zeros.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def leading(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def oriented(vectors: Tensor) -> Tensor:
-    """Columns turned so that the largest entry of each is positive: the sign no longer depends on the LAPACK."""
+    """Columns with signs such that the largest entry of each is positive, whatever LAPACK returns."""
     peaks = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return torch.where(peaks < 0, -vectors, vectors)
 

@@ -1,6 +1,6 @@
 """Truncated SVD of a matrix as two factors: for linear layers and 1x1 convolutions.
 
-Letters: T outputs, S inputs, r the rank. By Eckart and Young (1936) no two factors of that rank come closer.
+Letters: T outputs, S inputs, r the rank. By Eckart and Young (1936) no two factors of that rank are closer.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def low_rank(matrix: Tensor, rank: int) -> LowRank:
     Raises
     ------
     RankError
-        If the rank is out of its range, or the matrix is none, empty, not finite or not of real numbers.
+        If the rank is out of range, or the tensor is not a matrix, empty, not finite or not of real numbers.
     """
     exact, scale = normalised(matrix, "a matrix")
     if exact.ndim != 2:
@@ -62,7 +62,7 @@ def low_rank(matrix: Tensor, rank: int) -> LowRank:
     small = exact if exact.shape[0] <= exact.shape[1] else exact.T  # [n, m], n <= m
 
     _, basis = leading(small @ small.T, rank)  # [n, r]
-    # Squares hide singular values below 1e-8 of the largest; one step with the matrix itself brings them back.
+    # Squaring hides singular values below 1e-8 of the largest; one step with the matrix itself recovers them.
     wide = torch.linalg.qr(small.T @ basis).Q  # [m, r]
     image = small @ wide
     wide = oriented(wide @ leading(image.T @ image, rank)[1])

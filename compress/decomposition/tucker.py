@@ -17,14 +17,14 @@ from torch import Tensor
 from compress.decomposition.gram import leading, normalised, oriented, refuse_rank, spectrum
 from compress.errors import RankError
 
-#: Sweeps end once one of them lowers the error by no more than this share of it.
+#: Sweeps end once one lowers the error by no more than this share of it.
 TOLERANCE = 1e-3
-#: How far the steering sweeps step beyond each new factor, as a share of its change: HOOI creeps along flat directions.
+#: How far float32 sweeps step beyond each new factor, as a share of its change: HOOI is slow along flat directions.
 STRIDE = 0.35
-#: Share of the energy that the HOSVD has to miss for float32 to steer by: it can't tell smaller shares from rounding.
-STEERED = 1e-2
-#: Steering sweeps at most; `TOLERANCE` ends them after two or three on trained kernels.
-STEERING = 10
+#: Share of the energy that the HOSVD has to miss for sweeps in float32, which can't tell smaller shares from rounding.
+COARSE_SHARE = 1e-2
+#: Sweeps in float32 at most; `TOLERANCE` ends them after two or three on trained kernels.
+COARSE_SWEEPS = 10
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Tucker2:
     """A kernel as three factors: ``W[t, s, k] ~ sum_ij last[t, j] core[j, i, k] first[i, s]``.
 
     The rows of ``first`` and the columns of ``last`` are orthogonal and of equal length within each factor, and the
-    three factors have the same Frobenius norm: an optimiser meets them at the same scale.
+    three factors have the same Frobenius norm, so that an optimiser sees them at the same scale.
 
     Attributes
     ----------
@@ -92,8 +92,8 @@ def mode_spectra(kernel: Tensor) -> tuple[Tensor, Tensor]:
 def tucker2(kernel: Tensor, ranks: tuple[int, int], sweeps: int = 10) -> Tucker2:
     """Approximate a kernel by three factors of the given ranks.
 
-    HOSVD alone is within sqrt(2) of the best possible error; sweeps only lower it, on trained kernels by 1 to 2 %. All
-    of it runs in float64, but where the error is large cheap sweeps in float32 first steer towards the subspaces.
+    HOSVD alone is within sqrt(2) of the best possible error; sweeps only lower it, on trained kernels by 1 to 2 %. It
+    runs in float64, but where the error is large, cheap sweeps in float32 approach the subspaces first.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def tucker2(kernel: Tensor, ranks: tuple[int, int], sweeps: int = 10) -> Tucker2
         (core * (level / norm if norm else 1.0)).reshape(r4, r3, *kernel.shape[2:]).to(kernel.dtype),
         (last * (level / math.sqrt(r4))).to(kernel.dtype),
     )
-    # The difference of squares above is blind to small errors, and to the rounding of the factors to a short type.
+    # The difference of squares above misses small errors, and the rounding of the factors to a shorter type.
     if error < max(1e-3, 1e4 * torch.finfo(kernel.dtype).eps):
         error = _residual(exact, factors, scale)
     return Tucker2(*factors, error)
@@ -203,11 +203,11 @@ def _subspaces(kernel: Tensor, r3: int, r4: int, sweeps: int) -> tuple[Tensor, T
     total = kernel.square().sum().item()
     if r3 == kernel.shape[1] or r4 == kernel.shape[0]:
         sweeps = 0  # beside a full factor the HOSVD is the optimum
-    steered = _steer(layouts, r3, r4, total) if sweeps else None
-    if steered is None:
+    coarse = _coarse_subspaces(layouts, r3, r4, total) if sweeps else None
+    if coarse is None:
         energy, first, last = layouts.hosvd(r3, r4)
     else:
-        energy, first, last = steered
+        energy, first, last = coarse
     for _ in range(sweeps):
         before = energy
         _, first = layouts.best_first(last, r3)
@@ -217,17 +217,17 @@ def _subspaces(kernel: Tensor, r3: int, r4: int, sweeps: int) -> tuple[Tensor, T
     return first, last
 
 
-def _steer(layouts: _Layouts, r3: int, r4: int, total: float) -> tuple[float, Tensor, Tensor] | None:
-    """Energy and factors after fast sweeps in float32, or None where float32 can't tell what is lacking.
+def _coarse_subspaces(layouts: _Layouts, r3: int, r4: int, total: float) -> tuple[float, Tensor, Tensor] | None:
+    """Energy and factors after fast sweeps in float32, or None where float32 can't resolve the missing energy.
 
     Each sweep starts some way beyond the last factors; one that overshoots is dropped.
     """
     coarse = layouts.to(torch.float32)
     energy, first, last = coarse.hosvd(r3, r4)
-    if total - energy < STEERED * total:
+    if total - energy < COARSE_SHARE * total:
         return None
     beside = last
-    for _ in range(STEERING):
+    for _ in range(COARSE_SWEEPS):
         _, new_first = coarse.best_first(beside, r3)
         after, new_last = coarse.best_last(_beyond(new_first, first), r4)
         if after <= energy:
@@ -240,12 +240,12 @@ def _steer(layouts: _Layouts, r3: int, r4: int, total: float) -> tuple[float, Te
 
 
 def _settled(before: float, after: float, total: float) -> bool:
-    """Whether a sweep lowered the error, the root of the energy that lacks, by no more than a share `TOLERANCE`."""
+    """Whether a sweep lowered the error, the root of the missing energy, by no more than a share `TOLERANCE`."""
     return after - before <= 2 * TOLERANCE * (total - after)
 
 
 def _beyond(new: Tensor, old: Tensor) -> Tensor:
-    """Orthonormal basis some way beyond ``new``, coming from ``old``."""
+    """Orthonormal basis some way beyond ``new`` on the way from ``old``."""
     return torch.linalg.qr(new + STRIDE * (new - old @ (old.T @ new))).Q
 
 

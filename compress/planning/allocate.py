@@ -21,7 +21,7 @@ from compress.planning.pareto import pareto_front
 #: Number of bins that the cost of the most expensive allocation is divided into.
 BINS = 20_000
 
-# A budget that is lower by this share is the same: sums of costs are rounded.
+# Budgets that differ by this share are equal: sums of costs are rounded.
 _SLACK = 1e-12
 
 
@@ -59,7 +59,7 @@ class Allocation:
 
 
 def cheapest(layers: Sequence[Sequence[Choice]]) -> float:
-    """The least that all layers together can cost."""
+    """The least total cost."""
     _check(layers)
     return sum(min(choice.cost for choice in choices) for choices in layers)
 
@@ -77,8 +77,8 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> Allocation | 
     Returns
     -------
     Allocation or None
-        None if the budget is below `cheapest`. The error is at most the least one within a budget that is smaller by
-        one bin (`BINS`) for each layer.
+        None if the budget is below `cheapest`. The error is at most the optimum for a budget that is smaller by one bin
+        (`BINS`) for each layer.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def least_cost(layers: Sequence[Sequence[Choice]], error: float) -> Allocation:
 
 @dataclass(frozen=True)
 class _Front:
-    """Allocations that nothing cheaper equals: cost rising, error falling."""
+    """The Pareto front of allocations: cost rising, error falling."""
 
     cost: NDArray[np.float64]
     error: NDArray[np.float64]
@@ -133,7 +133,7 @@ def _front(layers: Sequence[Sequence[Choice]]) -> _Front:
 def _extend(
     cost: NDArray[np.float64], error: NDArray[np.float64], choices: Sequence[tuple[int, Choice]], width: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
-    """Allocations of one layer more, by rising cost: cost, error, choice and place of the one extended."""
+    """Allocations extended by one layer, by rising cost: cost, error, choice and index of the one extended."""
     size = int((cost[-1] + max(choice.cost for _, choice in choices)) / width) + 2
     best = np.full(size, np.inf)
     costs = np.full(size, np.inf)
@@ -142,10 +142,10 @@ def _extend(
         total, sums = cost + choice.cost, error + choice.error
         bins = (total / width).astype(np.int64)
         better = np.flatnonzero(sums < best[bins])
-        # Errors fall along a front, so of several in one bin the last is written last and stays.
+        # Errors fall along a front, so of several in one bin the last one written is the best.
         at = bins[better]
         best[at], costs[at], picks[at], before[at] = sums[better], total[better], index, better
-    # The cheapest of all comes first, whatever else is in its bin: a budget that can be met is met.
+    # The cheapest of all is kept first, whatever else is in its bin, so that every feasible budget is met.
     index, choice = choices[0]
     first = (cost[0] + choice.cost, error[0] + choice.error)
     kept = np.flatnonzero(np.isfinite(best))

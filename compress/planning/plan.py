@@ -39,7 +39,7 @@ KEPT = {
     "full_rank": "kept: the ranks would be full",
     "not_smaller": "kept: the factors would have no fewer parameters",
     "not_cheaper": "kept: the factors would cost no fewer MACs",
-    "budget_kept": "kept: the budget is better spent on this layer as it is",
+    "budget_kept": "kept: unchanged is optimal under the budget",
     "by_weight_only": "kept: grouped and transposed convolutions have no data-aware fit; --ratio factorizes them",
     "not_faster": "kept: measured no faster when factorized",
 }
