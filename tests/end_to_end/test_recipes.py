@@ -46,7 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
 WHERE_GIVEN = {"calibrate": 3, "reconstruct": 2, "warmup_steps": 1}
 
 #: Options that mean nothing in two steps.
-LEFT_OUT = {"epochs", "evaluate_every", "milestones", "schedule", "patience", "limit"}
+LEFT_OUT = {"epochs", "evaluate_every", "limit"}
 
 #: No number that is left may be larger: it would be a count that the rule does not know.
 LARGEST = 20
@@ -92,8 +92,8 @@ def small_data(text: str, stage: str, stand: Stand) -> str:
     return TRAINING if stage in ("train", "finetune", "factorize") else TEST
 
 
-def shrink(table: dict[str, Any], stand: Stand) -> dict[str, Any]:
-    """A stage made small, by the names of its options."""
+def shrink(table: dict[str, Any], stand: Stand, height: int) -> dict[str, Any]:
+    """A stage made small, by the names of its options; ``height`` is that of the training crops."""
     stage = table["run"]
     kept = {name: value for name, value in table.items() if name not in LEFT_OUT}
     small = kept | SMALL[stage] | {name: value for name, value in WHERE_GIVEN.items() if name in table}
@@ -109,11 +109,9 @@ def shrink(table: dict[str, Any], stand: Stand) -> dict[str, Any]:
         elif name in ("size", "input"):
             small[name] = small_size(value)
         elif name == "height":
-            small[name] = 64
+            small[name] = height
         elif isinstance(value, str) and value.endswith(".pth"):
             small[name] = str(stand.model)
-    if "size" in small and "height" in small:
-        small["height"] = int(small["size"].split("x")[0])
     if table.get("untrained"):  # trained weights belong to the network's own options
         known = get_entry(table["network"]).options
         small["set"] = [f"{name}=1" for name in ("stages", "blocks", "refinements") if name in known]
@@ -141,7 +139,9 @@ def small_recipe(path: Path, folder: Path, stand: Stand) -> Recipe:
     record = tomllib.loads(path.read_text())
     variables = record.pop("variables", {})
     tables = [{name: filled(value, variables) for name, value in table.items()} for table in record["stage"]]
-    record["stage"] = [shrink(table, stand) for table in tables]
+    crops = [small_size(table["size"]) for table in tables if "size" in table]
+    height = int(crops[0].split("x")[0]) if crops else 64
+    record["stage"] = [shrink(table, stand, height) for table in tables]
     for table in record["stage"]:
         large = {name: value for name, value in table.items() if isinstance(value, int) and value > LARGEST}
         assert large.keys() <= {"height"}, f"the rule does not know how to make {large} small"
