@@ -14,6 +14,7 @@ from compress import __version__
 from compress import cli as program
 from compress.commands.registry import SUMMARIES, get_command
 from compress.errors import CompressError
+from compress.progress import Silent
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -77,10 +78,15 @@ def test_python_m_compress_is_the_same_program() -> None:
     assert done.stdout == f"pose-compress {__version__}\n"
 
 
-def test_networks(compress: Any) -> None:
-    found = {row["name"]: row for row in compress("networks", "--json").json["networks"]}
-    assert found["lightweight-openpose"]["params"] == 4_091_698
-    assert "lightweight-openpose" in compress("networks").out
+def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    command = get_command("networks")
+    result = command.run(command.options(), Silent())
+    rows = {row["name"]: row for row in json.loads(json.dumps(result.record, allow_nan=False))["networks"]}
+    assert rows["lightweight-openpose"]["params"] == 4_091_698
+    result.show()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in rows)
+    assert result.summary == f"{len(rows)} networks"
 
 
 def test_inspect_lists_every_layer_with_ranks_or_a_reason(compress: Any, model: Path) -> None:
