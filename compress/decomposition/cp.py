@@ -20,8 +20,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from compress.decomposition.fitting import WIDE, Fit, Problems, refuse_other_metric
+from compress.decomposition.fitting import WIDE, Fit, refuse_other_metric
 from compress.decomposition.gram import cholesky, oriented, power, refuse_rank
+from compress.decomposition.problems import Problems
 
 #: ALS sweeps of a quick start, as curves are made of, and of a careful one.
 QUICK = 8
@@ -147,7 +148,7 @@ class CpProblem:
         self._kernel = kernel.detach().double().flatten(1)
         self._inputs, self._outputs = metric.inputs, metric.outputs
         self._root = metric.roots[0]
-        self._cross = self._seen(self._kernel)
+        self._cross = self._with_covariance(self._kernel)
         self.energy = float(((self._outputs @ self._kernel) * self._cross).sum())
 
     def errors(self, ranks: Sequence[int]) -> list[float]:
@@ -162,7 +163,7 @@ class CpProblem:
         b, c = self._start(ranks[-1])
         patterns = _patterns(b, c)
         half = torch.linalg.solve_triangular(
-            cholesky(self._seen(patterns) @ patterns.T), patterns @ self._cross.T @ self._root, upper=False
+            cholesky(self._with_covariance(patterns) @ patterns.T), patterns @ self._cross.T @ self._root, upper=False
         )
         explained = half.square().sum(dim=1).cumsum(0)
         return [max(0.0, self.energy - float(explained[rank - 1])) for rank in ranks]
@@ -230,13 +231,13 @@ class CpProblem:
         _, _, channels, spots = self._roots
         return _unit(b.double() @ channels), _unit(c.double() @ spots)
 
-    def _seen(self, rows: Tensor) -> Tensor:
+    def _with_covariance(self, rows: Tensor) -> Tensor:
         return rows if self._inputs is None else rows @ self._inputs
 
     def _outer(self, b: Tensor, c: Tensor) -> tuple[Tensor, float]:
         """The best A (r, T) beside B and C, by regression, and the squared error."""
         patterns = _patterns(b, c)
-        gram, cross = self._seen(patterns) @ patterns.T, patterns @ self._cross.T
+        gram, cross = self._with_covariance(patterns) @ patterns.T, patterns @ self._cross.T
         a = torch.cholesky_solve(cross, cholesky(gram))
         weighted = a @ self._outputs
         return a, float(self.energy - 2 * (weighted * cross).sum() + (weighted * (gram @ a)).sum())
@@ -248,7 +249,7 @@ class CpProblem:
         channels, spots, *_ = self._roots
 
         def image(patterns: Tensor) -> Tensor:
-            return (mixed @ self._seen(patterns)).view(target.shape)
+            return (mixed @ self._with_covariance(patterns)).view(target.shape)
 
         # In the cheap metric the equations of B are (mixed * C G C') B G = ..., and those of C are alike.
         b = _solved(

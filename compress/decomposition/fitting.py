@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,8 +35,6 @@ WIDE = 4096
 
 #: Conjugate-gradient steps in one update of the first factor.
 STEPS = 8
-
-Solver = TypeVar("Solver")
 
 
 @dataclass(frozen=True)
@@ -252,8 +249,8 @@ class Problem:
         last, first = self._inverse_root @ basis, basis.T @ self._root @ self._kernel
         kernel = last @ first
         left_out = self._kernel - kernel
-        seen = left_out if self._inputs is None else left_out @ self._inputs
-        error = float(((self._outputs @ left_out) * seen).sum())
+        weighted = left_out if self._inputs is None else left_out @ self._inputs
+        error = float(((self._outputs @ left_out) * weighted).sum())
         reduce, expand = _balance_two(first, last, 1)
         return Fit({"reduce": reduce, "expand": expand}, kernel, max(0.0, error) / self.energy if self.energy else 0.0)
 
@@ -275,13 +272,13 @@ class Problem:
             return first @ first.T, cross
         half = (first @ self._inputs.view(self.a, -1)).view(rank * self.b, self.a, self.b)
         # One product for each row makes no copies, which pays where rows are wide.
-        seen = first @ half if self.b > 16 else torch.einsum("xab,ra->xrb", half, first)
-        return seen.reshape(rank * self.b, -1), cross
+        gram = first @ half if self.b > 16 else torch.einsum("xab,ra->xrb", half, first)
+        return gram.reshape(rank * self.b, -1), cross
 
     def _second(self, first: Tensor, bound: int | None) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
         """The best second factor (T, r b) beside the first, its core and last factor if its rank is bounded, error."""
         gram, cross = self._moments(first)
-        second = self._seen(cross, lambda rows: torch.cholesky_solve(rows.T, cholesky(gram)).T)
+        second = self._applied(cross, lambda rows: torch.cholesky_solve(rows.T, cholesky(gram)).T)
         if bound is None:
             return second, None, None, self._error(second, gram, cross)
         _, basis = torch.linalg.eigh(symmetric((self._root @ second) @ (self._root @ cross).T))
@@ -292,10 +289,10 @@ class Problem:
 
     def _error(self, second: Tensor, gram: Tensor, cross: Tensor) -> float:
         weighted = self._outputs @ second
-        seen = self._seen(second, lambda rows: rows @ gram)
-        return float(self.energy - 2 * (weighted * cross).sum() + (weighted * seen).sum())
+        through = self._applied(second, lambda rows: rows @ gram)
+        return float(self.energy - 2 * (weighted * cross).sum() + (weighted * through).sum())
 
-    def _seen(self, second: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+    def _applied(self, second: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a matrix like the one of `_moments` to the rows of (T, r b)."""
         if self._inputs is not None:
             return apply(second)
@@ -312,12 +309,12 @@ class Problem:
         if self._inputs is not None:
             # Laid out so that each application is two products without copies.
             mixed = outer.permute(0, 3, 1, 2).reshape(-1, rank)
-            seen = self._inputs.view(a, b, a, b).permute(1, 3, 0, 2).reshape(-1, a)
+            covariance = self._inputs.view(a, b, a, b).permute(1, 3, 0, 2).reshape(-1, a)
 
         def apply(x: Tensor) -> Tensor:
             if self._inputs is None:
                 return shared @ x
-            return (mixed @ x).view(rank, -1) @ seen
+            return (mixed @ x).view(rank, -1) @ covariance
 
         left = power(shared, -1.0)
         right = power(self._variance(), -1.0)
@@ -342,54 +339,6 @@ def refuse_other_metric(kernel: Tensor, metric: Metric) -> None:
     given = wanted[0] if metric.inputs is None else len(metric.inputs), len(metric.outputs)
     if given != wanted:
         raise RankError("the metric is of another layer", found=(tuple(kernel.shape), given[::-1]))
-
-
-class Problems:
-    """All that is known of one kernel in one metric; the problem of each split is made once.
-
-    Parameters
-    ----------
-    weight : Tensor, shape (T, S, *k)
-        The kernel.
-    metric : Metric
-        What errors are measured in.
-    scale : float
-        Factor from an error in the metric to one of the network's outputs.
-    """
-
-    def __init__(self, weight: Tensor, metric: Metric, scale: float = 1.0) -> None:
-        self.weight, self.metric, self.scale = weight, metric, scale
-        self._splits: dict[Split, Problem] = {}
-        self._solvers: dict[Callable[[Problems], Any], Any] = {}
-
-    @classmethod
-    def of(cls, weight: Tensor, covariance: Tensor, sensitivity: Tensor) -> Problems:
-        """In the metric of a covariance (D, D) of patches and an output sensitivity (T, T)."""
-        return cls(weight, Metric.of(covariance, sensitivity), float(sensitivity.diagonal().mean()))
-
-    def once(self, solver: Callable[[Problems], Solver]) -> Solver:
-        """What a function makes of these problems; made when it is first asked for, and kept."""
-        if solver not in self._solvers:
-            self._solvers[solver] = solver(self)
-        result: Solver = self._solvers[solver]
-        return result
-
-    def split(self, split: Split) -> Problem:
-        """The problem of a split.
-
-        Raises
-        ------
-        RankError
-            If the metric or the split does not fit the kernel.
-        """
-        if split not in self._splits:
-            self._splits[split] = Problem(self.weight, self.metric, split)
-        return self._splits[split]
-
-    @property
-    def wide(self) -> bool:
-        """Whether fits take long: the covariance is given, and of patches longer than `WIDE`."""
-        return self.metric.inputs is not None and self.weight[0].numel() > WIDE
 
 
 def _balance_two(first: Tensor, second: Tensor, b: int) -> tuple[Tensor, Tensor]:

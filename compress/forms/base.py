@@ -15,8 +15,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Fit, Problems
+from compress.decomposition.fitting import Fit
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.forms.modules import FactorizedLayer, chained_kernels, multiplied
 from compress.forms.onnx_steps import OnnxStep, onnx_steps
 from compress.forms.ranks import TIMED_SHARES, aligned

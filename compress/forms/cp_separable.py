@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.decomposition.cp import CpProblem, full_rank
-from compress.decomposition.fitting import Fit, Problems
+from compress.decomposition.fitting import Fit
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.forms.base import Form, LayerFactors, Point, Ranks, Shape, Step
 from compress.forms.modules import FactorizedLayer, geometry, multiplied, placement
 from compress.forms.ranks import LARGEST, rank_steps

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from compress.decomposition.fitting import WIDE, Problems, Split
+from compress.decomposition.fitting import WIDE, Split
+from compress.decomposition.problems import Problems
 from compress.forms.base import Point, Ranks, Shape, Step
 from compress.forms.modules import FactorizedLayer, geometry, placement
 from compress.forms.ranks import LARGEST, rank_steps

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from compress.decomposition.fitting import WIDE, Fit, Problems
+from compress.decomposition.fitting import WIDE, Fit
+from compress.decomposition.problems import Problems
 from compress.decomposition.tucker import tucker2
 from compress.forms.base import Form, LayerFactors, Point, Ranks, Shape, Step
 from compress.forms.modules import Convolution, FactorizedLayer, geometry, placement, step_kernels

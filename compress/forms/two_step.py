@@ -6,7 +6,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator
 
-from compress.decomposition.fitting import WIDE, Fit, Problems, Split
+from compress.decomposition.fitting import WIDE, Fit, Split
+from compress.decomposition.problems import Problems
 from compress.forms.base import Form, Point, Ranks, Shape
 from compress.forms.ranks import LARGEST, rank_steps
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from compress.decomposition.evbmf import evbmf_kernel
-from compress.decomposition.fitting import Problems
 from compress.decomposition.metric import is_finite
+from compress.decomposition.problems import Problems
 from compress.errors import Infeasible
 from compress.network.layers import LayerInfo
 from compress.network.moments import Moments, gather_moments, in_groups

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from compress.decomposition.fitting import Problems
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.forms.registry import forms_for, get_form
 from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerInfo

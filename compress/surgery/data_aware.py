@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Problems
 from compress.decomposition.metric import BLOCK, Metric
+from compress.decomposition.problems import Problems
 from compress.forms.base import LayerFactors
 from compress.forms.registry import get_form
 from compress.network.duplicate import duplicate

@@ -12,8 +12,8 @@ from tensorly.decomposition import parafac
 from torch import Tensor
 
 from compress.decomposition.cp import CpProblem, als, full_rank, nested_terms, squared_error
-from compress.decomposition.fitting import Problems
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.errors import RankError
 
 SIZES = st.integers(1, 6)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
 from compress.checkpoint.wrap import wrap
-from compress.decomposition.fitting import Fit, Problems
+from compress.decomposition.fitting import Fit
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.errors import PlanError
 from compress.forms.base import Form, LayerFactors, Point, Ranks, Shape, Step
 from compress.forms.modules import FactorizedLayer, placement

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.decomposition.fitting import Problems
 from compress.decomposition.metric import Metric
+from compress.decomposition.problems import Problems
 from compress.forms.registry import forms_for, get_form
 from compress.network.kernels import layer_kernel
 from compress.network.layers import LayerInfo, list_layers
