@@ -86,7 +86,7 @@ def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
     result.show()
     shown = capsys.readouterr().out
     assert all(name in shown for name in rows)
-    assert result.summary == f"{len(rows)} networks"
+    assert result.summary == f"{len(result.record['networks'])} networks"
 
 
 def test_inspect_lists_every_layer_with_ranks_or_a_reason(compress: Any, model: Path) -> None:
