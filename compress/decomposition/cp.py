@@ -14,12 +14,13 @@ covariance of patches is a product of one of channels and one of places, then in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from compress.decomposition.conjugate import conjugate_gradients
 from compress.decomposition.fitting import WIDE, Fit, refuse_other_metric
 from compress.decomposition.gram import cholesky, oriented, power, refuse_rank
 from compress.decomposition.problems import Problems
@@ -252,19 +253,19 @@ class CpProblem:
             return (mixed @ self._with_covariance(patterns)).view(target.shape)
 
         # In the cheap metric the equations of B are (mixed * C G C') B G = ..., and those of C are alike.
-        b = _solved(
+        b = conjugate_gradients(
             b,
             torch.einsum("rsp,rp->rs", target, c),
             lambda x: torch.einsum("rsp,rp->rs", image(_patterns(x, c)), c),
-            power(mixed * ((c @ spots) @ (c @ spots).T), -1.0),
-            power(channels @ channels, -1.0),
+            (power(mixed * ((c @ spots) @ (c @ spots).T), -1.0), power(channels @ channels, -1.0)),
+            STEPS,
         )
-        c = _solved(
+        c = conjugate_gradients(
             c,
             torch.einsum("rsp,rs->rp", target, b),
             lambda x: torch.einsum("rsp,rs->rp", image(_patterns(b, x)), b),
-            power(mixed * ((b @ channels) @ (b @ channels).T), -1.0),
-            power(spots @ spots, -1.0),
+            (power(mixed * ((b @ channels) @ (b @ channels).T), -1.0), power(spots @ spots, -1.0)),
+            STEPS,
         )
         return _unit(b), _unit(c)
 
@@ -300,23 +301,6 @@ def _updated(old: Tensor, gram: Tensor, cross: Tensor) -> Tensor:
 def _beyond(new: Terms, old: Terms, stride: float) -> Terms:
     a, b, c = (x + stride * (x - before) for x, before in zip(new, old, strict=True))
     return a, b, c
-
-
-def _solved(x: Tensor, target: Tensor, apply: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
-    """A few steps of conjugate gradients from x, preconditioned by ``left`` and ``right``."""
-    residual = target - apply(x)
-    direction = step = left @ residual @ right
-    slope = (residual * step).sum()
-    for _ in range(STEPS):
-        if slope <= 0:
-            break
-        image = apply(direction)
-        length = slope / (direction * image).sum()
-        x, residual = x + length * direction, residual - length * image
-        step = left @ residual @ right
-        before, slope = slope, (residual * step).sum()
-        direction = step + slope / before * direction
-    return x
 
 
 def _balanced(a: Tensor, b: Tensor, c: Tensor) -> Terms:

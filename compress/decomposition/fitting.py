@@ -26,6 +26,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compress.decomposition.conjugate import conjugate_gradients
 from compress.decomposition.gram import cholesky, oriented, power, refuse_rank, symmetric
 from compress.decomposition.metric import Metric
 from compress.errors import RankError
@@ -316,21 +317,8 @@ class Problem:
                 return shared @ x
             return (mixed @ x).view(rank, -1) @ covariance
 
-        left = power(shared, -1.0)
-        right = power(self._variance(), -1.0)
-        x, residual = first.clone(), target - apply(first)
-        direction = step = left @ residual @ right
-        slope = (residual * step).sum()
-        for _ in range(STEPS):
-            if slope <= 0:
-                break
-            image = apply(direction)
-            length = slope / (direction * image).sum()
-            x, residual = x + length * direction, residual - length * image
-            step = left @ residual @ right
-            before, slope = slope, (residual * step).sum()
-            direction = step + slope / before * direction
-        return x
+        preconditioner = power(shared, -1.0), power(self._variance(), -1.0)
+        return conjugate_gradients(first, target, apply, preconditioner, STEPS)
 
 
 def refuse_other_metric(kernel: Tensor, metric: Metric) -> None:
