@@ -162,6 +162,16 @@ def test_the_index_links_every_page_and_nothing_else() -> None:
     assert linked == sorted(path.name for path in PAPERS.glob("*.md"))
 
 
+def test_a_block_of_counts_is_written_anew() -> None:
+    page = "a\n<!-- counts: default -->\nold\n<!-- end of counts -->\nb\n"
+    new = (
+        "a\n<!-- counts: default -->\n\n- `default` at 256x256: 0.870 M parameters, 0.917 GMAC = 1.834 GFLOPs.\n\n"
+        "<!-- end of counts -->\nb\n"
+    )
+    assert with_counts(page) == new
+    assert with_counts(new) == new
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_counts_are_those_of_the_networks(page: str) -> None:
