@@ -131,14 +131,19 @@ def _described(row: NetworkCounts) -> list[str]:
     parts = [f"- `{row.name}` at {size}: {row.params / 1e6:.3f} M parameters"]
     found = row.published
     if found is not None and found.params is not None:
-        parts.append(f"(printed {found.params / 1e6:g} M, {row.deviation.params:+.1%})")
+        parts.append(f"(printed {found.params / 1e6:g} M, {_percent(row.deviation.params)})")
     parts[-1] += ","
     parts.append(f"{row.macs / 1e9:.3f} GMAC = {count_flops(row.macs) / 1e9:.3f} GFLOPs")
     if found is not None and found.counted is not None:
         unit = CONVENTIONS[found.convention].unit
         parts.append(f"({found.counted:.4g} {unit} in the paper's way, `{found.convention}`,")
-        parts.append(f"printed {found.operations:g} {unit}, {row.deviation.operations:+.1%})")
+        parts.append(f"printed {found.operations:g} {unit}, {_percent(row.deviation.operations)})")
     parts[-1] += "."
     if found is not None and found.reason:
         parts.append(f"{found.reason[0].upper()}{found.reason[1:]}.")
     return textwrap.wrap(" ".join(parts), WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _percent(share: float | None) -> str:
+    """``+0.2 %``; never a negative zero."""
+    return f"{100 * round(share or 0.0, 3) + 0.0:+.1f} %"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from compress.zoo.explanation import PAPERS, WIDTH, Page, explain, pages, read_p
 from compress.zoo.registry import entries, get_entry
 
 ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "docs" / "papers.md"
 PAGES = {page.path.name: page.path.read_text(encoding="utf-8") for page in pages()}
 NAMES = [entry.name for entry in entries()]
 
@@ -130,11 +132,23 @@ def test_every_recipe_and_script_exists(page: str) -> None:
 def test_every_command_exists_with_its_flags(page: str) -> None:
     for line in re.findall(r"`compress ([a-z][^`]*)`", PAGES[page].replace("\n  ", " ")):
         command, *words = line.split()
-        if command == "run":
+        if command in ("run", "sweep"):
             continue
         assert command in SUMMARIES, line
         flags = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
         assert flags <= set(get_command(command).options.model_fields), line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_swept_name_is_a_variable_of_the_recipe(page: str) -> None:
+    text = " ".join(PAGES[page].split())
+    swept = [*re.finditer(r"`compress sweep (recipes/[\w.-]+)([^`]*)`", text)]
+    for command in swept:
+        variables = tomllib.loads((ROOT / command[1]).read_text(encoding="utf-8"))["variables"]
+        inside = re.findall(r"--(?:over|set) ([a-z_]\w*)=", command[2])
+        # Where a sweep stands above the list for all of its tables, the items name what is swept.
+        after = re.findall(r"--(?:over|set) ([a-z_]\w*)=", text) if "NAME=VALUES" in command[2] else []
+        assert {*inside, *after} <= set(variables), command[0]
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.path.name)
@@ -152,14 +166,16 @@ def test_every_kind_of_attention_that_is_named_exists() -> None:
         assert set(re.findall(r"kind `(\w+)`", text)) <= set(KINDS)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_lines_fit_a_terminal(page: str) -> None:
-    assert all(len(line) <= WIDTH for line in PAGES[page].splitlines())
+@pytest.mark.parametrize("path", [INDEX, *sorted(PAPERS.glob("*.md"))], ids=lambda path: path.name)
+def test_lines_fit_a_terminal(path: Path) -> None:
+    assert all(len(line) <= WIDTH for line in path.read_text(encoding="utf-8").splitlines())
 
 
-def test_the_index_links_every_page_and_nothing_else() -> None:
-    linked = re.findall(r"\]\(\.\./compress/zoo/papers/([\w-]+\.md)\)", (ROOT / "docs/papers.md").read_text())
-    assert linked == sorted(path.name for path in PAPERS.glob("*.md"))
+def test_the_index_links_every_page() -> None:
+    linked = re.findall(
+        r"^\[.*\]: \.\./compress/zoo/papers/(.*)$", INDEX.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert linked == sorted(PAGES)
 
 
 def test_a_block_of_counts_is_written_anew() -> None:
