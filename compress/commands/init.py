@@ -25,7 +25,7 @@ class InitOptions(CommandOptions):
     set: Texts = option((), "Option of the network as NAME=VALUE; repeat for more")
     backbone: Path | None = option(
         None,
-        "Trunk to start from: a state dict of ResNet, MobileNet v1 or v2, or VGG-19 in the layout of torchvision or timm",
+        "Trunk to start from: a state dict of ResNet, MobileNet v1, v2 or VGG-19 in the layout of torchvision or timm",
     )
     untrained: bool = option(False, "Start from random weights even where trained ones ship with the package")
     seed: int = option(0, "Seed of random weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +39,8 @@ class NetworkEntry:
         The paper or release it comes from.
     weights : Path or None
         A checkpoint that ships with the package.
+    former : mapping
+        Values of options that files from before these options existed mean, where the default is another.
     """
 
     name: str
@@ -48,6 +50,7 @@ class NetworkEntry:
     summary: str
     source: str
     weights: Path | None = None
+    former: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,6 +96,13 @@ def get_entry(name: str) -> NetworkEntry:
 def resolve(spec: NetworkSpec) -> NetworkSpec:
     """The same network with every option written out, so that a file outlives a change of the defaults."""
     return spec if spec.is_custom else replace(spec, options={**get_entry(spec.name).options, **spec.options})
+
+
+def recorded(spec: NetworkSpec) -> NetworkSpec:
+    """The network that a file names, with the former values of options that the file is older than."""
+    _load()
+    entry = _ENTRIES.get(spec.name)
+    return spec if entry is None else replace(spec, options={**entry.former, **spec.options})
 
 
 def pose_spec(name: str) -> PoseSpec:
@@ -154,6 +164,6 @@ def _load() -> None:
     """Import the files that register networks; late, so that importing the registry alone is cheap."""
     for module in (
         "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
-        "simple_baseline", "hrnet", "lite_hrnet", "repose",
+        "simple_baseline", "hrnet", "lite_hrnet", "repose", "hourglass", "mobilenet_v2",
     ):  # fmt: skip
         importlib.import_module(f"compress.zoo.{module}")
