@@ -85,7 +85,12 @@ def training_set(
         data,
         pose,
         ExampleOptions(
-            size, options.augmentation, options.seed, labels, sigma=options.sigma, joint_weights=options.joint_weights,
+            size,
+            options.augmentation,
+            options.seed,
+            labels,
+            sigma=options.sigma,
+            joint_weights=options.joint_weights,
             overlap=options.overlap,
         ),
     )
