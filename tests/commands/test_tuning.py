@@ -79,11 +79,12 @@ def test_the_mean_of_the_loss_counts_joints_and_cells() -> None:
 def test_all_options_of_a_recipe_reach_the_training_loop() -> None:
     values = {"optimizer": "sgd", "momentum": 0.8, "learning_rate": 0.3, "warmup_steps": 7, "schedule": "plateau",
               "gamma": [0.2], "patience": 3, "threshold": 0.1, "power": 2.0, "final_rate": 0.2, "weight_decay": 0.01,
-              "clip": 2.0}  # fmt: skip
+              "clip": 2.0, "plateau_metric": "loss", "max_drops": 2, "evaluate_every": 10, "loss_kernel": 0.5,
+              "overlap": "cao"}  # fmt: skip
     found = training_settings(options(**values), ESA, 10)
     assert {name: getattr(found, name) for name in values} == {**values, "gamma": (0.2,)}
     views = {"scale": (0.5, 1.1), "person_scale": 0.6, "rotate": 40.0, "rotated": 0.6, "shift": 0.11, "colour": 0.0,
-             "channels": 0.5, "half_body": 0.3, "body_mask": 0.4}  # fmt: skip
+             "channels": 0.5, "half_body": 0.3, "body_mask": 0.4, "keypoint_mask": 0.2}  # fmt: skip
     augmentation = training_settings(options(**views), ESA, 10).augmentation
     assert {name: getattr(augmentation, name) for name in views} == views
 
