@@ -136,7 +136,7 @@ def _described(row: NetworkCounts) -> list[str]:
     parts.append(f"{row.macs / 1e9:.3f} GMAC = {count_flops(row.macs) / 1e9:.3f} GFLOPs")
     if found is not None and found.counted is not None:
         unit = CONVENTIONS[found.convention].unit
-        parts.append(f"({found.counted:.4g} {unit} in the paper's way, `{found.convention}`,")
+        parts.append(f"({found.counted:.4g} {unit} by the convention `{found.convention}`,")
         parts.append(f"printed {found.operations:g} {unit}, {_percent(row.deviation.operations)})")
     parts[-1] += "."
     if found is not None and found.reason:

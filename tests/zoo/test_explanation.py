@@ -140,6 +140,11 @@ def test_every_command_exists_with_its_flags(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_left_to_do(page: str) -> None:
+    assert "TODO" not in PAGES[page]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_swept_name_is_a_variable_of_the_recipe(page: str) -> None:
     text = " ".join(PAGES[page].split())
     swept = [*re.finditer(r"`compress sweep (recipes/[\w.-]+)([^`]*)`", text)]
