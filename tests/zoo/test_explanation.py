@@ -147,7 +147,7 @@ def test_nothing_is_left_to_do(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_swept_name_is_a_variable_of_the_recipe(page: str) -> None:
     text = " ".join(PAGES[page].split())
-    swept = [*re.finditer(r"`compress sweep (recipes/[\w.-]+)([^`]*)`", text)]
+    swept = [*re.finditer(r"`compress (?:sweep|run) (recipes/[\w.-]+)([^`]*)`", text)]
     for command in swept:
         variables = tomllib.loads((ROOT / command[1]).read_text(encoding="utf-8"))["variables"]
         inside = re.findall(r"--(?:over|set) ([a-z_]\w*)=", command[2])
