@@ -149,8 +149,9 @@ def _residual() -> Iterator[Published]:
     typo = f"{_WIDE}, and contradicts the 50.2 of the next table"
     yield Published("esa", size, {"depth": 101, "attention": "esa_7"}, 51.3, where=table, reason=typo)
     # Convolutions of several channels in the spatial gates: 64 in each of four, which has the count of 128 in one.
-    for options, params in (({}, 30.7), ({"attention": "esa_7"}, 31.2)):
-        yield Published("esa", size, {**options, "spatial_width": 64}, params, where=table, reason=_WIDER)
+    for kind, params in (("esa_seq", 30.7), ("esa_7", 31.2)):
+        wide = {"attention": kind, "spatial_width": 64}
+        yield Published("esa", size, wide, params, where=table, reason=_WIDER)
     yield Published("esa", size, {"spatial_width": 128}, 30.7, where=table, reason="128 channels in each of four gates")
     table = "ESA, comparison on COCO"
     attentions: tuple[dict[str, Any], ...] = ({}, {"attended": 2})
@@ -206,11 +207,10 @@ def _repose() -> Iterator[Published]:
     )
     for options, params, operations, reason in lines:
         yield Published(name, size, {**options, **at_input}, params, operations, "2mac", table, reason)
-    late = (({}, 4.0, 13.5), ({"coarse": 8}, 4.3, 12.4), ({"coarse": 32}, 3.8, 17.8))
     for projection in ("after", "after_3x3"):
-        for options, params, operations in late:
-            options = {**options, "projection": projection, **at_input}
-            yield Published(name, size, options, params, operations, "2mac", table, _LATE)
+        for options, params, operations, _ in lines[:3]:
+            late = {**options, "projection": projection, **at_input}
+            yield Published(name, size, late, params, operations, "2mac", table, _LATE)
     yield Published("repose-256", (256, 256), at_input, 4.3, 49.5, "2mac", table)
     yield Published("hourglass-mpii", (256, 256), {}, 26, 55, "2mac", "RePose, comparison on MPII", _ROUNDED)
 

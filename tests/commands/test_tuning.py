@@ -26,8 +26,8 @@ from compress.pose.decoders.heatmap import HeatmapDecoder
 from compress.pose.decoders.paf import PafDecoder
 from compress.progress import Silent
 from compress.training.data import DataPreparation, prepare_data
-from compress.training.options import Optimizer, Schedule
-from compress.zoo.attention import KINDS
+from compress.training.options import JointWeights, Optimizer, Schedule
+from compress.zoo.attention import BETWEEN, KINDS
 from compress.zoo.registry import pose_spec
 
 
@@ -119,6 +119,9 @@ def test_the_choices_of_the_command_line_are_those_of_the_library() -> None:
     fields = ScheduleOptions.model_fields
     assert fields["optimizer"].annotation == Optimizer
     assert fields["schedule"].annotation == Schedule
+    assert fields["joint_weights"].annotation == JointWeights
+    between = get_args(AttentionOptions.model_fields["between"].annotation)
+    assert set(get_args(between[0])) == set(BETWEEN)
     assert set(get_args(AttentionOptions.model_fields["to"].annotation)) == set(KINDS)
     decoder = {field.name: field.type for field in dataclass_fields(PafDecoder)}
     assert {"mode", "assignment", "upsample"} <= decoder.keys()
