@@ -3,7 +3,8 @@
 A stem to stride 4, then stacks: an hourglass of residual blocks over five resolutions, a residual block, a 1x1
 convolution and heatmaps, which the next stack gets added to its input. Parameter names are those of the usual public
 PyTorch implementation, so that its files load without renaming; as there, one block at each place, biases in all
-convolutions, and normalisation before each of them. Height and width of the input must be multiples of 64.
+convolutions, and normalisation before each of them. Upsampling targets the size of the map to add to, so that any input
+of at least 64 x 64 works.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class Hourglass(nn.Module):
         blocks: Any = self.hg[level]
         below = blocks[1](max_pool2d(x, 2))
         below = self._level(level - 1, below) if level else blocks[3](below)
-        y: Tensor = blocks[0](x) + interpolate(blocks[2](below), scale_factor=2.0, mode="nearest")
+        beside = blocks[0](x)
+        y: Tensor = beside + interpolate(blocks[2](below), size=beside.shape[-2:], mode="nearest")
         return y
 
 
