@@ -99,7 +99,8 @@ def explain(network: str) -> str:
     ]  # fmt: skip
     if not parts:
         raise NetworkError("no page explains this network", found=network)
-    return re.sub(r"<!--.*?-->\n", "", "".join(parts), flags=re.DOTALL).strip() + "\n"
+    text = re.sub(r"<!--.*?-->\n\n?", "", "".join(parts), flags=re.DOTALL)
+    return text.strip() + "\n"
 
 
 def with_counts(text: str, count: Callable[[Sequence[str]], Iterable[NetworkCounts]] | None = None) -> str:
