@@ -107,9 +107,12 @@ def find_score(trained: Sequence[Trained], row: Row, data: str, metric: str) -> 
     wanted = {name: value for name, value in options.items() if name not in ignored}
     for entry in trained:
         scored = entry.data.startswith(DATA.get(data, data)) and metric in entry.metrics
-        same = entry.network == row.network and all(entry.options.get(name) == wanted[name] for name in wanted)
+        if not scored or entry.network != row.network or entry.input not in ((), row.input):
+            continue
+        options = resolve(NetworkSpec(entry.network, dict(entry.options))).options  # with those added since
+        same = all(options[name] == wanted[name] for name in wanted)
         made = entry.label == row.trained if factorized else entry.edits == 0 and _swept(row.trained, entry.variables)
-        if scored and same and made and entry.input in ((), row.input):
+        if same and made:
             return entry.metrics[metric]
     return None
 

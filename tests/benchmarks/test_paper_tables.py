@@ -166,6 +166,8 @@ def test_scores_fill_the_row_of_their_network_data_and_options() -> None:
     row = find("003", "Table 3", "8x8")
     score = entry(row, options=dict(entry(row).options) | {"down": "stride2"})
     assert trained_results.find_score([score], row, "mpii", "mean of 7") == 0.5
+    older = {name: value for name, value in score.options.items() if name not in ("heads", "projection")}
+    assert trained_results.find_score([replace(score, options=older)], row, "mpii", "mean of 7") == 0.5
     others = [
         replace(score, data="synthetic:3:2"), replace(score, input=(256, 256)),
         replace(score, edits=3), replace(score, network="repose-256"),
