@@ -60,6 +60,12 @@ class NetworkEntry:
 
 _ENTRIES: dict[str, NetworkEntry] = {}
 
+#: The files that register networks.
+_MODULES = (
+    "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
+    "simple_baseline", "hrnet", "lite_hrnet", "repose", "hourglass", "mobilenet_v2",
+)  # fmt: skip
+
 
 def register(entry: NetworkEntry) -> None:
     """Add a network; a name can be taken once."""
@@ -69,9 +75,10 @@ def register(entry: NetworkEntry) -> None:
 
 
 def entries() -> tuple[NetworkEntry, ...]:
-    """All registered networks in the order of registration."""
+    """All registered networks in the order of `_MODULES`, whichever of them was imported first."""
     _load()
-    return tuple(_ENTRIES.values())
+    order = {f"compress.zoo.{module}": index for index, module in enumerate(_MODULES)}
+    return tuple(sorted(_ENTRIES.values(), key=lambda entry: order.get(entry.build.__module__, len(order))))
 
 
 def get_entry(name: str) -> NetworkEntry:
@@ -162,8 +169,5 @@ def construct(factory: Callable[..., object], name: str, options: Mapping[str, A
 
 def _load() -> None:
     """Import the files that register networks; late, so that importing the registry alone is cheap."""
-    for module in (
-        "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
-        "simple_baseline", "hrnet", "lite_hrnet", "repose", "hourglass", "mobilenet_v2",
-    ):  # fmt: skip
+    for module in _MODULES:
         importlib.import_module(f"compress.zoo.{module}")
