@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compress.pipeline import StepReport
 
 _RUN_SUMMARY = "Run a recipe: a pipeline of these commands in a TOML file"
+_SWEEP_SUMMARY = "Run a recipe for every combination of values of its variables"
 
 
 class CommandGroup(click.Group):
@@ -27,18 +28,18 @@ class CommandGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all commands."""
-        return [*SUMMARIES, "run"]
+        return [*SUMMARIES, "run", "sweep"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name."""
-        if cmd_name == "run":
-            return run
+        if cmd_name in ("run", "sweep"):
+            return run if cmd_name == "run" else sweep
         return subcommand(cmd_name) if cmd_name in SUMMARIES else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and summaries, without importing what they run."""
         with formatter.section("Commands"):
-            formatter.write_dl([*SUMMARIES.items(), ("run", _RUN_SUMMARY)])
+            formatter.write_dl([*SUMMARIES.items(), ("run", _RUN_SUMMARY), ("sweep", _SWEEP_SUMMARY)])
 
 
 def subcommand(name: str) -> click.Command:
@@ -86,14 +87,8 @@ def run(recipe: Path, output: Path | None, pairs: tuple[str, ...], force: bool, 
     from compress.commands.terminal import TerminalProgress
     from compress.pipeline import run_recipe
     from compress.recipe import load_recipe
-    from compress.training.processes import launched
 
-    if launched() > 1:
-        raise UsageError(
-            "a recipe runs in one process",
-            found=f"WORLD_SIZE={launched()}",
-            hint="Launch its commands one by one; only compress finetune and compress train use several processes",
-        )
+    _check_single_process()
     loaded = load_recipe(recipe, folder=output, variables=parse_pairs(pairs, "a variable"))
     progress = TerminalProgress(quiet=as_json)
     progress.say(f"{loaded.title} ({len(loaded.steps)} stages, files in {loaded.folder})")
@@ -111,6 +106,56 @@ def run(recipe: Path, output: Path | None, pairs: tuple[str, ...], force: bool, 
         click.echo(json.dumps({"title": loaded.title, "folder": str(loaded.folder), "stages": stages}))
     elif reports[-1].files:
         click.echo(f"Written: {', '.join(map(str, reports[-1].files))}")
+
+
+def _check_single_process() -> None:
+    from compress.training.processes import launched
+
+    if launched() > 1:
+        raise UsageError(
+            "a recipe runs in one process",
+            found=f"WORLD_SIZE={launched()}",
+            hint="Launch its commands one by one; only compress finetune and compress train use several processes",
+        )
+
+
+@click.command(
+    "sweep",
+    help="Run a recipe once for every combination of values of its variables, each in a subfolder named after it. "
+    "Finished stages are skipped as in compress run. A combination that fails is reported and the others go on; the "
+    "exit code is then 1. The results are printed and written to sweep.json and sweep.csv.",
+    epilog="Example: compress sweep recipes/esa-coco.toml --over attention=esa_seq,esa_par,esa_7 --set coco=DIR",
+)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--over",
+    multiple=True,
+    required=True,
+    help="Variable of the recipe and its values as NAME=VALUE,VALUE; repeat for more",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder of the subfolders [default: the recipe's]"
+)
+@click.option("--set", "pairs", multiple=True, help="Variable with one value for all, as NAME=VALUE; repeat for more")
+@click.option("--force", is_flag=True, help="Run every stage again, finished or not")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def sweep(
+    recipe: Path, over: tuple[str, ...], output: Path | None, pairs: tuple[str, ...], force: bool, as_json: bool
+) -> None:
+    """Run all combinations and print a table."""
+    from compress.commands.terminal import TerminalProgress, print_table
+    from compress.sweep import load_sweep, parse_over, run_sweep
+
+    _check_single_process()
+    swept = parse_over(over)
+    home, recipes = load_sweep(recipe, swept, folder=output, variables=parse_pairs(pairs, "a variable"))
+    result = run_sweep(home, recipes, swept, TerminalProgress(quiet=as_json), force=force)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        print_table(f"{result.title} ({result.folder})", *result.table(), left=len(swept) + 1)
+    if result.failed:
+        raise click.exceptions.Exit(1)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})

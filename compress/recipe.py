@@ -153,7 +153,12 @@ def _fill(value: Any, variables: Mapping[str, Any]) -> Any:
     whole = _PLACEHOLDER.fullmatch(value)
     if whole:
         return _look_up(whole[1], variables)
-    return _PLACEHOLDER.sub(lambda match: str(_look_up(match[1], variables)), value)
+    return _PLACEHOLDER.sub(lambda match: _inside(_look_up(match[1], variables)), value)
+
+
+def _inside(value: Any) -> str:
+    """A variable's value within a text, as TOML writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _look_up(name: str, variables: Mapping[str, Any]) -> Any:

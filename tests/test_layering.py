@@ -43,6 +43,7 @@ ROOMS = [
     "commands",
     "recipe",
     "pipeline",
+    "sweep",
     "cli",
     "__main__",
 ]
@@ -176,7 +177,7 @@ def test_importing_the_package_loads_no_library_of_arrays() -> None:
 def test_help_of_every_command_is_there_without_torch() -> None:
     code = (
         "import sys; from compress.cli import cli; "
-        f"[cli.main([name, '--help'], standalone_mode=False) for name in {[*SUMMARIES, 'run']}]"
+        f"[cli.main([name, '--help'], standalone_mode=False) for name in {[*SUMMARIES, 'run', 'sweep']}]"
     )
     assert modules_after(code) & {"torch", *HEAVY} == set()
 

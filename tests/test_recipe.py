@@ -203,3 +203,12 @@ def test_a_failing_stage_leaves_the_earlier_ones_finished(tmp_path: Path) -> Non
         run_recipe(recipe, Silent())
     good = load_recipe(write(tmp_path, SMALL), folder=tmp_path / "out")
     assert [report.skipped for report in run_recipe(good, Silent())] == [True, True]
+
+
+def test_variables_within_texts_are_written_as_toml_writes_them() -> None:
+    path = RECIPES / "repose-lsp-mpii.toml"
+    for given, expected in (({}, "joint_head=false"), ({"joint_head": "true"}, "joint_head=true")):
+        options = load_recipe(path, variables={"lsp": "a", "mpii": "b", **given}).steps[0].options.model_dump()
+        assert expected in options["set"]
+    options = load_recipe(path, variables={"lsp": "a", "mpii": "b", "options": "coarse=8"}).steps[0].options
+    assert options.model_dump()["set"] == ("coarse=8",)

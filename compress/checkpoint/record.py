@@ -18,7 +18,7 @@ from compress.network.source import NetworkSpec
 from compress.planning.plan import Plan
 from compress.pose.spec import PoseSpec
 from compress.surgery.edits import edit_from_dict
-from compress.zoo.registry import get_entry
+from compress.zoo.registry import get_entry, recorded
 
 #: Versions of the record that are read; the last one is written.
 VERSIONS = (1, 2)
@@ -92,7 +92,7 @@ def read_record(raw: Mapping[str, Any]) -> Model:
         # Through JSON, so that nothing but plain values comes in.
         record = json.loads(json.dumps({key: value for key, value in raw.items() if key != "state_dict"}))
         name, history = record["network"]["name"], record["history"]
-        source = NetworkSpec(name, dict(record["network"]["options"]))
+        source = recorded(NetworkSpec(name, dict(record["network"]["options"])))
         if not isinstance(name, str) or not all(isinstance(entry, dict) for entry in history):
             raise TypeError("a name or a history entry is of another type")
         pose = None if record["pose"] is None else PoseSpec.from_dict(record["pose"])

@@ -25,6 +25,9 @@ class AttentionOptions(ModelOptions, SizeOptions):
     reduction: int | None = option(
         None, "Reduction ratio of the channel gate (default: that of the old block, or of the kind's paper)"
     )
+    between: Literal["none", "relu"] | None = option(
+        None, "Activation between the 3x3 convolutions of an esa gate (default: that of the old block, or none)"
+    )
     identity: bool = option(
         True,
         "Initialise new gates as the identity: an inserted block changes no output before training, a swapped one acts "
@@ -90,11 +93,13 @@ def run(options: AttentionOptions, progress: Progress) -> AttentionResult:
     from compress.compression.attention import AttentionOptions as BlockOptions
     from compress.compression.attention import swap_attention
     from compress.files import refuse_existing
+    from compress.zoo.attention import SpatialOptions
 
     output = options.output or options.model.with_name(f"{options.model.stem}-{options.to}.pt")
     refuse_existing(output, options.force)
     model = sized_model(options, options.input)
-    blocks = BlockOptions(options.reduction, options.identity, options.seed)
+    spatial = None if options.between is None else SpatialOptions(options.between)
+    blocks = BlockOptions(options.reduction, options.identity, options.seed, spatial)
     changed = swap_attention(model, options.to, at=options.at, after=options.after, options=blocks)
     save(changed, output, force=options.force)
     before, after = model.cost, changed.cost

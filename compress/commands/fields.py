@@ -122,6 +122,9 @@ class NetworkText(_PathText):
         return self if self.file is None else type(self)(f"{base / self.file}:{self.rpartition(':')[2]}")
 
 
+#: One text or several.
+Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+
 #: One data set or several that are joined.
 DataTexts = Annotated[tuple[DataText, ...], BeforeValidator(_one_or_more)]
 

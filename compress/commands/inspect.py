@@ -1,10 +1,10 @@
-"""`compress inspect`: the layers of a network, why one can't be factorized, and their keypoint sensitivity."""
+"""`compress inspect`: layers, why one can't be factorized, keypoint sensitivity, and the empirical receptive field."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress.commands.base import Command, Result
 from compress.commands.fields import option
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from compress.compression.inspection import LayerReport
     from compress.compression.keypoint_sensitivity import KeypointSensitivity, LayerShift
     from compress.model import Model
+    from compress.network.receptive_field import FieldSize
 
 #: Images on which sensitivity is measured where --limit does not say.
 SENSITIVITY_IMAGES = 12
+
+#: Inputs over which a receptive field is averaged where --limit does not say.
+FIELD_INPUTS = 4
 
 
 class InspectOptions(ModelOptions, SizeOptions, DataOptions):
@@ -37,13 +41,24 @@ class InspectOptions(ModelOptions, SizeOptions, DataOptions):
     )
     include: tuple[str, ...] = option((), "With --sensitivity: only layers of this name or pattern; repeat for more")
     exclude: tuple[str, ...] = option((), "With --sensitivity: not layers of this name or pattern; repeat for more")
-    plot: Path | None = option(None, "With --sensitivity: write a figure (.png)", output=True)
+    receptive_field: bool = option(
+        False,
+        "Measure which pixels the outputs depend on, over random inputs or images of --data "
+        f"({FIELD_INPUTS}, or --limit)",
+    )
+    field_method: Literal["gradient", "occlusion"] = option(
+        "gradient",
+        "With --receptive-field: the gradient of the centre cell, or the change of the maps when an 11x11 window of "
+        "random values hides a place",
+    )
+    joint: str | None = option(None, "With --receptive-field: only the heatmap of this joint")
+    plot: Path | None = option(None, "With --sensitivity or --receptive-field: write a figure (.png)", output=True)
     force: bool = option(False, "Replace an existing figure")
 
 
 @dataclass(frozen=True)
 class InspectResult(Result):
-    """The network, its layers, and where asked for their sensitivity."""
+    """The network, its layers, and where asked for their sensitivity or the receptive field."""
 
     network: str
     options: dict[str, Any]
@@ -55,6 +70,7 @@ class InspectResult(Result):
     history: tuple[dict[str, Any], ...]
     layers: tuple[LayerReport, ...]
     sensitivity: KeypointSensitivity | None = None
+    receptive_field: FieldSize | None = None
 
     @property
     def summary(self) -> str:
@@ -93,6 +109,19 @@ class InspectResult(Result):
         )  # fmt: skip
         if self.sensitivity is not None:
             show_sensitivity(self.sensitivity)
+        if self.receptive_field is not None:
+            from compress.commands.terminal import print_lines
+
+            print_lines(describe_field(self.receptive_field))
+
+
+def describe_field(field: FieldSize) -> str:
+    """The extent of a receptive field in one line."""
+    height, width = field.support
+    return (
+        f"receptive field by {field.method} over {field.inputs} inputs: {height}x{width} pixels with any influence, "
+        f"effective field of {field.effective:.0f}x{field.effective:.0f} pixels ({field.share:.1%} of the image)"
+    )
 
 
 def show_sensitivity(result: KeypointSensitivity) -> None:
@@ -134,15 +163,19 @@ def _check(options: InspectOptions) -> None:
     from compress.files import refuse_existing
     from compress.planning.policies import Ratio
 
-    if not options.sensitivity:
+    if options.sensitivity and options.receptive_field:
+        raise UsageError("--sensitivity and --receptive-field are measured one at a time", found="both")
+    if not options.receptive_field and options.joint is not None:
+        raise UsageError("--joint needs --receptive-field", found="no --receptive-field")
+    if not options.sensitivity and not options.receptive_field:
         needs = {"--data": options.has_data, "--plot": options.plot is not None, "--include": options.include}
         named = [name for name, value in needs.items() if value]
         if named:
-            raise UsageError(f"{named[0]} needs --sensitivity", found="no --sensitivity")
+            raise UsageError(f"{named[0]} needs --sensitivity or --receptive-field", found="neither")
         return
     for text in options.share:
         Ratio(text)
-    if not options.has_data:
+    if options.sensitivity and not options.has_data:
         raise UsageError(
             "--sensitivity needs images", found="no --data", hint="images:DIR without annotations is enough"
         )
@@ -172,14 +205,33 @@ def _measure(options: InspectOptions, model: Model, progress: Progress) -> Keypo
     return result
 
 
+def _measure_field(options: InspectOptions, model: Model, progress: Progress) -> FieldSize:
+    """The receptive field; writes the figure."""
+    from compress.compression.receptive_field import measure_receptive_field
+    from compress.files import atomic_path
+    from compress.reporting.figures import receptive_field_map
+
+    count = FIELD_INPUTS if options.limit is None else options.limit
+    dataset = open_dataset(options.model_copy(update={"limit": count})) if options.has_data else None
+    measured = measure_receptive_field(
+        model, dataset, method=options.field_method, joint=options.joint, count=count, progress=progress
+    )
+    if options.plot is not None:
+        title = f"{model.name}, {options.joint or measured.field.size.output}, by {options.field_method}"
+        with atomic_path(options.plot, force=options.force) as temporary:
+            temporary.write_bytes(receptive_field_map(measured.field.shade, measured.image, title))
+    return measured.field.size
+
+
 def run(options: InspectOptions, progress: Progress) -> InspectResult:
-    """List the layers with their costs, VBMF ranks and, where asked for, sensitivity."""
+    """List the layers with their costs, VBMF ranks and, where asked for, sensitivity or receptive field."""
     from compress.compression.inspection import inspect_layers
 
     _check(options)
     model = sized_model(options, options.input)
     layers = inspect_layers(model, progress)
     sensitivity = _measure(options, model, progress) if options.sensitivity else None
+    field = _measure_field(options, model, progress) if options.receptive_field else None
     return InspectResult(
         network=model.name,
         options=dict(model.source.options),
@@ -191,6 +243,7 @@ def run(options: InspectOptions, progress: Progress) -> InspectResult:
         history=model.history,
         layers=layers,
         sensitivity=sensitivity,
+        receptive_field=field,
         written=() if options.plot is None else (options.plot,),
     )
 

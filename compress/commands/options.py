@@ -76,6 +76,9 @@ class ViewOptions(CommandOptions):
     flip: bool = option(False, "Average the outputs with those of the mirrored image")
     scales: str = option("1", "Average the outputs over these scales of the image, such as 0.5,1,1.5")
     blur: int | None = option(None, "Heatmap decoder: Gaussian filter over the heatmaps, 11 or 17 cells")
+    refine: Literal["quarter", "cubic", "dark", "none"] | None = option(
+        None, "Heatmap decoder: how maxima are placed between cells"
+    )
     strict: bool = option(False, "Stop at an unreadable image instead of skipping and reporting it")
 
 
@@ -158,6 +161,7 @@ def decoder_overrides(options: ViewOptions) -> dict[str, Any]:
     """Options of the decoder that replace those of the network's pose specification."""
     given = {
         "mode": options.decoder, "assignment": options.assignment, "upsample": options.upsample, "blur": options.blur,
+        "refine": options.refine,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 

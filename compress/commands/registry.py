@@ -9,7 +9,7 @@ from compress.errors import UsageError, similar
 
 #: Command name to one line of help; the order is that of ``compress --help``.
 SUMMARIES = {
-    "networks": "List the networks that can be built by name",
+    "networks": "List the networks that can be built by name, or explain how one follows its paper",
     "init": "Write a checkpoint of a network, trained where weights ship with the package",
     "inspect": "List the layers: shape, cost, VBMF ranks, why one can't be factorized, keypoint sensitivity",
     "factorize": "Factorize convolutions and linear layers by Tucker-2, SVD and other low-rank forms",

@@ -56,11 +56,23 @@ class ScheduleOptions(CommandOptions):
     gamma: tuple[float, ...] = option((0.1,), "Factor of the rate at each milestone, or one for all; also of plateau")
     power: float = option(0.9, "Exponent of poly")
     patience: int = option(5, "Evaluations without improvement before the rate of plateau drops")
-    threshold: float = option(0.0, "Smallest improvement of the score that counts for plateau")
+    threshold: float = option(0.0, "Smallest improvement that counts for plateau: of the score, or share of the loss")
+    plateau_metric: Literal["score", "loss"] = option(
+        "score", "What plateau watches: the score on --validation, or the mean training loss between evaluations"
+    )
+    max_drops: int | None = option(None, "Most drops of plateau (default: any number)")
     weight_decay: float = option(0.0, "L2 penalty of weights, none for biases and normalisation")
     clip: float | None = option(None, "Largest norm of the gradient")
     loss: Literal["sum", "mean"] = option(
         "sum", "Squared errors of labels summed over joints and cells, or averaged (for the usual rates of sgd)"
+    )
+    loss_kernel: float | None = option(
+        None, "Width of a Gaussian kernel distance between outputs and targets (default: squared error)"
+    )
+    joint_weights: Literal["plain", "partial"] = option(
+        "plain",
+        "Single-person networks: plain mean square error, or the partial loss of RePose, in which people with few "
+        "annotated joints weigh as much as others",
     )
 
 
@@ -78,6 +90,7 @@ class VariationOptions(CommandOptions):
     channels: float = option(0.0, "Probability that the colour channels are permuted")
     half_body: float = option(0.0, "Probability of showing half a body, for single-person networks")
     body_mask: float = option(0.0, "Probability of a grey mask on the body, for single-person networks")
+    keypoint_mask: float = option(0.0, "Probability of grey patches on some joints, for single-person networks")
 
 
 class TuneOptions(ModelOptions, DataOptions, ViewOptions, ScheduleOptions, VariationOptions):
@@ -92,6 +105,11 @@ class TuneOptions(ModelOptions, DataOptions, ViewOptions, ScheduleOptions, Varia
     )
     size: Size | None = option(None, "Training crop HEIGHTxWIDTH (default: the network's own)")
     sigma: float | None = option(None, "Width of the heatmaps' peaks in input pixels (default: by the network)")
+    overlap: Literal["lightweight", "cao"] | None = option(
+        None,
+        "Targets where people overlap, for networks that find several: lightweight sums heatmaps, clips them at 1 and "
+        "keeps the last person's fields; cao takes the maximum of heatmaps and the mean of fields",
+    )
     freeze: tuple[str, ...] = option((), "Freeze modules of this name or pattern; repeat for more")
     freeze_statistics: bool = option(False, "Keep the running statistics of batch normalisation")
     ema: float | None = option(None, "Decay of a moving average of the weights, which is then what is kept")
@@ -197,7 +215,8 @@ def training_settings(
         "batch_size", "optimizer", "momentum", "learning_rate", "warmup", "warmup_steps", "schedule", "final_rate",
         "gamma", "power", "patience", "threshold", "weight_decay", "clip", "size", "sigma", "freeze",
         "freeze_statistics", "ema", "amp", "device", "workers", "seed", "accumulate", "factor_rate", "stop_after",
-        "recalibrate_norms", "rollbacks", "evaluate_every", "checkpoint_every",
+        "recalibrate_norms", "rollbacks", "evaluate_every", "checkpoint_every", "joint_weights",
+        "plateau_metric", "max_drops", "loss_kernel", "overlap",
     )  # fmt: skip
     return FineTuneOptions(
         **{name: getattr(options, name) for name in same},

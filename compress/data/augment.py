@@ -42,6 +42,8 @@ class Augmentation:
         Probability, in views of one person, of showing only the upper or the lower half of the body.
     body_mask : float
         Probability, in views of one person, of a grey quadrilateral over the middle of the body.
+    keypoint_mask : float
+        Probability, in views of one person, of grey patches over some of the joints.
     rotated : float
         Share of the views that are rotated at all.
     channels : float
@@ -65,6 +67,7 @@ class Augmentation:
     crop: Literal["person", "random", "centre"] = "person"
     half_body: float = 0.0
     body_mask: float = 0.0
+    keypoint_mask: float = 0.0
     rotated: float = 1.0
     channels: float = 0.0
     person_scale: float | None = None
@@ -81,6 +84,7 @@ class Augmentation:
             ("colour", 0 <= self.colour < 1, "Give a strength from 0 to below 1"),
             ("half_body", 0 <= self.half_body <= 1, "Give a probability from 0 to 1"),
             ("body_mask", 0 <= self.body_mask <= 1, "Give a probability from 0 to 1"),
+            ("keypoint_mask", 0 <= self.keypoint_mask <= 1, "Give a probability from 0 to 1"),
             ("crop", self.crop in ("person", "random", "centre"), "Known: person, random, centre"),
         )
         for name, good, hint in checks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ _HEIGHT = 200
 
 _HEADS = "gt_valid.mat"
 
+#: The lists of people that a part is taken from. The public split has one each; ``train80`` and ``valid20`` divide the
+#: people of both, the split of CBAM-Lite-HRNet's paper.
+PARTS = {"train": ("train",), "valid": ("valid",), "train80": ("train", "valid"), "valid20": ("train", "valid")}
+
+#: Share of the images in ``train80``.
+_TRAINING_SHARE = 0.8
+
 
 def mpii_files(folder: Path, part: str) -> tuple[Path, ...]:
     """The people of a part, the head boxes where it has any, and the folder of images."""
-    heads = (folder / "annot" / _HEADS,) if part == "valid" else ()
-    return folder / "annot" / f"{part}.json", *heads, folder / "images"
+    lists = tuple(folder / "annot" / f"{name}.json" for name in PARTS[part])
+    heads = (folder / "annot" / _HEADS,) if part in ("valid", "valid20") else ()
+    return *lists, *heads, folder / "images"
 
 
 def open_mpii(folder: Path, part: str) -> ListedImages:
@@ -36,24 +45,47 @@ def open_mpii(folder: Path, part: str) -> ListedImages:
     the scale times `compress.pose.crop.PADDING`, its centre 15 times the scale below the annotated one, as in the
     public code. Positions are stored counting from 1 and are moved to count from 0.
 
+    ``train80`` and ``valid20`` divide the images of both lists 80 to 20, by the SHA-256 of their names: the same
+    images everywhere, no image in both, whatever the order of the lists. Only people of ``valid.json`` have a head box,
+    so PCKh counts those of ``valid20`` who have one.
+
     Parameters
     ----------
     folder : Path
         The data set.
     part : str
-        ``"train"`` or ``"valid"``.
+        A key of `PARTS`.
 
     Raises
     ------
     DataError
         If the folder has another layout, or an entry can't be used.
     """
-    path = folder / "annot" / f"{part}.json"
-    expect_files(folder, "MPII", ("images", f"annot/{part}.json"))
+    expect_files(folder, "MPII", ("images", *(f"annot/{name}.json" for name in PARTS[part])))
     people: dict[str, list[Person]] = {}
     facts: dict[str, list[dict[str, Any]]] = {}
+    for source in PARTS[part]:
+        _read_people(folder, source, with_heads=part in ("valid", "valid20"), people=people, facts=facts)
+    names = list(people)
+    if part in ("train80", "valid20"):
+        training = _training_images(names)
+        names = [name for name in names if (name in training) == (part == "train80")]
+    entries = [Listed(name, tuple(people[name]), tuple(facts[name])) for name in names]
+    return ListedImages(f"mpii:{part}", folder / "images", entries, MPII16)
+
+
+def _read_people(
+    folder: Path,
+    source: str,
+    *,
+    with_heads: bool,
+    people: dict[str, list[Person]],
+    facts: dict[str, list[dict[str, Any]]],
+) -> None:
+    """Add the people of a list, and what is known of each, to those of the images."""
+    path = folder / "annot" / f"{source}.json"
     records = read_list(path)
-    heads = _read_heads(folder / "annot" / _HEADS, len(records)) if part == "valid" else None
+    heads = _read_heads(folder / "annot" / _HEADS, len(records)) if with_heads and source == "valid" else None
     for index, record in enumerate(records):
         try:
             name, person = check_inside(str(record["image"]), path), _person(record)
@@ -65,8 +97,12 @@ def open_mpii(folder: Path, part: str) -> ListedImages:
             ) from error
         people.setdefault(name, []).append(person)
         facts.setdefault(name, []).append({} if heads is None else heads[index])
-    entries = [Listed(name, tuple(people[name]), tuple(facts[name])) for name in people]
-    return ListedImages(f"mpii:{part}", folder / "images", entries, MPII16)
+
+
+def _training_images(names: list[str]) -> set[str]:
+    """The images of ``train80``: the first 80 % in the order of the hashes of their names."""
+    order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return set(order[: round(_TRAINING_SHARE * len(order))])
 
 
 def _person(record: dict[str, Any]) -> Person:

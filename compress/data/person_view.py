@@ -23,6 +23,9 @@ _HALF_PADDING = 1.5
 #: Parts of joint names of the lower half.
 _LOWER = ("hip", "knee", "ankle", "pelvis")
 
+#: Range of the side of a patch over a joint, as a share of the longer side of the person's box.
+_PATCH = (0.1, 0.2)
+
 _GREY = (128, 128, 128)
 
 
@@ -106,6 +109,8 @@ def random_view(
     image = sample.image
     if rng.random() < options.body_mask:
         image = mask_body(image, box, rng)
+    if options.keypoint_mask > 0 and rng.random() < options.keypoint_mask:
+        image = mask_keypoints(image, keypoints, box, rng)
     image = recolour(image, options, rng)
     matrix = region_matrix(region, size, corner_grid=pose.corner_grid)
     pixels = cut(image, matrix, size, pose.fill)
@@ -150,6 +155,39 @@ def mask_body(image: Image, box: NDArray[np.float64], rng: np.random.Generator) 
     signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     corners = centre + signs * rng.uniform(0, 0.3, (4, 2)) * (width, height)
     return np.asarray(cv2.fillPoly(image.copy(), [np.rint(corners).astype(np.int32)], _GREY), dtype=np.uint8)
+
+
+def mask_keypoints(
+    image: Image, keypoints: NDArray[np.float32], box: NDArray[np.float64], rng: np.random.Generator
+) -> Image:
+    """A copy with small grey patches over some of a person's joints, which keep their labels.
+
+    The keypoint masking that Global Context CPM (Osokin, 2019, section 3.2.2) compares its body masking with: that of
+    Ke et al. (2018), with patches of one colour instead of background. How many joints and how large the patches are
+    is not stated there; here up to a quarter of the labelled joints, at least one, and squares centred at them, with
+    sides of a tenth to a fifth of the longer side of the box.
+
+    Parameters
+    ----------
+    image : array, shape (H, W, 3), uint8
+        Not modified.
+    keypoints : array, shape (K, 3)
+        x and y in pixels of the image, and visibility.
+    box : array, shape (4,)
+        Left, top, width and height of the person.
+    rng : numpy.random.Generator
+        The only source of randomness.
+    """
+    labelled = np.flatnonzero(keypoints[:, 2] > 0)
+    if not len(labelled):
+        return image
+    chosen = rng.choice(labelled, int(rng.integers(1, max(1, len(labelled) // 4) + 1)), replace=False)
+    masked = image.copy()
+    for point in keypoints[chosen, :2]:
+        half = rng.uniform(*_PATCH) * float(max(box[2:])) / 2
+        low, high = np.rint(point - half).astype(int), np.rint(point + half).astype(int)
+        cv2.rectangle(masked, low.tolist(), high.tolist(), _GREY, cv2.FILLED)
+    return masked
 
 
 def _move(

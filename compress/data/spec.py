@@ -12,7 +12,7 @@ from compress.data.folders import coco_files, crowdpose_files, open_coco, open_c
 from compress.data.images import ImageFolder
 from compress.data.lip import lip_files, open_lip
 from compress.data.lsp import lsp_files, open_lsp, open_lspet
-from compress.data.mpii import mpii_files, open_mpii
+from compress.data.mpii import PARTS, mpii_files, open_mpii
 from compress.data.sample import Dataset
 from compress.data.synthetic import DrawnPeople
 from compress.errors import DataError
@@ -39,7 +39,8 @@ _LAYOUTS = {
     "coco": _Layout(open_coco, coco_files),
     "crowdpose": _Layout(open_crowdpose, crowdpose_files),
     "mpii": _Layout(
-        lambda folder, split: open_mpii(folder, _part(split)), lambda folder, split: mpii_files(folder, _part(split))
+        lambda folder, split: open_mpii(folder, _mpii_part(split)),
+        lambda folder, split: mpii_files(folder, _mpii_part(split)),
     ),
     "lsp": _Layout(lambda folder, split: open_lsp(folder, _part(split)), lambda folder, split: lsp_files(folder)),
     "lspet": _Layout(lambda folder, split: open_lspet(folder), lambda folder, split: lsp_files(folder)),
@@ -55,6 +56,10 @@ KINDS = ("synthetic", "images", *_LAYOUTS)
 
 def _part(split: str) -> str:
     return "train" if split.startswith("train") else "valid"
+
+
+def _mpii_part(split: str) -> str:
+    return split if split in PARTS else _part(split)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class DataSpec:
             one or more folders, without annotations. A leading ``~`` of a path is the home folder.
         split : str
             Split of COCO and CrowdPose; the others take their training part if it begins with ``train``, else the part
-            that is scored.
+            that is scored. MPII also has ``train80`` and ``valid20``, see `compress.data.mpii.open_mpii`.
 
         Raises
         ------

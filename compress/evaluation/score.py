@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -306,9 +307,10 @@ def _pck(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], skel
         return pckh_lip(found, expected)
     if skeleton != MPII16.name:
         raise DataError("there is no metric for data with these joints", found=skeleton)
-    if any("head_box" not in annotation for annotation in annotations):
+    if not any("head_box" in annotation for annotation in annotations):
         raise DataError(
             "MPII's PCKh needs the boxes of the heads",
             hint="Put gt_valid.mat of the public training code beside annot/valid.json, and score that part",
         )
-    return pckh_mpii(found, expected, [annotation["head_box"] for annotation in annotations])
+    # People without a head box are left out: their head has no size.
+    return pckh_mpii(found, expected, [annotation.get("head_box", (math.nan,) * 4) for annotation in annotations])

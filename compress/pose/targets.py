@@ -169,6 +169,40 @@ def paf_targets(
     return maps
 
 
+def merge_heatmaps(maps: Sequence[NDArray[np.float32]], background: bool) -> NDArray[np.float32]:
+    """Heatmaps of several people by the maximum over people (Cao et al., 2017, arXiv:1611.08050, equation 7).
+
+    ``S_j(p) = max_k S_jk(p)``: unlike the clipped sum of `heatmap_targets`, peaks close to each other stay distinct.
+
+    Parameters
+    ----------
+    maps : sequence of array, shape (C, h, w)
+        `heatmap_targets` of each person alone, at least one.
+    background : bool
+        Whether the last map is the background.
+    """
+    merged = np.max(maps, axis=0)
+    if background:
+        np.subtract(1, merged[:-1].max(axis=0), out=merged[-1])
+    return np.asarray(merged, dtype=np.float32)
+
+
+def merge_pafs(maps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Fields of several people by the mean over people (Cao et al., 2017, arXiv:1611.08050, equation 9).
+
+    ``L_c(p) = sum over people of L_ck(p) / n_c(p)`` with ``n_c(p)`` the number of vectors there that are not zero.
+
+    Parameters
+    ----------
+    maps : sequence of array, shape (2 * limbs, h, w)
+        `paf_targets` of each person alone, at least one; the two channels of a limb follow each other.
+    """
+    stacked = np.stack(maps)
+    vectors = stacked.reshape(len(maps), -1, 2, *stacked.shape[2:])
+    count = (vectors != 0).any(axis=2, keepdims=True).sum(axis=0)
+    return np.asarray((vectors.sum(axis=0) / np.maximum(count, 1)).reshape(stacked.shape[1:]), dtype=np.float32)
+
+
 def shrink_mask(mask: NDArray[np.bool_], stride: int) -> NDArray[np.float32]:
     """The share of each cell (1, h, w) where a mask (H, W) is true; H and W are multiples of the stride."""
     # Not cv2.resize: in worker processes it sometimes returned cells of 1e37.

@@ -106,6 +106,28 @@ def sensitivity_map(rows: Sequence[Mapping[str, Any]], shares: Sequence[str], jo
     return to_png(figure)
 
 
+def receptive_field_map(shade: NDArray[np.float64], image: NDArray[np.float64] | None, title: str) -> bytes:
+    """The influence of each pixel in green, over the image if there is one, as PNG.
+
+    Parameters
+    ----------
+    shade : array, shape (H, W)
+        Saturation from 0 to 1.
+    image : array, shape (H, W), or None
+        Grey values from 0 to 1.
+    title : str
+        Above the picture.
+    """
+    height, width = shade.shape
+    figure, (axis,) = new_figure(5.2, 0.9 + 4.4 * height / width)
+    ground = np.ones_like(shade) if image is None else image
+    cover, green = shade[..., None], np.array([0.0, 0.55, 0.2])
+    axis.imshow((1 - cover) * ground[..., None] + cover * green, vmin=0, vmax=1)
+    axis.set_title(title, fontsize=9)
+    axis.tick_params(labelsize=7)
+    return to_png(figure)
+
+
 def search_front(points: Sequence[Mapping[str, Any]], unit: str, metric: str | None) -> bytes:
     """Cost against output error, and against accuracy where it was measured, of all points of a search, as PNG.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
@@ -22,7 +22,9 @@ from compress.zoo.attention import (
     MAX_REDUCTION,
     Attention,
     Gate,
+    SpatialOptions,
     build_attention,
+    check_spatial,
     default_reduction,
 )
 
@@ -38,10 +40,20 @@ class BlockSpec:
     channels: int
     reduction: int
     identity: bool
+    spatial: SpatialOptions = field(default_factory=SpatialOptions)
 
     def build(self) -> Attention:
         """The block with fresh weights."""
-        return build_attention(self.attention, self.channels, self.reduction, identity=self.identity)
+        return build_attention(
+            self.attention, self.channels, self.reduction, identity=self.identity, spatial=self.spatial
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, fit for JSON; default options of the spatial gate are left out."""
+        record = asdict(self)
+        if self.spatial == SpatialOptions():
+            del record["spatial"]
+        return record
 
 
 #: Builds a block from its specification and the block that it replaces, or None.
@@ -124,7 +136,7 @@ class AttentionEdit:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, fit for JSON."""
         parts = {"swaps": self.swaps, "inserts": self.inserts}
-        return {"kind": self.kind, **{k: {name: asdict(spec) for name, spec in v.items()} for k, v in parts.items()}}
+        return {"kind": self.kind, **{k: {name: spec.to_dict() for name, spec in v.items()} for k, v in parts.items()}}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> AttentionEdit:
@@ -170,11 +182,14 @@ class AttentionOptions:
         makes the plain blocks of the papers.
     seed : int
         Seed of the fresh weights.
+    spatial : SpatialOptions or None
+        Reading of the spatial gates of ``esa_*``; None: that of the replaced block where it fits, else the default.
     """
 
     reduction: int | None = None
     identity: bool = True
     seed: int = 0
+    spatial: SpatialOptions | None = None
 
 
 def swap_blocks(
@@ -191,7 +206,7 @@ def swap_blocks(
     New blocks are identity-initialised: with inserted blocks a network computes the same output as before. A swapped
     block acts only by the gates that it keeps: a gate of the old block whose tensors all match one of the new block by
     name and shape keeps its weights and stays open (in the ``esa`` kinds only together with the spatial gate). So a
-    block of the same kind and reduction changes nothing, and neither does ``se`` to ``se_spatial``.
+    block of the same kind and options changes nothing, and neither does ``se`` to ``se_spatial``.
 
     Parameters
     ----------
@@ -222,8 +237,9 @@ def swap_blocks(
     for name in _chosen_blocks(blocks, at, after):
         old = blocks[name]
         kept = old.reduction if default_reduction(kind) == default_reduction(old.kind) else None
+        reduction = kept if options.reduction is None else options.reduction
         swaps[name] = _spec(
-            kind, old.channels, replace(options, reduction=kept if options.reduction is None else options.reduction)
+            kind, old.channels, replace(options, reduction=reduction, spatial=options.spatial or _kept(kind, old))
         )
     layers = _chosen_layers(module, blocks, after)
     inserts = {
@@ -250,8 +266,17 @@ def swap_blocks(
 
 def _spec(kind: str, channels: int, options: AttentionOptions) -> BlockSpec:
     with torch.device("meta"):  # reports what can't be built before anything is changed
-        block = build_attention(kind, channels, options.reduction, identity=options.identity)
-    return BlockSpec(kind, channels, block.reduction, options.identity)
+        block = build_attention(kind, channels, options.reduction, identity=options.identity, spatial=options.spatial)
+    return BlockSpec(kind, channels, block.reduction, options.identity, block.spatial)
+
+
+def _kept(kind: str, old: Attention) -> SpatialOptions | None:
+    """The options of the old block's spatial gate, if the new one can have them."""
+    try:
+        check_spatial(kind, old.channels, old.spatial)
+    except NetworkError:
+        return None
+    return old.spatial
 
 
 def _chosen_blocks(blocks: Mapping[str, Attention], at: Sequence[str], after: Sequence[str]) -> list[str]:
@@ -297,7 +322,7 @@ def _carry_over(old: Attention, new: Attention) -> tuple[str, ...]:
     gates = dict(old.named_children())
     for name, gate in new.named_children():
         before = gates.get(name)
-        if not isinstance(gate, Gate) or type(before) is not type(gate):
+        if not isinstance(gate, Gate) or not isinstance(before, Gate) or not gate.same_function(before):
             continue
         theirs, ours = before.state_dict(), gate.state_dict()
         blend = theirs.pop("blend", None)
@@ -375,12 +400,14 @@ def _like(new: Attention, old: nn.Module, module: nn.Module) -> Attention:
 
 def _read_spec(name: Any, entry: Any) -> BlockSpec:
     try:
-        spec = BlockSpec(**entry)
+        spatial = SpatialOptions(**entry.get("spatial", {}))
+        spec = BlockSpec(**{**entry, "spatial": spatial})
         numbers = ((spec.channels, MAX_CHANNELS), (spec.reduction, MAX_REDUCTION))
         if not isinstance(name, str) or type(spec.identity) is not bool or spec.attention not in KINDS:
             raise ValueError
         if any(type(value) is not int or not 1 <= value <= most for value, most in numbers):
             raise ValueError
-    except (TypeError, ValueError):
+        check_spatial(spec.attention, spec.channels, spatial)
+    except (AttributeError, TypeError, ValueError, NetworkError):
         raise CheckpointError(f"an attention edit can't be read at {name}", found=entry) from None
     return spec

@@ -42,7 +42,7 @@ class Batch:
         Targets by name of the output; empty without labels.
     mask : Tensor, shape (N, 1, h, w) or (N, C, 1, 1)
         Share of each cell where the annotation is reliable; for networks that see one person, the weight of each map:
-        0 for joints that are not annotated or outside the image, equal for all others, 1 on average.
+        0 for joints that are not annotated or outside the image, equal for all others.
     """
 
     inputs: Inputs

@@ -10,13 +10,15 @@ import numpy as np
 from compress.data.augment import Augmentation, augment
 from compress.data.person_view import random_view
 from compress.data.sample import Dataset
-from compress.errors import CompressError, DataError
+from compress.errors import CompressError, DataError, UsageError
 from compress.network.inputs import Inputs, batched
 from compress.pose.decoders.registry import get_decoder
 from compress.pose.prepare import arrange_channels
 from compress.pose.skeleton import convert_keypoints, get_skeleton
 from compress.pose.spec import PoseSpec
 from compress.training.batches import Batch, Example, Key, SizedExamples, Span, load_batches, normalise
+from compress.training.losses import partial_weights
+from compress.training.options import JointWeights
 
 #: Images tried before giving up on finding a person to show.
 _TRIES = 100
@@ -38,6 +40,10 @@ class ExampleOptions:
         Whether to make targets.
     sigma : float or None
         Standard deviation of the heatmaps' peaks in input pixels; None: that of the network's paper.
+    overlap : str or None
+        As of `compress.training.options.FineTuneOptions`.
+    joint_weights : str
+        As of `compress.training.options.FineTuneOptions`.
     """
 
     size: tuple[int, int]
@@ -45,6 +51,8 @@ class ExampleOptions:
     seed: int
     labels: bool
     sigma: float | None = None
+    joint_weights: JointWeights = "plain"
+    overlap: str | None = None
 
 
 class Examples(SizedExamples):
@@ -66,6 +74,9 @@ class Examples(SizedExamples):
     ------
     DataError
         If the data set is empty, or has no annotations to make targets of.
+    UsageError
+        If a network that finds several people is to be trained by the partial loss, or one that sees one person at a
+        time with targets for overlapping people.
     """
 
     def __init__(self, data: Dataset, pose: PoseSpec, options: ExampleOptions) -> None:
@@ -78,7 +89,13 @@ class Examples(SizedExamples):
         if len(data) == 0:
             raise DataError("the data set is empty", found=data.name)
         self.data, self.pose, self.options, self.seed = data, pose, options, options.seed
-        self.decoder = get_decoder(pose)
+        self.decoder = get_decoder(pose, **({"overlap": options.overlap} if options.labels else {}))
+        if options.labels and options.joint_weights == "partial" and not self.decoder.top_down:
+            raise UsageError(
+                "the partial loss is for networks that see one person at a time",
+                found=f"decoder {pose.decoder}",
+                hint="Leave out joint_weights",
+            )
 
     def __len__(self) -> int:
         return len(self.data)
@@ -123,7 +140,8 @@ class Examples(SizedExamples):
                 if not options.labels:
                     return Example(image, {}, np.ones((1, 1, 1), dtype=np.float32))
                 targets = self.decoder.targets([view.keypoints], options.size, pose, sigma=options.sigma)
-                return Example(image, targets.outputs, targets.weight)
+                weight = partial_weights(targets.weight) if options.joint_weights == "partial" else targets.weight
+                return Example(image, targets.outputs, weight)
             index = int(rng.integers(len(self.data)))
         raise DataError(
             "no person with labelled joints to train a network on that sees one person at a time",

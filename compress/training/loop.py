@@ -156,7 +156,7 @@ def _train_steps(run: Run, hooks: Hooks, state_path: Path | None) -> None:
     durations: deque[float] = deque(maxlen=_SPEED_WINDOW)
     began = time.perf_counter()
     for pieces in run.load():
-        rate = run.watchdog.rate_factor * learning_rate(run.step, options, run.scores)
+        rate = run.watchdog.rate_factor * learning_rate(run.step, options, run.watched)
         loss, parts = run.train_step(pieces, rate)
         durations.append(time.perf_counter() - began)
         last = run.step == options.steps
@@ -165,7 +165,7 @@ def _train_steps(run: Run, hooks: Hooks, state_path: Path | None) -> None:
             score = run.score(hooks.score)
         per_second = options.batch_size * len(durations) / sum(durations)
         entry = StepLog(run.step, options.steps, loss, parts, rate, per_second, *score)
-        run.log.append(entry)
+        run.note(entry)
         # Before the state is written: a step reported twice can be taken back, one never reported is lost for good.
         if hooks.on_step is not None and run.group.is_main:
             hooks.on_step(entry)

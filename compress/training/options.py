@@ -12,6 +12,8 @@ from compress.errors import UsageError
 from compress.training.distil import DistilWeights
 
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop"]
+JointWeights = Literal["plain", "partial"]
+PlateauMetric = Literal["score", "loss"]
 Schedule = Literal["cosine", "constant", "step", "poly", "exponential", "plateau"]
 
 #: Options that affect how a run is executed, but not the weights that it ends with.
@@ -46,8 +48,8 @@ class FineTuneOptions:
         The same in steps, instead of ``warmup``.
     schedule : str
         Learning rate after the warm-up: ``"cosine"``, ``"poly"`` and ``"exponential"`` decay to ``final_rate``,
-        ``"step"`` drops at the ``milestones``, ``"plateau"`` drops when the score stops improving, ``"constant"`` does
-        not change.
+        ``"step"`` drops at the ``milestones``, ``"plateau"`` drops when the score or the loss stops improving,
+        ``"constant"`` does not change.
     final_rate : float
         Last learning rate of the decaying schedules, as a share of the highest.
     milestones : tuple of int
@@ -59,7 +61,12 @@ class FineTuneOptions:
     patience : int
         Evaluations without improvement that ``"plateau"`` tolerates before the rate drops.
     threshold : float
-        Smallest improvement of the score that counts for ``"plateau"``.
+        Smallest improvement that counts for ``"plateau"``: of the score as it is, of the loss as a share of the lowest.
+    plateau_metric : str
+        What ``"plateau"`` watches: the validation ``"score"``, or the training ``"loss"``, averaged over the steps
+        between evaluations, with or without validation data.
+    max_drops : int or None
+        Most drops of ``"plateau"``; None: any number.
     weight_decay : float
         L2 penalty of convolution and matrix weights; biases and normalisation have none.
     clip : float or None
@@ -71,14 +78,24 @@ class FineTuneOptions:
     amp : str
         Arithmetic of the forward pass: ``"auto"`` (on CUDA bfloat16, or float16 on older GPUs; float32 on the CPU),
         ``"off"``, ``"bf16"`` or ``"fp16"``.
+    loss_kernel : float or None
+        Width of the Gaussian kernel distance between outputs and targets (`compress.training.losses.masked_squares`);
+        None: their squared error.
     label_weight : float
         Weight of the loss against annotations; 0 ignores them.
+    joint_weights : str
+        Weights of the joints of networks that see one person at a time: ``"plain"`` is the mean square error, 1 for
+        annotated joints; ``"partial"`` the partial loss of RePose (`compress.training.losses.partial_weights`). Joints
+        without an annotation have weight 0 in both.
     distil : DistilWeights
         Weights of the loss against a teacher.
     augmentation : Augmentation
         Random variation of the samples.
     sigma : float or None
         Standard deviation of the heatmaps' peaks in input pixels; None: the decoder's ``default_sigma``.
+    overlap : str or None
+        Targets where people overlap, ``"lightweight"`` or ``"cao"``, for networks that find several people
+        (`compress.pose.decoders.paf.PafDecoder`); None: as the decoder's option says.
     ema : float or None
         Decay of an exponential moving average of the weights, which is then scored and returned.
     factor_rate : float
@@ -122,15 +139,20 @@ class FineTuneOptions:
     power: float = 0.9
     patience: int = 5
     threshold: float = 0.0
+    plateau_metric: PlateauMetric = "score"
+    max_drops: int | None = None
     weight_decay: float = 0.0
     clip: float | None = None
     freeze: tuple[str, ...] = ()
     freeze_statistics: bool = False
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    loss_kernel: float | None = None
     label_weight: float = 1.0
+    joint_weights: JointWeights = "plain"
     distil: DistilWeights = field(default_factory=DistilWeights)
     augmentation: Augmentation = field(default_factory=Augmentation)
     sigma: float | None = None
+    overlap: Literal["lightweight", "cao"] | None = None
     ema: float | None = None
     factor_rate: float = 1.0
     stop_after: int | None = None
@@ -160,9 +182,15 @@ class FineTuneOptions:
             ("power", 0 < self.power < math.inf, "a number above 0"),
             ("patience", self.patience >= 0, "0 or more"),
             ("threshold", 0 <= self.threshold < math.inf, "0 or more"),
+            ("plateau_metric", self.plateau_metric in get_args(PlateauMetric), "score or loss"),
+            ("max_drops", self.max_drops is None or self.max_drops >= 0, "0 or more, or None"),
+            ("evaluate_every", self._watches(), "set for a plateau of the loss"),
+            ("loss_kernel", self.loss_kernel is None or 0 < self.loss_kernel < math.inf, "a width above 0, or None"),
+            ("overlap", self.overlap in ("lightweight", "cao", None), "lightweight, cao or None"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("clip", self.clip is None or self.clip > 0, "a number above 0, or None"),
             ("amp", self.amp in ("auto", "off", "bf16", "fp16"), "auto, off, bf16 or fp16"),
+            ("joint_weights", self.joint_weights in get_args(JointWeights), "plain or partial"),
             ("label_weight", 0 <= self.label_weight < math.inf, "0 or more"),
             ("sigma", self.sigma is None or 0 < self.sigma < math.inf, "a number of pixels above 0, or None"),
             ("ema", self.ema is None or 0 < self.ema < 1, "a decay between 0 and 1, or None"),
@@ -191,6 +219,10 @@ class FineTuneOptions:
         many = len(self.milestones) if self.schedule == "step" else 1
         return len(self.gamma) in (1, many) and all(0 < factor <= 1 for factor in self.gamma)
 
+    def _watches(self) -> bool:
+        by_loss = self.schedule == "plateau" and self.plateau_metric == "loss"
+        return not by_loss or self.evaluate_every is not None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers with a flat key for each option, such as ``augmentation.scale``."""
         flat: dict[str, Any] = {}
@@ -213,7 +245,8 @@ def learning_rate(step: int, options: FineTuneOptions, scores: Sequence[tuple[in
         Rate, warm-up and schedule. The cosine is that of SGDR (Loshchilov and Hutter, 2017, equation 5) without
         restarts; ``poly`` decays as ``(1 - progress) ** power``.
     scores : sequence of (int, float)
-        Evaluations so far, steps completed and score; only ``plateau`` depends on them.
+        Evaluations so far, steps completed and score, or loss for ``plateau_metric="loss"``; only ``plateau`` depends
+        on them.
     """
     warm = round(options.warmup * options.steps) if options.warmup_steps is None else options.warmup_steps
     if step < warm:
@@ -239,13 +272,29 @@ def _share(step: int, warm: int, options: FineTuneOptions, scores: Sequence[tupl
 
 
 def count_plateaus(scores: Sequence[float], options: FineTuneOptions) -> int:
-    """How often more than ``patience`` evaluations in a row brought no improvement; the count restarts each time."""
-    best, waited, plateaus = -math.inf, 0, 0
+    """How often more than ``patience`` evaluations in a row brought no improvement, ``max_drops`` at most.
+
+    The count of evaluations restarts each time. Scores are losses for ``plateau_metric="loss"``.
+    """
+    best: float | None = None
+    waited, plateaus = 0, 0
     for score in scores:
-        if score > best + options.threshold or best == -math.inf:
+        if best is None or _improves(score, best, options):
             best, waited = score, 0
         else:
             waited += 1
         if waited > options.patience:
             plateaus, waited = plateaus + 1, 0
-    return plateaus
+    return plateaus if options.max_drops is None else min(plateaus, options.max_drops)
+
+
+def _improves(value: float, best: float, options: FineTuneOptions) -> bool:
+    if options.plateau_metric == "loss":
+        return value < best * (1 - options.threshold)
+    return value > best + options.threshold
+
+
+def interval_losses(losses: Sequence[float], every: int) -> list[tuple[int, float]]:
+    """The mean loss of each whole interval of ``every`` steps, and the number of steps completed at its end."""
+    ends = range(every, len(losses) + 1, every)
+    return [(end, math.fsum(losses[end - every : end]) / every) for end in ends]

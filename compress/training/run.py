@@ -24,7 +24,7 @@ from compress.training.freezing import find_frozen, parameter_groups, trained_pa
 from compress.training.losses import Loss, add_losses, pose_loss
 from compress.training.norms import NORMS, recalibrate, synchronise_norms
 from compress.training.optimizers import build_optimizer
-from compress.training.options import FineTuneOptions
+from compress.training.options import FineTuneOptions, interval_losses
 from compress.training.processes import ProcessGroup
 from compress.training.results import Best, FineTuneResult, StepLog
 from compress.training.state import fingerprint, random_state, set_random_state
@@ -81,6 +81,7 @@ class Run:
         self.saved: int | None = None
         self.log: list[StepLog] = []
         self.scores: list[tuple[int, float]] = []
+        self._losses: list[tuple[int, float]] = []
         self.best: Best | None = None
         self.best_weights: dict[str, Tensor] | None = None
         self._kept_best: tuple[Best | None, dict[str, Tensor] | None] = (None, None)
@@ -114,6 +115,21 @@ class Run:
         if self.options.freeze_statistics:
             fixed += [part for part in self.module.modules() if isinstance(part, NORMS)]
         return fixed
+
+    @property
+    def watched(self) -> list[tuple[int, float]]:
+        """What the schedule ``plateau`` watches: completed steps, and score or mean loss since the last evaluation."""
+        return self._losses if self.options.plateau_metric == "loss" else self.scores
+
+    def note(self, entry: StepLog) -> None:
+        """Add a step to the log."""
+        self.log.append(entry)
+        if self.options.evaluate_every is not None and self.step % self.options.evaluate_every == 0:
+            self._average_losses()
+
+    def _average_losses(self) -> None:
+        every = self.options.evaluate_every
+        self._losses = [] if every is None else interval_losses([entry.loss for entry in self.log], every)
 
     def load(self) -> Iterator[list[Batch]]:
         """This process's pieces of each remaining batch."""
@@ -182,7 +198,8 @@ class Run:
             stages = self.outputs.read(call(self.module, inputs))
             losses = {}
             if batch.targets:
-                losses["labels"] = (self.options.label_weight, pose_loss(stages, batch.targets, batch.mask))
+                loss = pose_loss(stages, batch.targets, batch.mask, self.options.loss_kernel)
+                losses["labels"] = (self.options.label_weight, loss)
             if self.distiller:
                 losses["teacher"] = (1.0, self.distiller(inputs, stages, recorder.features))
         return add_losses(losses)
@@ -253,6 +270,7 @@ class Run:
     def _restore_copy(self, state: dict[str, Any]) -> int:
         self._take(state)
         del self.log[state["log"] :], self.scores[state["scores"] :]
+        self._average_losses()
         self.best, self.best_weights = self._kept_best
         set_random_state(state["random"], self.device)
         return self.step
@@ -299,6 +317,7 @@ class Run:
             ) from error
         self.saved = self.step
         self.log = [StepLog(**entry) for entry in state["log"]]
+        self._average_losses()
         self.scores = [(step, score) for step, score in state["scores"]]
         self.watchdog.rollbacks = state["rollbacks"]
         if state["best"] is not None:

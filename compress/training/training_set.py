@@ -56,7 +56,7 @@ def training_set(
     Raises
     ------
     UsageError
-        If there is nothing to learn from, or the size does not fit the stride.
+        If there is nothing to learn from, the size does not fit the stride, or the loss not the network.
     DataError
         If the data are empty, or not what the network reads.
     """
@@ -82,7 +82,17 @@ def training_set(
             hint="Give a teacher, or a label_weight above 0" if model.pose else "Give a teacher",
         )
     examples = Examples(
-        data, pose, ExampleOptions(size, options.augmentation, options.seed, labels, sigma=options.sigma)
+        data,
+        pose,
+        ExampleOptions(
+            size,
+            options.augmentation,
+            options.seed,
+            labels,
+            sigma=options.sigma,
+            joint_weights=options.joint_weights,
+            overlap=options.overlap,
+        ),
     )
     shape = (1, *size, pose.channels) if pose.layout == "nhwc" else (1, pose.channels, *size)
     return TrainingSet(examples, (InputSpec(shape),), {**conditions, "size": size})

@@ -11,6 +11,7 @@ Pooling is a mean or maximum over axes, never adaptive, so that exported network
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +24,40 @@ KINDS = ("none", "se", "se_spatial", "cbam", "esa_seq", "esa_par", "esa_7", "coo
 
 #: Bounds of a block; a file that exceeds them is refused before anything of that size is built.
 MAX_CHANNELS, MAX_REDUCTION = 8192, 1024
+
+#: What lies between or after the two 3x3 convolutions of an ESA gate.
+BETWEEN = ("none", "relu")
+
+
+@dataclass(frozen=True)
+class SpatialOptions:
+    """Readings of the spatial gates of efficient spatial attention (``esa_*``); other kinds have none.
+
+    Attributes
+    ----------
+    between : str
+        ``"relu"`` puts a ReLU between the two 3x3 convolutions in sequence, or after each of the two in parallel. The
+        paper names no activation: ``"none"``.
+    width : int
+        Channels of the convolutions, a divisor of the block's channels: the mean of as many groups of channels goes in,
+        and the mean of the maps that come out is the score. 1 in the paper's text, which pools all channels to one map.
+
+    Raises
+    ------
+    NetworkError
+        If a value is unknown or not positive.
+    """
+
+    between: str = "none"
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        if self.between not in BETWEEN:
+            raise NetworkError(
+                "unknown activation of a spatial gate", found=self.between, hint=f"Known: {', '.join(BETWEEN)}"
+            )
+        if type(self.width) is not int or not 1 <= self.width <= MAX_CHANNELS:
+            raise NetworkError(f"a spatial gate's width must be an integer from 1 to {MAX_CHANNELS}", found=self.width)
 
 
 class Gate(nn.Module):
@@ -49,6 +84,10 @@ class Gate(nn.Module):
         """The gate of scores: their sigmoid, blended with the resting value if there is one."""
         gate = scores.sigmoid()
         return gate if self.blend is None else self.rest + self.blend * (gate - self.rest)
+
+    def same_function(self, other: Gate) -> bool:
+        """Whether another gate with the same weights computes the same scores."""
+        return type(other) is type(self)
 
 
 class ChannelGate(Gate):
@@ -123,30 +162,45 @@ class PooledSpatialGate(Gate):
 class MeanSpatialGate(Gate):
     """One weight per position, by bias-free convolutions of the mean over the channels (ESA).
 
+    Without an activation the two 3x3 convolutions collapse: in parallel they are one 3x3 convolution with the sum of
+    the kernels, and in sequence one of 5x5 with their convolution, except in the outermost cells, where the map between
+    them is padded with zeros.
+
     Parameters
     ----------
     form : str
         ``"chain"``: two 3x3 convolutions in sequence; ``"sum"``: two in parallel, added; ``"wide"``: one of 7x7.
     rest : float or None
         As of `Gate`.
+    options : SpatialOptions, optional
+        Activation and width.
     """
 
-    def __init__(self, form: str, rest: float | None) -> None:
+    def __init__(self, form: str, rest: float | None, options: SpatialOptions | None = None) -> None:
         super().__init__(rest)
-        count, size = (1, 7) if form == "wide" else (2, 3)
+        self.options = options or SpatialOptions()
+        count, size, width = *((1, 7) if form == "wide" else (2, 3)), self.options.width
         # The form is part of the tensor names, so that weights of one form are never loaded into another.
         self.form = form
-        setattr(self, form, nn.ModuleList(nn.Conv2d(1, 1, size, padding=size // 2, bias=False) for _ in range(count)))
+        layers = (nn.Conv2d(width, width, size, padding=size // 2, bias=False) for _ in range(count))
+        setattr(self, form, nn.ModuleList(layers))
+        self.between = nn.ReLU() if self.options.between == "relu" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to (N, 1, h, w)."""
-        mean = x.mean(1, keepdim=True)
+        width = self.options.width
+        maps = x.mean(1, keepdim=True) if width == 1 else x.unflatten(1, (width, -1)).mean(2)
         layers: Any = getattr(self, self.form)
         if self.form == "sum":
-            return self.activate(layers[0](mean) + layers[1](mean))
-        for layer in layers:
-            mean = layer(mean)
-        return self.activate(mean)
+            maps = self.between(layers[0](maps)) + self.between(layers[1](maps))
+        else:
+            for index, layer in enumerate(layers):
+                maps = layer(self.between(maps) if index else maps)
+        return self.activate(maps if width == 1 else maps.mean(1, keepdim=True))
+
+    def same_function(self, other: Gate) -> bool:
+        """Also the activation between the convolutions must be the same."""
+        return super().same_function(other) and getattr(other, "options", None) == self.options
 
 
 class CoordinateGate(Gate):
@@ -188,11 +242,14 @@ class Attention(nn.Module):
         Channels of the feature map.
     reduction : int
         Reduction ratio of the channel gate's bottleneck.
+    spatial : SpatialOptions
+        Reading of the spatial gate; the default for kinds other than ``esa_*``.
     """
 
     def __init__(self, kind: str, channels: int, reduction: int) -> None:
         super().__init__()
         self.kind, self.channels, self.reduction = kind, channels, reduction
+        self.spatial = SpatialOptions()
 
     def extra_repr(self) -> str:
         """Kind and width, for ``print``."""
@@ -249,10 +306,13 @@ class EfficientSpatialAttention(Attention):
 
     FORMS: ClassVar = {"esa_seq": "chain", "esa_par": "sum", "esa_7": "wide"}
 
-    def __init__(self, kind: str, channels: int, reduction: int, identity: bool) -> None:
+    def __init__(
+        self, kind: str, channels: int, reduction: int, identity: bool, spatial: SpatialOptions | None = None
+    ) -> None:
         super().__init__(kind, channels, reduction)
+        self.spatial = spatial or SpatialOptions()
         self.channel = ChannelGate(channels, _middle(channels, reduction), None, bias=False)
-        self.place = MeanSpatialGate(self.FORMS[kind], 0.0 if identity else None)
+        self.place = MeanSpatialGate(self.FORMS[kind], 0.0 if identity else None, self.spatial)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same."""
@@ -283,7 +343,14 @@ _BLOCKS: dict[str, Callable[[str, int, int, bool], Attention]] = {
 }
 
 
-def build_attention(kind: str, channels: int, reduction: int | None = None, *, identity: bool = False) -> Attention:
+def build_attention(
+    kind: str,
+    channels: int,
+    reduction: int | None = None,
+    *,
+    identity: bool = False,
+    spatial: SpatialOptions | None = None,
+) -> Attention:
     """A fresh attention block.
 
     Parameters
@@ -310,11 +377,14 @@ def build_attention(kind: str, channels: int, reduction: int | None = None, *, i
     identity : bool
         Identity initialisation: the block starts exactly as the identity, by the resting values of `Gate`. It adds one
         scalar per gate (one for ``esa_*`` and ``coord``), through which the first gradients flow.
+    spatial : SpatialOptions, optional
+        Reading of the spatial gate of ``esa_*``; a width w multiplies the parameters of its convolutions by w².
 
     Raises
     ------
     NetworkError
-        If the kind is unknown, or a number is not an integer within its bounds.
+        If the kind is unknown, a number is not an integer within its bounds, or the spatial options do not fit the kind
+        or the channels.
     """
     if not isinstance(kind, str) or kind not in _BLOCKS:
         raise NetworkError("unknown kind of attention", found=kind, hint=f"Known: {', '.join(KINDS)}")
@@ -323,7 +393,29 @@ def build_attention(kind: str, channels: int, reduction: int | None = None, *, i
     for name, value, limit in (("channels", channels, MAX_CHANNELS), ("reduction", reduction, MAX_REDUCTION)):
         if type(value) is not int or not 1 <= value <= limit:
             raise NetworkError(f"an attention block's {name} must be an integer from 1 to {limit}", found=value)
-    return _BLOCKS[kind](kind, channels, reduction, identity)
+    if spatial is None or spatial == SpatialOptions():
+        return _BLOCKS[kind](kind, channels, reduction, identity)
+    check_spatial(kind, channels, spatial)
+    return EfficientSpatialAttention(kind, channels, reduction, identity, spatial)
+
+
+def check_spatial(kind: str, channels: int, spatial: SpatialOptions) -> None:
+    """Refuse options of a spatial gate that a block can't have.
+
+    Raises
+    ------
+    NetworkError
+        If they are not the defaults and the kind is not one of ESA's, the width is not a divisor of the channels, or
+        there is nothing for an activation to be between.
+    """
+    if spatial != SpatialOptions() and kind not in EfficientSpatialAttention.FORMS:
+        raise NetworkError("only the esa kinds have options of the spatial gate", found=kind)
+    if spatial.between != "none" and kind == "esa_7":
+        raise NetworkError("a single 7x7 convolution has no activation between", found=spatial.between)
+    if channels % spatial.width:
+        raise NetworkError(
+            "a spatial gate's width must be a divisor of the block's channels", found=f"{spatial.width} of {channels}"
+        )
 
 
 def default_reduction(kind: str) -> int:

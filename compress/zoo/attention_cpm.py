@@ -2,8 +2,12 @@
 
 A MobileNet v2 at stride 8, then six stages. A stage has three blocks of two convolutions, whose outputs are
 concatenated and weighted by attention (a spatial gate, then squeeze and excitation), and two branches in sequence:
-part-affinity fields first, then heatmaps from the features and the fields. All activations are leaky ReLUs; there is no
-batch normalisation in the stages.
+part-affinity fields first, then heatmaps from the features and the fields. There is no batch normalisation in the
+stages.
+
+The paper uses "as activation function LeakyRelu instead of Relu" (section III.C.2). Here all activations after the
+MobileNet are leaky ReLUs; those of the MobileNet itself are its own, ReLU6, so that its published weights fit, or leaky
+ReLUs with the option ``trunk_activation``. Neither has parameters, so no count tells which the authors have.
 
 In the paper the stages are factorized by Tucker-2 at about a third of the channels. Here a dense network is factorized
 by the toolkit, or, with the option ``ratio``, built factorized: both have the same tensors by name and shape.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -41,6 +46,51 @@ OPEN = 2.0
 
 #: Kernel sizes of the branches' hidden layers.
 HEAD_SIZES = (1, 3)
+
+#: Activations of the MobileNet.
+TRUNK_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "leaky_relu": nn.LeakyReLU}
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """How stages are built.
+
+    Attributes
+    ----------
+    width : int
+        Channels of a convolution; blocks output twice as many.
+    attention : str
+        Kind of the attention blocks (`compress.zoo.attention`).
+    reduction : int
+        Their reduction ratio.
+    head_size : int
+        Kernel size of the two hidden layers of each branch, 3 or 1.
+    ratio : str or None
+        A share such as ``"1/3"``: every 3x3 convolution of the stages is built factorized.
+
+    Raises
+    ------
+    NetworkError
+        If an option is out of its bounds.
+    """
+
+    width: int = 128
+    attention: str = "se_spatial"
+    reduction: int = 16
+    head_size: int = 3
+    ratio: str | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(LIMITS, width=self.width, reduction=self.reduction)
+        check_choice("attention", self.attention, KINDS)
+        check_choice("head_size", self.head_size, HEAD_SIZES)
+        if self.ratio is not None:
+            _read_ratio(self.ratio)
+
+    @property
+    def share(self) -> Fraction | None:
+        """The ratio as a number."""
+        return None if self.ratio is None else _read_ratio(self.ratio)
 
 
 class FactorizedConv(nn.Module):
@@ -80,11 +130,11 @@ class FactorizedConv(nn.Module):
 class AttentionBlock(nn.Module):
     """Two convolutions, and attention on the concatenation of their outputs."""
 
-    def __init__(self, inputs: int, width: int, attention: str, reduction: int, ratio: Fraction | None) -> None:
+    def __init__(self, inputs: int, options: StageOptions) -> None:
         super().__init__()
-        self.first = _conv(inputs, width, ratio)
-        self.second = _conv(width, width, ratio)
-        self.attention = build_attention(attention, 2 * width, reduction)
+        self.first = _conv(inputs, options.width, options.share)
+        self.second = _conv(options.width, options.width, options.share)
+        self.attention = build_attention(options.attention, 2 * options.width, options.reduction)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) to (N, 2 width, h, w)."""
@@ -96,26 +146,12 @@ class AttentionBlock(nn.Module):
 class Stage(nn.Module):
     """Three attention blocks, the branch of the fields, and that of the heatmaps, which also reads the fields."""
 
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        heatmaps: int,
-        *,
-        attention: str,
-        reduction: int,
-        head_size: int,
-        ratio: Fraction | None,
-    ) -> None:
+    def __init__(self, inputs: int, heatmaps: int, options: StageOptions) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
-            *(
-                AttentionBlock(2 * width if index else inputs, width, attention, reduction, ratio)
-                for index in range(BLOCKS)
-            )
-        )
-        self.pafs = _branch(2 * width, width, PAFS, head_size, ratio)
-        self.heatmaps = _branch(2 * width + PAFS, width, heatmaps, head_size, ratio)
+        features = 2 * options.width
+        self.trunk = nn.Sequential(*(AttentionBlock(features if i else inputs, options) for i in range(BLOCKS)))
+        self.pafs = _branch(features, PAFS, options)
+        self.heatmaps = _branch(features + PAFS, heatmaps, options)
 
     def forward(self, x: Tensor) -> Maps:
         """(N, inputs, h, w) to maps (N, 18 or 19, h, w) and (N, 38, h, w)."""
@@ -134,18 +170,12 @@ class AttentionCpm(nn.Module):
     ----------
     stages : int
         Number of stages, each of which predicts maps.
-    width : int
-        Channels of a convolution; blocks output twice as many.
-    attention : str
-        Kind of the attention blocks (`compress.zoo.attention`).
-    reduction : int
-        Their reduction ratio.
-    head_size : int
-        Kernel size of the two hidden layers of each branch, 3 or 1.
-    ratio : str or None
-        A share such as ``"1/3"``: every 3x3 convolution of the stages is built factorized.
+    options : StageOptions
+        How they are built.
     background : bool
         Whether a background map follows the joints' heatmaps; the paper has none.
+    trunk_activation : str
+        Activation of the MobileNet, one of `TRUNK_ACTIVATIONS`.
 
     Attributes
     ----------
@@ -161,34 +191,19 @@ class AttentionCpm(nn.Module):
     def __init__(
         self,
         stages: int = 6,
+        options: StageOptions | None = None,
         *,
-        width: int = 128,
-        attention: str = "se_spatial",
-        reduction: int = 16,
-        head_size: int = 3,
-        ratio: str | None = None,
         background: bool = False,
+        trunk_activation: str = "relu6",
     ) -> None:
         super().__init__()
-        check_counts(LIMITS, stages=stages, width=width, reduction=reduction)
-        check_choice("attention", attention, KINDS)
-        check_choice("head_size", head_size, HEAD_SIZES)
-        share = None if ratio is None else _read_ratio(ratio)
-        heatmaps = JOINTS + background
-        self.backbone = mobilenet_v2()
+        options = options or StageOptions()
+        check_counts(LIMITS, stages=stages)
+        check_choice("trunk_activation", trunk_activation, tuple(TRUNK_ACTIVATIONS))
+        heatmaps, width = JOINTS + background, options.width
+        self.backbone = mobilenet_v2(TRUNK_ACTIVATIONS[trunk_activation])
         self.reduce = conv(TRUNK_CHANNELS, width, 1, bias=False, norm=True, activation=nn.LeakyReLU)
-        built = [
-            Stage(
-                width + (heatmaps + PAFS if index else 0),
-                width,
-                heatmaps,
-                attention=attention,
-                reduction=reduction,
-                head_size=head_size,
-                ratio=share,
-            )
-            for index in range(stages)
-        ]
+        built = [Stage(width + (heatmaps + PAFS if index else 0), heatmaps, options) for index in range(stages)]
         self.stages = nn.ModuleList(built)
         self.distill_points = ("reduce", *(f"stages.{index}.trunk" for index in range(stages)))
         initialise(self, tuple(head for stage in built for head in (stage.heatmaps, stage.pafs)))
@@ -218,16 +233,10 @@ def _builder(*, background: bool) -> Callable[..., AttentionCpm]:
         reduction: int = 16,
         head_size: int = 3,
         ratio: str | None = None,
+        trunk_activation: str = "relu6",
     ) -> AttentionCpm:
-        return AttentionCpm(
-            stages,
-            width=width,
-            attention=attention,
-            reduction=reduction,
-            head_size=head_size,
-            ratio=ratio,
-            background=background,
-        )
+        options = StageOptions(width, attention, reduction, head_size, ratio)
+        return AttentionCpm(stages, options, background=background, trunk_activation=trunk_activation)
 
     return build
 
@@ -245,9 +254,10 @@ def _conv(inputs: int, outputs: int, ratio: Fraction | None, size: int = 3) -> n
     return nn.Sequential(FactorizedConv(inputs, outputs, ratio), nn.LeakyReLU())
 
 
-def _branch(inputs: int, width: int, maps: int, size: int, ratio: Fraction | None) -> nn.Sequential:
+def _branch(inputs: int, maps: int, options: StageOptions) -> nn.Sequential:
+    width, size, share = options.width, options.head_size, options.share
     return nn.Sequential(
-        _conv(inputs, width, ratio, size), _conv(width, width, ratio, size), conv(width, maps, 1, activation=None)
+        _conv(inputs, width, share, size), _conv(width, width, share, size), conv(width, maps, 1, activation=None)
     )
 
 

@@ -30,6 +30,9 @@ HEATMAPS = 17
 #: The kinds of context module.
 CONTEXTS = ("u_shaped", "aspp", "pyramid", "none")
 
+#: Where context modules may be.
+PLACES = ("refinement", "features")
+
 #: Bounds of the options.
 LIMITS = {"stages": (1, 16)}
 
@@ -134,20 +137,31 @@ class InitialStage(nn.Module):
         return {"heatmaps": self.heatmaps(self.trunk(x))}
 
 
+def build_context(kind: str, channels: int, upsampling: str) -> tuple[list[nn.Module], int]:
+    """The context module of a kind, or none, and its number of output channels.
+
+    Parameters
+    ----------
+    kind : str
+        One of `CONTEXTS`.
+    channels : int
+        Channels of the input.
+    upsampling : str
+        ``"bilinear"`` or ``"nearest"``.
+    """
+    if kind == "u_shaped":
+        return [UShapedContext(channels, upsampling)], channels
+    if kind == "aspp":
+        return [AtrousPyramidContext(channels)], ASPP_WIDTH
+    return [PooledPyramidContext(channels, upsampling)] if kind == "pyramid" else [], channels
+
+
 class RefinementStage(nn.Module):
     """A context module, three residual blocks and a head; reads features and heatmaps, in this order."""
 
     def __init__(self, context: str, upsampling: str) -> None:
         super().__init__()
-        channels = WIDTH + HEATMAPS
-        modules: list[nn.Module] = []
-        if context == "u_shaped":
-            modules.append(UShapedContext(channels, upsampling))
-        elif context == "aspp":
-            modules.append(AtrousPyramidContext(channels))
-            channels = ASPP_WIDTH
-        elif context == "pyramid":
-            modules.append(PooledPyramidContext(channels, upsampling))
+        modules, channels = build_context(context, WIDTH + HEATMAPS, upsampling)
         blocks = (RefinementBlock(n, WIDTH, norm=True) for n in (channels, WIDTH, WIDTH))
         self.trunk = nn.Sequential(*modules, *blocks)
         self.heatmaps = head(WIDTH, WIDTH, HEATMAPS)
@@ -165,7 +179,12 @@ class ContextCpm(nn.Module):
     stages : int
         Number of stages, including the initial one.
     context : str
-        Context module of the refinement stages, one of `CONTEXTS`.
+        Kind of the context modules, one of `CONTEXTS`.
+    context_at : str
+        Where they are (figure 4 of the paper): one on the input of each refinement stage (``"refinement"``), as in the
+        paper's results, whose count of operations that reproduces; or a single one after the feature extractor
+        (``"features"``), which the paper found worse, on its 128 channels. There a 1x1 convolution with ReLU reduces
+        the output of ``"aspp"`` to 128 channels.
     upsampling : str
         Upsampling in the context modules, ``"bilinear"`` or ``"nearest"``.
     stride : int
@@ -183,17 +202,30 @@ class ContextCpm(nn.Module):
     """
 
     def __init__(
-        self, stages: int = 6, context: str = "u_shaped", *, upsampling: str = "bilinear", stride: int = 8
+        self,
+        stages: int = 6,
+        context: str = "u_shaped",
+        *,
+        context_at: str = "refinement",
+        upsampling: str = "bilinear",
+        stride: int = 8,
     ) -> None:
         super().__init__()
         check_counts(LIMITS, stages=stages)
         check_choice("context", context, CONTEXTS)
+        check_choice("context_at", context_at, PLACES)
         self.model = _backbone(stride)
         self.cpm = nn.Sequential(conv(BACKBONE[-1][0], 256, norm=True), conv(256, WIDTH, norm=True))
+        # Only where it is used: an empty sequence would be a child without tensors in public files.
+        self.context: nn.Sequential | None = None
+        if context_at == "features" and context != "none":
+            modules, channels = build_context(context, WIDTH, upsampling)
+            reduce = [] if channels == WIDTH else [conv(channels, WIDTH, 1)]
+            self.context, context = nn.Sequential(*modules, *reduce), "none"
         self.initial_stage = InitialStage()
         self.refinement_stages = nn.ModuleList(RefinementStage(context, upsampling) for _ in range(stages - 1))
         self.distill_points = (
-            "cpm",
+            "cpm" if self.context is None else "context",
             "initial_stage.trunk",
             *(f"refinement_stages.{index}.trunk" for index in range(stages - 1)),
         )
@@ -202,25 +234,27 @@ class ContextCpm(nn.Module):
     def forward(self, x: Tensor) -> list[Maps]:
         """Images (N, 3, H, W) to the maps of each stage, (N, 17, H / stride, W / stride)."""
         features = self.cpm(self.model(x))
+        if self.context is not None:
+            features = self.context(features)
         stages = [self.initial_stage(features)]
         for refine in self.refinement_stages:
             stages.append(refine(torch.cat([features, stages[-1]["heatmaps"]], dim=1)))
         return stages
 
 
-def context_cpm(stages: int = 6, context: str = "u_shaped") -> ContextCpm:
+def context_cpm(stages: int = 6, context: str = "u_shaped", context_at: str = "refinement") -> ContextCpm:
     """The network for the Look Into Person data set: 16 joints and a background map."""
-    return ContextCpm(stages, context)
+    return ContextCpm(stages, context, context_at=context_at)
 
 
-def context_cpm_mpii(stages: int = 6, context: str = "u_shaped") -> ContextCpm:
+def context_cpm_mpii(stages: int = 6, context: str = "u_shaped", context_at: str = "refinement") -> ContextCpm:
     """The same for MPII, at stride 4."""
-    return ContextCpm(stages, context, stride=4)
+    return ContextCpm(stages, context, context_at=context_at, stride=4)
 
 
-def context_cpm_coco(stages: int = 5, context: str = "u_shaped") -> ContextCpm:
+def context_cpm_coco(stages: int = 5, context: str = "u_shaped", context_at: str = "refinement") -> ContextCpm:
     """The top-down variant of the Open Model Zoo: 17 joints of COCO, no background map, nearest upsampling."""
-    return ContextCpm(stages, context, upsampling="nearest")
+    return ContextCpm(stages, context, context_at=context_at, upsampling="nearest")
 
 
 def resize(x: Tensor, like: Tensor, mode: str) -> Tensor:

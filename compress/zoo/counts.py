@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +15,8 @@ from compress.network.conventions import CONVENTIONS, LAYER_CONVENTIONS, layers_
 from compress.network.layers import LayerInfo, list_layers
 from compress.network.shapes import ShapesOnly
 from compress.network.source import NetworkSpec
-from compress.zoo.published import PUBLISHED, Published
-from compress.zoo.registry import NetworkEntry, build, entries
+from compress.zoo.published import PUBLISHED, Published, Reduction
+from compress.zoo.registry import NetworkEntry, build, entries, get_entry
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,35 @@ def _count(entry: NetworkEntry, line: Published, counter: _Counter) -> NetworkCo
             None if counted is None else _deviation(counted, line.operations),
         ),
     )
+
+
+def count_reduction(row: Reduction) -> float:
+    """How many times fewer multiply-adds the part of a published saving has once factorized.
+
+    A convolution of k x k from S to T channels becomes 1x1, k x k and 1x1 with the ranks r3 and r4, the rounded shares
+    of S and T: ``k^2 S T`` multiply-adds for each output become ``S r3 + k^2 r3 r4 + r4 T`` (Kim et al., 2016, section
+    3.3, at stride 1).
+    """
+    entry = get_entry(row.network)
+    with ShapesOnly():
+        layers = list_layers(build(NetworkSpec(row.network, {})).eval(), entry.input_size)
+    dense = factorized = 0
+    for layer in layers:
+        if not layer.name.startswith(f"{row.part}."):
+            continue
+        outputs, inputs, *kernel = layer.weight_shape
+        area = math.prod(kernel)
+        dense += layer.macs
+        if area == 1:
+            factorized += layer.macs
+            continue
+        r3, r4 = (
+            max(1, math.floor(Fraction(share) * channels + Fraction(1, 2)))
+            for share, channels in zip(row.ratios, (inputs, outputs), strict=True)
+        )
+        each = inputs * r3 + area * r3 * r4 + r4 * outputs
+        factorized += layer.macs * each // (area * inputs * outputs)
+    return dense / factorized
 
 
 def _deviation(counted: float, printed: float | None) -> float | None:

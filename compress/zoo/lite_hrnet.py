@@ -39,11 +39,18 @@ from compress.zoo.topdown import register_top_down
 #: Modules of the three stages, by depth.
 MODULES = {18: (2, 4, 2), 30: (3, 8, 3)}
 
-#: Channels of the branches; the stages have two, three and four of them.
-CHANNELS = (40, 80, 160, 320)
+#: Channels of the first branch of the published network.
+PUBLIC_CHANNELS = 40
 
-#: Channels of the branches with naive blocks, by the value of the option ``blocks``.
-NAIVE_CHANNELS = {"naive": (30, 60, 120, 240), "naive_wide": CHANNELS}
+#: Channels of the first branch; each following branch has twice as many. CBAM-Lite-HRNet's text names 32 and 48, which
+#: are the widths of HRNet; its largest network has 48 and inputs of 384 x 288.
+WIDTHS = (32, PUBLIC_CHANNELS, 48)
+
+#: Branches; the stages have two, three and four of them.
+BRANCHES = 4
+
+#: Channels of the first branch with naive blocks, by the value of the option ``blocks``.
+NAIVE_WIDTHS = {"naive": 30, "naive_wide": PUBLIC_CHANNELS}
 
 #: Blocks per module.
 BLOCKS = 2
@@ -129,7 +136,7 @@ class LiteBackbone(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) to maps at 1/4 to 1/32 of their size."""
         maps = [self.stem(x)]
-        for index in range(len(CHANNELS) - 1):
+        for index in range(BRANCHES - 1):
             transition: Any = self.get_submodule(f"transition{index}")
             # Existing branches continue; a new one starts from the smallest map.
             maps = [layer(maps[min(branch, len(maps) - 1)]) for branch, layer in enumerate(transition)]
@@ -187,7 +194,9 @@ class LiteHRNet(nn.Module):
     joints : int
         Number of heatmaps.
     blocks : str
-        ``"weighted"``, or a key of `NAIVE_CHANNELS`.
+        ``"weighted"``, or a key of `NAIVE_WIDTHS`.
+    channels : int
+        Channels of the first branch, one of `WIDTHS`; naive blocks have their own.
     single_fuse : bool
         Run each fusion layer once: fewer operations, same parameters and output.
     attention : str or None
@@ -212,16 +221,19 @@ class LiteHRNet(nn.Module):
         joints: int,
         *,
         blocks: str = "weighted",
+        channels: int = PUBLIC_CHANNELS,
         single_fuse: bool = False,
         attention: str | None = None,
     ) -> None:
         super().__init__()
         check_choice("depth", depth, tuple(MODULES))
-        check_choice("blocks", blocks, ("weighted", *NAIVE_CHANNELS))
+        check_choice("blocks", blocks, ("weighted", *NAIVE_WIDTHS))
+        check_choice("channels", channels, WIDTHS if blocks == "weighted" else (PUBLIC_CHANNELS,))
         check_choice("single_fuse", single_fuse, (False, True))
-        channels = NAIVE_CHANNELS.get(blocks, CHANNELS)
-        self.backbone = LiteBackbone(MODULES[depth], channels, naive=blocks in NAIVE_CHANNELS, single_fuse=single_fuse)
-        narrow = (channels[0], *channels[:-1])
+        first = NAIVE_WIDTHS.get(blocks, channels)
+        widths = tuple(first * 2**branch for branch in range(BRANCHES))
+        self.backbone = LiteBackbone(MODULES[depth], widths, naive=blocks in NAIVE_WIDTHS, single_fuse=single_fuse)
+        narrow = (widths[0], *widths[:-1])
         head: nn.Module
         head = KeypointHead(narrow, joints) if attention is None else AttentionHead(narrow, joints, attention)
         self.keypoint_head = head
@@ -237,24 +249,32 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
     return interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=True)
 
 
-def lite_hrnet(depth: int = 18, single_fuse: bool = False, blocks: str = "weighted") -> LiteHRNet:
+def lite_hrnet(
+    depth: int = 18, single_fuse: bool = False, blocks: str = "weighted", channels: int = PUBLIC_CHANNELS
+) -> LiteHRNet:
     """Lite-HRNet with the 17 joints of COCO."""
-    return LiteHRNet(depth, 17, single_fuse=single_fuse, blocks=blocks)
+    return LiteHRNet(depth, 17, single_fuse=single_fuse, blocks=blocks, channels=channels)
 
 
-def lite_hrnet_mpii(depth: int = 18, single_fuse: bool = False, blocks: str = "weighted") -> LiteHRNet:
+def lite_hrnet_mpii(
+    depth: int = 18, single_fuse: bool = False, blocks: str = "weighted", channels: int = PUBLIC_CHANNELS
+) -> LiteHRNet:
     """Lite-HRNet with the 16 joints of MPII."""
-    return LiteHRNet(depth, 16, single_fuse=single_fuse, blocks=blocks)
+    return LiteHRNet(depth, 16, single_fuse=single_fuse, blocks=blocks, channels=channels)
 
 
-def cbam_lite_hrnet(depth: int = 18, single_fuse: bool = False, attention: str = "cbam") -> LiteHRNet:
+def cbam_lite_hrnet(
+    depth: int = 18, single_fuse: bool = False, attention: str = "cbam", channels: int = PUBLIC_CHANNELS
+) -> LiteHRNet:
     """CBAM-Lite-HRNet with the 17 joints of COCO."""
-    return LiteHRNet(depth, 17, single_fuse=single_fuse, attention=attention)
+    return LiteHRNet(depth, 17, single_fuse=single_fuse, attention=attention, channels=channels)
 
 
-def cbam_lite_hrnet_mpii(depth: int = 18, single_fuse: bool = False, attention: str = "cbam") -> LiteHRNet:
+def cbam_lite_hrnet_mpii(
+    depth: int = 18, single_fuse: bool = False, attention: str = "cbam", channels: int = PUBLIC_CHANNELS
+) -> LiteHRNet:
     """CBAM-Lite-HRNet with the 16 joints of MPII."""
-    return LiteHRNet(depth, 16, single_fuse=single_fuse, attention=attention)
+    return LiteHRNet(depth, 16, single_fuse=single_fuse, attention=attention, channels=channels)
 
 
 def _separable(inputs: int, outputs: int, stride: int, *, last: type[nn.Module] | None = nn.ReLU) -> nn.Sequential:

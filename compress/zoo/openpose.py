@@ -1,9 +1,9 @@
 """OpenPose (Cao et al. 2017, arXiv:1611.08050) on the first ten convolutions of VGG-19: the COCO model.
 
 Each stage has two branches, for heatmaps and part-affinity fields, with separate convolutions; from the second stage
-on, five of 7x7. The costs are those of the released network; tensor names are this project's own, because the release
-is a Caffe file. As in the release, images are BGR and normalised as ``pixel / 256 - 0.5``, and a stage reads fields,
-heatmaps and features, in this order.
+on, five of 7x7. The costs are those of the released network. Tensor names are this project's own; files with the names
+of the Caffe release or of its PyTorch conversions load too (`compress.zoo.openpose_names`). As in the release, images
+are BGR and normalised as ``pixel / 256 - 0.5``, and a stage reads fields, heatmaps and features, in this order.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from compress.pose.spec import PoseSpec
 from compress.zoo.layers import Maps, conv, head, initialise
 from compress.zoo.limits import check_counts
 from compress.zoo.registry import NetworkEntry, register
+from compress.zoo.vgg import VGG
 
 #: 18 joints and a background map; x and y of the fields of 19 limbs.
 HEATMAPS, PAFS = 19, 38
-
-#: Channels of the convolutions of VGG-19 up to conv4_2; None is a 2x2 pooling.
-VGG = (64, 64, None, 128, 128, None, 256, 256, 256, 256, None, 512, 512)
 
 #: Channels of the shared features.
 WIDTH = 128

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,6 +39,8 @@ class NetworkEntry:
         The paper or release it comes from.
     weights : Path or None
         A checkpoint that ships with the package.
+    former : mapping
+        Values of options that files from before these options existed mean, where the default is another.
     """
 
     name: str
@@ -48,6 +50,7 @@ class NetworkEntry:
     summary: str
     source: str
     weights: Path | None = None
+    former: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -56,6 +59,12 @@ class NetworkEntry:
 
 
 _ENTRIES: dict[str, NetworkEntry] = {}
+
+#: The files that register networks.
+_MODULES = (
+    "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
+    "simple_baseline", "hrnet", "lite_hrnet", "repose", "hourglass", "mobilenet_v2",
+)  # fmt: skip
 
 
 def register(entry: NetworkEntry) -> None:
@@ -66,9 +75,10 @@ def register(entry: NetworkEntry) -> None:
 
 
 def entries() -> tuple[NetworkEntry, ...]:
-    """All registered networks in the order of registration."""
+    """All registered networks in the order of `_MODULES`, whichever of them was imported first."""
     _load()
-    return tuple(_ENTRIES.values())
+    order = {f"compress.zoo.{module}": index for index, module in enumerate(_MODULES)}
+    return tuple(sorted(_ENTRIES.values(), key=lambda entry: order.get(entry.build.__module__, len(order))))
 
 
 def get_entry(name: str) -> NetworkEntry:
@@ -93,6 +103,13 @@ def get_entry(name: str) -> NetworkEntry:
 def resolve(spec: NetworkSpec) -> NetworkSpec:
     """The same network with every option written out, so that a file outlives a change of the defaults."""
     return spec if spec.is_custom else replace(spec, options={**get_entry(spec.name).options, **spec.options})
+
+
+def recorded(spec: NetworkSpec) -> NetworkSpec:
+    """The network that a file names, with the former values of options that the file is older than."""
+    _load()
+    entry = _ENTRIES.get(spec.name)
+    return spec if entry is None else replace(spec, options={**entry.former, **spec.options})
 
 
 def pose_spec(name: str) -> PoseSpec:
@@ -152,8 +169,5 @@ def construct(factory: Callable[..., object], name: str, options: Mapping[str, A
 
 def _load() -> None:
     """Import the files that register networks; late, so that importing the registry alone is cheap."""
-    for module in (
-        "lightweight_openpose", "openpose", "attention_cpm", "context_cpm",
-        "simple_baseline", "hrnet", "lite_hrnet", "repose",
-    ):  # fmt: skip
+    for module in _MODULES:
         importlib.import_module(f"compress.zoo.{module}")

@@ -4,10 +4,14 @@ An encoder downsamples the image to a coarse map. There every joint has its own 
 of its neighbours in an order along the body, and in reverse. A decoder upsamples to the size of the image. Every
 prediction is upsampled to that size and supervised.
 
+A block ``(K, S, F)`` is a convolution, a ReLU and batch normalisation; ``(K, S, F)_u`` lacks only the latter, so that
+heatmaps pass a ReLU. (Checkpoints from before the option ``heads`` have linear heatmaps, and keep them.)
+
 The paper leaves details open. This reading reproduces its printed counts: four more convolutions per joint before the
-messages, a 3x3 projection of all joints' features, and one 1x1 and one 3x3 convolution per decoder level. The
-neighbourhood of joints and the connection of stacks are choices made here: each further stack reads the features and
-heatmaps of the previous one.
+messages, a 3x3 projection of all joints' features, and one 1x1 and one 3x3 convolution per decoder level. The text
+upsamples all joints' features and projects them together with the encoder's (``projection="after"``), which the counts
+support less (`compress.zoo.published`). The neighbourhood of joints and the connection of stacks are choices made here:
+each further stack reads the features and heatmaps of the previous one.
 """
 
 from __future__ import annotations
@@ -42,6 +46,13 @@ ORDERS = {
 
 #: How an encoder level downsamples. Both compute the same in eval mode; the published counts are of the second.
 DOWNS = ("stride2", "stride1_subsample")
+
+#: Where all joints' features are projected: by a 3x3 block on the coarse map, or in the first decoder level after
+#: upsampling and concatenation, as the text says, by a block of that kernel size.
+PROJECTIONS = {"before": 1, "after": 1, "after_3x3": 3}
+
+#: What heatmaps pass: a ReLU, as in the paper's block without normalisation, or nothing.
+HEADS = {"relu": nn.ReLU, "linear": nn.Identity}
 
 #: Neighbours on each side of the body, and joints that are neighbours across it.
 SAME_SIDE = (("neck", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"),
@@ -116,17 +127,24 @@ class Message(nn.Module):
 
 
 class JointHead(nn.Module):
-    """Four 3x3 blocks, whose output is a joint's features, and the joint's heatmap."""
+    """Four 3x3 blocks, whose output is a joint's features, and the joint's heatmap, ``(3, 1, 1)_u``.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    heads : str
+        One of `HEADS`.
+    """
+
+    def __init__(self, heads: str) -> None:
         super().__init__()
         self.trunk = blocks_of(JOINT_WIDTH, JOINT_WIDTH, DEPTH)
         self.heatmap = nn.Conv2d(JOINT_WIDTH, 1, 3, padding=1)
+        self.activation = HEADS[heads]()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 32, h, w) to features of the same shape and the heatmap (N, 1, h, w)."""
         features = self.trunk(x)
-        return features, self.heatmap(features)
+        return features, self.activation(self.heatmap(features))
 
 
 @dataclass(frozen=True)
@@ -145,6 +163,8 @@ class BodyOptions:
         Whether joints have neighbours; otherwise the same convolutions run for each joint alone.
     order : str
         One of `ORDERS`.
+    heads : str
+        What heatmaps pass, those of the decoder too; one of `HEADS`.
 
     Raises
     ------
@@ -157,11 +177,13 @@ class BodyOptions:
     joint_head: bool
     graph: bool
     order: str
+    heads: str = "relu"
 
     def __post_init__(self) -> None:
         check_counts(LIMITS, blocks=self.blocks)
         check_choice("update", self.update, UPDATES)
         check_choice("order", self.order, tuple(ORDERS))
+        check_choice("heads", self.heads, tuple(HEADS))
         for name in ("joint_head", "graph"):
             check_choice(name, getattr(self, name), (False, True))
 
@@ -178,16 +200,18 @@ class BodyGraph(nn.Module):
         self.start = nn.ModuleList(
             nn.Sequential(block(WIDTH, JOINT_WIDTH, 1), blocks_of(JOINT_WIDTH, JOINT_WIDTH, DEPTH)) for _ in joints
         )
-        self.before = nn.ModuleList(JointHead() for _ in joints)
+        self.before = nn.ModuleList(JointHead(body.heads) for _ in joints)
         self.onward = nn.ModuleList(Message(len(self.sources[joint]), blocks, update) for joint in joints)
         self.back = nn.ModuleList(Message(len(self.sources[joint]), blocks, update) for joint in joints)
         self.joint_head = joint_head
         if joint_head:
             self.together = nn.Sequential(
-                block(len(joints) * JOINT_WIDTH, WIDTH, 1), nn.Conv2d(WIDTH, len(joints), 3, padding=1)
+                block(len(joints) * JOINT_WIDTH, WIDTH, 1),
+                nn.Conv2d(WIDTH, len(joints), 3, padding=1),
+                HEADS[body.heads](),
             )
         else:
-            self.after = nn.ModuleList(JointHead() for _ in joints)
+            self.after = nn.ModuleList(JointHead(body.heads) for _ in joints)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, 64, h, w) to features (N, 448, h, w) and heatmaps (N, 14, h, w) before and after the messages."""
@@ -204,17 +228,28 @@ class BodyGraph(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Upsampling by 2, concatenation with the encoder's features of that size, features and heatmaps."""
+    """Upsampling by 2, concatenation with the encoder's features of that size, features and heatmaps, ``(3, 1, 14)_u``.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    inputs : int
+        Channels of the coarser features.
+    heads : str
+        One of `HEADS`.
+    size : int
+        Kernel size of the block that projects the concatenated features to 64 channels.
+    """
+
+    def __init__(self, inputs: int, heads: str, size: int = 1) -> None:
         super().__init__()
-        self.features = nn.Sequential(block(2 * WIDTH, WIDTH, 1), block(WIDTH, WIDTH))
+        self.features = nn.Sequential(block(inputs + WIDTH, WIDTH, size), block(WIDTH, WIDTH))
         self.heatmaps = nn.Conv2d(WIDTH, len(LSP14.joints), 3, padding=1)
+        self.activation = HEADS[heads]()
 
     def forward(self, x: Tensor, skipped: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 64, h, w) and (N, 64, 2h, 2w) to features (N, 64, 2h, 2w) and heatmaps (N, 14, 2h, 2w)."""
+        """(N, inputs, h, w) and (N, 64, 2h, 2w) to features (N, 64, 2h, 2w) and heatmaps (N, 14, 2h, 2w)."""
         features = self.features(torch.cat([enlarge(x, 2), skipped], dim=1))
-        return features, self.heatmaps(features)
+        return features, self.activation(self.heatmaps(features))
 
 
 class Stack(nn.Module):
@@ -226,19 +261,27 @@ class Stack(nn.Module):
         Channels of the input.
     levels : int
         Number of downsamplings from the input to the coarse map.
-    graph : BodyGraph
-        Message passing on the coarse map.
+    body : BodyOptions
+        Message passing on the coarse map, and heads.
     down : str
         One of `DOWNS`.
+    projection : str
+        One of `PROJECTIONS`.
     """
 
-    def __init__(self, inputs: int, levels: int, graph: BodyGraph, down: str) -> None:
+    def __init__(self, inputs: int, levels: int, body: BodyOptions, *, down: str, projection: str) -> None:
         super().__init__()
+        joined = len(LSP14.joints) * JOINT_WIDTH
         self.encoder = nn.ModuleList(blocks_of(WIDTH if i else inputs, WIDTH, DEPTH) for i in range(levels + 1))
         self.downs = nn.ModuleList(_down(down) for _ in range(levels))
-        self.graph = graph
-        self.project = block(len(LSP14.joints) * JOINT_WIDTH, WIDTH)
-        self.decoder = nn.ModuleList(DecoderLevel() for _ in range(levels))
+        self.graph = BodyGraph(body)
+        self.project: nn.Module = nn.Identity()
+        if projection == "before":
+            self.project, joined = block(joined, WIDTH), WIDTH
+        self.decoder = nn.ModuleList(
+            DecoderLevel(WIDTH, body.heads) if level else DecoderLevel(joined, body.heads, PROJECTIONS[projection])
+            for level in range(levels)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, inputs, H, W) to features (N, 64, H, W) and heatmaps (N, 14, H, W), from the coarsest to the finest."""
@@ -268,6 +311,8 @@ class RePose(nn.Module):
         Number of encoder-decoder stacks.
     down : str
         One of `DOWNS`.
+    projection : str
+        One of `PROJECTIONS`.
 
     Attributes
     ----------
@@ -280,17 +325,16 @@ class RePose(nn.Module):
         If an option is out of its bounds.
     """
 
-    def __init__(self, levels: int, body: BodyOptions, *, stacks: int, down: str) -> None:
+    def __init__(self, levels: int, body: BodyOptions, *, stacks: int, down: str, projection: str) -> None:
         super().__init__()
         check_counts(LIMITS, stacks=stacks)
         check_choice("down", down, DOWNS)
-        self.stacks = nn.ModuleList(
-            Stack(WIDTH + len(LSP14.joints) if index else 3, levels, BodyGraph(body), down) for index in range(stacks)
-        )
+        check_choice("projection", projection, tuple(PROJECTIONS))
+        inputs = (3, *[WIDTH + len(LSP14.joints)] * (stacks - 1))
+        self.stacks = nn.ModuleList(Stack(n, levels, body, down=down, projection=projection) for n in inputs)
+        coarse = "project" if projection == "before" else "decoder.0.features"
         self.distill_points = tuple(
-            f"stacks.{index}.{part}"
-            for index in range(stacks)
-            for part in ("project", f"decoder.{levels - 1}.features")
+            f"stacks.{index}.{part}" for index in range(stacks) for part in (coarse, f"decoder.{levels - 1}.features")
         )
         last = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d) and layer.out_channels in (1, 14)]
         initialise(self, tuple(nn.Sequential(layer) for layer in last))
@@ -315,9 +359,11 @@ def _builder(side: int) -> Callable[..., RePose]:
         graph: bool = True,
         order: str = "bottom_up",
         down: str = "stride2",
+        heads: str = "relu",
+        projection: str = "before",
     ) -> RePose:
-        body = BodyOptions(blocks, update, joint_head, graph, order)
-        return RePose(_levels(side, coarse), body, stacks=stacks, down=down)
+        body = BodyOptions(blocks, update, joint_head, graph, order, heads)
+        return RePose(_levels(side, coarse), body, stacks=stacks, down=down, projection=projection)
 
     return build
 
@@ -357,7 +403,7 @@ def _register(name: str, build: Callable[..., nn.Module], side: int) -> None:
         top_down_pose(17), skeleton=LSP14.name, height=side, width=side, stride=1, grid="centre", flip_shift=False
     )
     summary = f"message passing along the body of one person, {side} x {side}"
-    register(NetworkEntry(name, build, pose, (side, side), summary, "RePose"))
+    register(NetworkEntry(name, build, pose, (side, side), summary, "RePose", former={"heads": "linear"}))
 
 
 _register("repose", repose, 128)

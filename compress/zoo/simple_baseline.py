@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from compress.zoo.attention import KINDS, build_attention
+from compress.zoo.attention import BETWEEN, KINDS, SpatialOptions, build_attention
 from compress.zoo.layers import Maps, conv, initialise
 from compress.zoo.limits import check_choice, check_counts
 from compress.zoo.resnet import STAGE_CHANNELS, ResNet
@@ -23,7 +23,7 @@ WIDTH = 256
 UPSAMPLINGS = 3
 
 #: Bounds of the options.
-LIMITS = {"attended": (0, 4)}
+LIMITS = {"attended": (0, 4), "spatial_width": (1, STAGE_CHANNELS[0])}
 
 
 class SimpleBaseline(ResNet):
@@ -51,13 +51,8 @@ class SimpleBaseline(ResNet):
 
     def __init__(self, depth: int, joints: int) -> None:
         super().__init__(depth)
-        layers: list[nn.Module] = []
-        inputs = STAGE_CHANNELS[-1]
-        for _ in range(UPSAMPLINGS):
-            layers += [nn.ConvTranspose2d(inputs, WIDTH, 4, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
-            inputs = WIDTH
-        self.deconv_layers = nn.Sequential(*layers)
-        self.final_layer = nn.Conv2d(WIDTH, joints, 1)
+        self.deconv_layers, channels = upsampling_layers(STAGE_CHANNELS[-1])
+        self.final_layer = nn.Conv2d(channels, joints, 1)
         initialise(self, (nn.Sequential(self.final_layer),))
 
     def forward(self, x: Tensor) -> list[Maps]:
@@ -78,6 +73,8 @@ class SpatialAttentionBaseline(ResNet):
         Number of backbone stages, from the first on, that have one.
     double : bool
         Two convolutions after each upsampling, instead of one before all and one after each.
+    spatial : SpatialOptions, optional
+        Reading of the blocks' spatial gates.
 
     Attributes
     ----------
@@ -92,11 +89,15 @@ class SpatialAttentionBaseline(ResNet):
 
     distill_points = ("layer4", "upsampling")
 
-    def __init__(self, depth: int, attention: str, *, attended: int, double: bool) -> None:
+    def __init__(
+        self, depth: int, attention: str, *, attended: int, double: bool, spatial: SpatialOptions | None = None
+    ) -> None:
         super().__init__(depth)
         check_choice("attention", attention, KINDS)
         check_counts(LIMITS, attended=attended)
-        self.attention = nn.ModuleList(build_attention(attention, c) for c in STAGE_CHANNELS[:attended])
+        self.attention = nn.ModuleList(
+            build_attention(attention, c, spatial=spatial) for c in STAGE_CHANNELS[:attended]
+        )
         layers: list[nn.Module] = []
         inputs = STAGE_CHANNELS[-1]
         if not double:
@@ -120,6 +121,15 @@ class SpatialAttentionBaseline(ResNet):
         return y
 
 
+def upsampling_layers(inputs: int) -> tuple[nn.Sequential, int]:
+    """Transposed 4x4 convolutions of 256 channels from stride 32 to stride 4, and their output channels."""
+    layers: list[nn.Module] = []
+    for _ in range(UPSAMPLINGS):
+        layers += [nn.ConvTranspose2d(inputs, WIDTH, 4, 2, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+        inputs = WIDTH
+    return nn.Sequential(*layers), WIDTH
+
+
 def simple_baseline(depth: int = 50) -> SimpleBaseline:
     """The baseline with the 17 joints of COCO."""
     return SimpleBaseline(depth, 17)
@@ -130,9 +140,17 @@ def simple_baseline_mpii(depth: int = 50) -> SimpleBaseline:
     return SimpleBaseline(depth, 16)
 
 
-def esa(depth: int = 50, attention: str = "esa_seq") -> SpatialAttentionBaseline:
-    """Efficient spatial attention after all four stages: 3x3 to 256 channels, then three upsamplings with a 3x3."""
-    return SpatialAttentionBaseline(depth, attention, attended=len(STAGE_CHANNELS), double=False)
+def esa(
+    depth: int = 50, attention: str = "esa_seq", between: str = "none", spatial_width: int = 1
+) -> SpatialAttentionBaseline:
+    """Efficient spatial attention after all four stages: 3x3 to 256 channels, then three upsamplings with a 3x3.
+
+    ``between`` and ``spatial_width`` are the fields of `compress.zoo.attention.SpatialOptions`.
+    """
+    check_choice("between", between, BETWEEN)
+    check_counts(LIMITS, spatial_width=spatial_width)
+    spatial = SpatialOptions(between, spatial_width)
+    return SpatialAttentionBaseline(depth, attention, attended=len(STAGE_CHANNELS), double=False, spatial=spatial)
 
 
 def esa_prev(depth: int = 50, attention: str = "esa_7", attended: int = 1) -> SpatialAttentionBaseline:

@@ -26,8 +26,8 @@ from compress.pose.decoders.heatmap import HeatmapDecoder
 from compress.pose.decoders.paf import PafDecoder
 from compress.progress import Silent
 from compress.training.data import DataPreparation, prepare_data
-from compress.training.options import Optimizer, Schedule
-from compress.zoo.attention import KINDS
+from compress.training.options import JointWeights, Optimizer, Schedule
+from compress.zoo.attention import BETWEEN, KINDS
 from compress.zoo.registry import pose_spec
 
 
@@ -79,11 +79,12 @@ def test_the_mean_of_the_loss_counts_joints_and_cells() -> None:
 def test_all_options_of_a_recipe_reach_the_training_loop() -> None:
     values = {"optimizer": "sgd", "momentum": 0.8, "learning_rate": 0.3, "warmup_steps": 7, "schedule": "plateau",
               "gamma": [0.2], "patience": 3, "threshold": 0.1, "power": 2.0, "final_rate": 0.2, "weight_decay": 0.01,
-              "clip": 2.0}  # fmt: skip
+              "clip": 2.0, "plateau_metric": "loss", "max_drops": 2, "evaluate_every": 10, "loss_kernel": 0.5,
+              "overlap": "cao"}  # fmt: skip
     found = training_settings(options(**values), ESA, 10)
     assert {name: getattr(found, name) for name in values} == {**values, "gamma": (0.2,)}
     views = {"scale": (0.5, 1.1), "person_scale": 0.6, "rotate": 40.0, "rotated": 0.6, "shift": 0.11, "colour": 0.0,
-             "channels": 0.5, "half_body": 0.3, "body_mask": 0.4}  # fmt: skip
+             "channels": 0.5, "half_body": 0.3, "body_mask": 0.4, "keypoint_mask": 0.2}  # fmt: skip
     augmentation = training_settings(options(**views), ESA, 10).augmentation
     assert {name: getattr(augmentation, name) for name in views} == views
 
@@ -118,6 +119,9 @@ def test_the_choices_of_the_command_line_are_those_of_the_library() -> None:
     fields = ScheduleOptions.model_fields
     assert fields["optimizer"].annotation == Optimizer
     assert fields["schedule"].annotation == Schedule
+    assert fields["joint_weights"].annotation == JointWeights
+    between = get_args(AttentionOptions.model_fields["between"].annotation)
+    assert set(get_args(between[0])) == set(BETWEEN)
     assert set(get_args(AttentionOptions.model_fields["to"].annotation)) == set(KINDS)
     decoder = {field.name: field.type for field in dataclass_fields(PafDecoder)}
     assert {"mode", "assignment", "upsample"} <= decoder.keys()

@@ -79,14 +79,14 @@ def test_a_training_mixes_people_of_two_data_sets_with_the_joints_of_the_network
     data = EachPerson(Joined(open_data(f"lsp:{lsp(tmp_path / 'l')},train"), open_data(f"mpii:{mpii(tmp_path / 'm')}")))
     pose = pose_spec("repose")
     still = Augmentation(scale=(1, 1), rotate=0, flip=0, shift=0, colour=0)
-    examples = Examples(data, pose, ExampleOptions((64, 64), still, seed=0, labels=True))
+    examples = Examples(data, pose, ExampleOptions((64, 64), still, seed=0, labels=True, joint_weights="partial"))
     (batch,) = examples.batches(Span(batch_size=6, start=0, steps=1, workers=0))
     assert batch.targets["heatmaps"].shape == (6, 14, 64, 64)
-    # All joints of LSP lie in their image; some of MPII lie outside their views, which are smaller.
+    # All joints of LSP lie in their views; some of MPII lie outside their views, which are smaller.
     labelled = (batch.mask.flatten(1) > 0).sum(dim=1)
     assert labelled.tolist().count(14) == 3
     assert 0 < int(labelled.min()) < 14
-    # All examples have the same weight, however many joints they have.
+    # By the partial loss all examples have the same weight, however many joints they have.
     assert batch.mask.flatten(1).sum(dim=1).tolist() == pytest.approx([14] * 6)
 
 

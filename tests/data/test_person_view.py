@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.data.augment import PLAIN, Augmentation
-from compress.data.person_view import mask_body, random_view, usable_people
+from compress.data.person_view import mask_body, mask_keypoints, random_view, usable_people
 from compress.data.sample import Person, Sample
 from compress.errors import DataError
 from compress.pose.skeleton import COCO17, LSP14
@@ -106,6 +106,41 @@ def test_the_mask_covers_the_middle_of_the_body_and_leaves_the_image_alone() -> 
     np.testing.assert_array_equal(sample.image, before)
 
 
+def test_keypoint_masks_are_small_grey_patches_on_labelled_joints_which_stay_labelled() -> None:
+    sample = dots()
+    (person,) = sample.people
+    box, before = np.array([30.0, 30.0, 100.0, 160.0]), sample.image.copy()
+    labelled = np.arange(17) < 9
+    keypoints = np.where(labelled[:, None], person.keypoints, 0).astype(np.float32)
+    counts = set()
+    for seed in range(40):
+        masked = mask_keypoints(sample.image, keypoints, box, np.random.default_rng(seed))
+        changed = (masked != sample.image).any(axis=2)
+        assert (masked[changed] == 128).all()
+        places = np.rint(keypoints[labelled, :2]).astype(int)
+        hit = [bool((masked[y, x] == 128).all()) for x, y in places]
+        chosen = keypoints[labelled][hit]
+        counts.add(len(chosen))
+        rows, columns = np.nonzero(changed)
+        # Every changed pixel lies within half of a fifth of the longer side of a covered joint.
+        distance = np.abs(np.stack([columns, rows], axis=-1)[:, None] - chosen[:, :2]).max(axis=2).min(axis=1)
+        assert distance.max() <= 0.2 * 160 / 2 + 1
+        assert 1 <= changed.sum() <= 2 * (0.2 * 160 + 2) ** 2
+    assert counts >= {1, 2}  # a quarter of nine; a patch may cover a neighbour too
+    np.testing.assert_array_equal(sample.image, before)
+    assert mask_keypoints(sample.image, np.zeros((17, 3), np.float32), box, np.random.default_rng(0)) is sample.image
+
+
+def test_keypoint_masking_changes_pixels_of_a_view_but_no_label_and_no_other_randomness() -> None:
+    sample, options = dots(), Augmentation(colour=0)
+    plain = random_view(sample, POSE, (128, 96), options, np.random.default_rng(3))
+    masked = random_view(sample, POSE, (128, 96), replace(options, keypoint_mask=1.0), np.random.default_rng(3))
+    assert plain is not None
+    assert masked is not None
+    np.testing.assert_array_equal(masked.keypoints, plain.keypoints)
+    assert (masked.image != plain.image).any()
+
+
 def test_a_joint_outside_the_view_is_unlabelled() -> None:
     view = random_view(dots(), POSE, (128, 96), replace(PLAIN, scale=(3.0, 3.0)), np.random.default_rng(0))
     assert view is not None
@@ -131,7 +166,7 @@ def test_people_that_cannot_be_shown() -> None:
     assert not alone.keypoints.any()
 
 
-@pytest.mark.parametrize("name", ["half_body", "body_mask"])
+@pytest.mark.parametrize("name", ["half_body", "body_mask", "keypoint_mask"])
 def test_probabilities_above_one_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=name):
         Augmentation(**{name: 1.5})

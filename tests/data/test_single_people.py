@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from compress.data.lsp import estimated_views
 from compress.data.person_view import person_region
 from compress.data.source import open_data
 from compress.errors import DataError
@@ -117,8 +118,56 @@ def test_lsp_is_split_after_a_thousand_images_and_marks_occluded_joints(tmp_path
     (person,) = training[2].people
     assert person.keypoints[3].tolist() == [5, 5, 1]
     assert person.keypoints[4].tolist() == [6, 6, 2]
+    (tested,) = data[0].people
+    assert tested.view is not None
+    assert tested.view.tolist() == [0, 0, 40, 30]
     assert person.view is not None
-    assert person.view.tolist() == [0, 0, 40, 30]
+    assert person.view.tolist() != [0, 0, 40, 30]
+
+
+def upright(**places: tuple[float, float]) -> np.ndarray:
+    """A person whose head is 10 pixels long and whose limbs have round lengths; no arms unless they are given."""
+    standing = {"head_top": (50, 10), "neck": (50, 20)}
+    for side, x in (("right", 50), ("left", 50)):
+        standing |= {f"{side}_hip": (x, 50), f"{side}_knee": (x, 70), f"{side}_ankle": (x, 90)}
+    keypoints = np.zeros((14, 3))
+    for joint, place in (standing | places).items():
+        keypoints[LSP14.joints.index(joint)] = (*place, 2)
+    return keypoints
+
+
+def test_a_training_person_of_lsp_is_seen_from_the_estimated_centre_and_scale() -> None:
+    """All people alike: each limb divided by its median ratio to the head estimates 10 pixels, a scale of 10 / 35."""
+    (view,) = estimated_views(np.stack([upright()]))
+    side = 200 * 1.4375 * max(10 / 35, 80 * (41 / 35) / (368 - 64))
+    assert side == pytest.approx(80 * 1.10785, rel=1e-4)  # the joints' 80 pixels are what limits the scale
+    assert view[2:].tolist() == pytest.approx([side, side], rel=1e-5)
+    assert (view[:2] + view[2:] / 2 - 0.5).tolist() == pytest.approx([50, 50], abs=1e-4)
+    # Bent to half its height: now the limbs tell the scale.
+    bent = upright(**{f"{side}_{joint}": (50, y) for side in ("right", "left") for joint, y in (
+        ("hip", 50), ("knee", 30), ("ankle", 50))})  # fmt: skip
+    views = estimated_views(np.stack([upright(), bent]))
+    assert views[1, 2] == pytest.approx(200 * 1.4375 * 10 / 35, rel=1e-5)
+    assert (views[1, :2] + views[1, 2:] / 2 - 0.5).tolist() == pytest.approx([50, 30], abs=1e-4)
+
+
+def test_the_estimated_scale_is_the_upper_quartile_of_the_limbs() -> None:
+    """Of limbs that estimate 10, 10, 20 and 40 pixels the quartile between the third and the fourth is 30."""
+    known = ("head_top", "neck", "right_hip", "right_knee", "right_ankle")
+    people = np.stack([upright()] * 5)
+    people[:, [joint not in known for joint in LSP14.joints]] = 0
+    far = people[-1]
+    for joint, y in (("right_hip", 50), ("right_knee", 90), ("right_ankle", 10)):
+        far[LSP14.joints.index(joint), 1] = y  # 30, 40 and 80 pixels instead of 30, 20 and 20
+    assert estimated_views(people)[-1, 2] == pytest.approx(200 * 1.4375 * 30 / 35, rel=1e-5)
+
+
+def test_people_without_two_joints_have_no_estimated_view(tmp_path: Path) -> None:
+    nobody, single = np.zeros((14, 3)), upright()
+    single[np.arange(14) != 13] = 0
+    assert np.isnan(estimated_views(np.stack([nobody, single]))).all()
+    data = open_data(f"lspet:{lspet(tmp_path)}")  # all joints of a person in one place
+    assert data[0].people[0].view is None
 
 
 def test_lspet_marks_unlabelled_joints(tmp_path: Path) -> None:
@@ -199,6 +248,10 @@ def test_real_people_of_lspet_have_their_joints_in_the_image(assets: Path, tmp_p
     (tmp_path / "images").symlink_to(assets / "images" / "lspet400")
     data = open_data(f"lspet:{tmp_path}")
     assert len(data) == 400
+    for person in (data[index].people[0] for index in range(0, 400, 40)):
+        points, view = person.keypoints[person.keypoints[:, 2] > 0, :2], person.view
+        assert view is not None
+        assert ((points > view[:2]) & (points < view[:2] + view[2:])).all()
     inside = labelled = 0
     for index in range(0, 400, 20):
         sample = data[index]

@@ -41,6 +41,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "openpose-vgg19": {"stages": 2},
     "context-cpm": {"stages": 2},
     "context-cpm-coco": {"stages": 2},
+    "hourglass": {"stacks": 2},
 }
 
 #: These take minutes: slow tests only.

@@ -43,10 +43,10 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 #: Options that become small where a recipe has them.
-WHERE_GIVEN = {"calibrate": 3, "reconstruct": 2, "warmup_steps": 1}
+WHERE_GIVEN = {"calibrate": 3, "reconstruct": 2, "warmup_steps": 1, "evaluate_every": 2}
 
 #: Options that mean nothing in two steps.
-LEFT_OUT = {"epochs", "evaluate_every", "limit"}
+LEFT_OUT = {"epochs", "limit"}
 
 #: No number that is left may be larger: it would be a count that the rule does not know.
 LARGEST = 20

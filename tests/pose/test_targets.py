@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.errors import DataError
+from compress.errors import DataError, UsageError
+from compress.pose.decoders.paf import PafDecoder
 from compress.pose.skeleton import COCO17, OPENPOSE18
-from compress.pose.targets import heatmap_targets, paf_targets
+from compress.pose.spec import PoseSpec
+from compress.pose.targets import heatmap_targets, merge_heatmaps, merge_pafs, paf_targets
 
 STRIDE = 8
 MIRROR = list(OPENPOSE18.flip_order)
@@ -143,3 +145,54 @@ def test_broken_keypoints_are_refused(make) -> None:
 def test_a_skeleton_without_fields_is_refused() -> None:
     with pytest.raises(DataError, match="coco17"):
         paf_targets([], (4, 4), STRIDE, skeleton=COCO17)
+
+
+def crossing() -> list[np.ndarray]:
+    """Two people, of whom only neck and right shoulder are annotated, whose limbs cross at right angles in a cell."""
+    people = []
+    for ends in (((3, 4), (7, 4)), ((5, 2), (5, 6))):
+        person = np.zeros((18, 3), dtype=np.float32)
+        for joint, (x, y) in zip((1, 2), ends, strict=True):
+            person[joint] = (x * STRIDE + 3.5, y * STRIDE + 3.5, 2)
+        people.append(person)
+    return people
+
+
+def test_overlaps_of_cao_are_the_maximum_and_the_mean_worked_out_by_hand() -> None:
+    # Necks at the cells (3, 4) and (5, 2): both are sqrt(2) cells from (4, 3), whose value is exp(-2 * 8^2 / (2 * 7^2))
+    # for each. Limbs along x and along y: where they cross the mean is (1/2, 1/2), elsewhere each is alone.
+    pose = PoseSpec(height=80)
+    size, channel = (80, 80), OPENPOSE18.paf_channels[0]
+    one = math.exp(-2 * 64 / (2 * 49))
+    cao = PafDecoder(overlap="cao").targets(crossing(), size, pose).outputs
+    lightweight = PafDecoder().targets(crossing(), size, pose).outputs
+    assert cao["heatmaps"][1, 3, 4] == pytest.approx(one, rel=1e-5)
+    assert lightweight["heatmaps"][1, 3, 4] == pytest.approx(2 * one, rel=1e-5)
+    assert cao["heatmaps"][18, 3, 4] == pytest.approx(1 - cao["heatmaps"][:18, 3, 4].max(), rel=1e-5)
+    assert cao["pafs"][channel : channel + 2, 4, 5].tolist() == [0.5, 0.5]
+    assert lightweight["pafs"][channel : channel + 2, 4, 5].tolist() == [0, 1]
+    assert cao["pafs"][channel : channel + 2, 4, 7].tolist() == [1, 0]
+    assert cao["pafs"][channel : channel + 2, 6, 5].tolist() == [0, 1]
+    for name in ("heatmaps", "pafs"):
+        for people in (crossing()[:1], []):
+            np.testing.assert_array_equal(
+                PafDecoder(overlap="cao").targets(people, size, pose).outputs[name],
+                PafDecoder().targets(people, size, pose).outputs[name],
+            )
+    with pytest.raises(UsageError, match="lightweight, cao"):
+        PafDecoder(overlap="mean")  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_overlaps_of_cao_do_not_depend_on_the_order_of_people(seed: int, background: bool) -> None:
+    rng = np.random.default_rng(seed)
+    people = draw_people(rng, 4, (8, 8), spread=20.0)
+    heatmaps = [heatmap_targets([p], (8, 8), STRIDE, background=background) for p in people]
+    pafs = [paf_targets([p], (8, 8), STRIDE) for p in people]
+    merged, fields = merge_heatmaps(heatmaps, background), merge_pafs(pafs)
+    np.testing.assert_array_equal(merge_heatmaps(heatmaps[::-1], background), merged)
+    np.testing.assert_allclose(merge_pafs(pafs[::-1]), fields, atol=1e-6)
+    assert (merged[:18] <= heatmap_targets(people, (8, 8), STRIDE, background=background)[:18] + 1e-6).all()
+    assert np.hypot(fields[0::2], fields[1::2]).max() <= 1 + 1e-6
+    if background:
+        np.testing.assert_allclose(merged[18], 1 - merged[:18].max(axis=0), atol=1e-6)

@@ -30,7 +30,7 @@ from compress.progress import Silent
 from compress.surgery.attention import AttentionEdit, AttentionOptions, BlockSpec, Swapped, swap_blocks
 from compress.surgery.edits import Edit, FactorizeEdit, apply_edits, edit_from_dict
 from compress.surgery.factorize import factorize
-from compress.zoo.attention import KINDS, Attention, build_attention
+from compress.zoo.attention import KINDS, Attention, SpatialOptions, build_attention
 
 SIZE = (32, 40)
 
@@ -132,6 +132,33 @@ def test_another_reduction_keeps_no_channel_gate_and_the_default_keeps_the_reduc
     assert {spec.reduction for spec in kept.edit.swaps.values()} == {4}
     assert all("channel.reduce.weight" in names for names in kept.carried.values())
     assert {spec.reduction for spec in swap(network, "coord").edit.swaps.values()} == {32}
+
+
+def test_the_activation_of_a_spatial_gate_is_recorded_and_kept() -> None:
+    network = toy("esa_seq")
+    plain = swap(network, "esa_seq")
+    assert all("spatial" not in spec for spec in plain.edit.to_dict()["swaps"].values())  # as in earlier files
+    done = swap(network, "esa_seq", spatial=SpatialOptions("relu"))
+    assert done.carried == {"body.1": ("channel.reduce.weight", "channel.expand.weight"),
+                            "last": ("channel.reduce.weight", "channel.expand.weight")}  # fmt: skip
+    record = json.loads(json.dumps(done.edit.to_dict()))
+    assert record["swaps"]["last"]["spatial"] == {"between": "relu", "width": 1}
+    assert edit_from_dict(record) == done.edit
+    replayed = apply_edits(toy("esa_seq"), [edit_from_dict(record)])
+    replayed.load_state_dict(done.module.state_dict())
+    assert torch.equal(maps(replayed), maps(done.module))
+    again = swap(done.module, "esa_par")
+    assert {spec.spatial for spec in again.edit.swaps.values()} == {SpatialOptions("relu")}
+    assert {spec.spatial for spec in swap(done.module, "esa_7").edit.swaps.values()} == {SpatialOptions()}
+    assert torch.allclose(maps(swap(done.module, "esa_seq").module), maps(done.module), atol=1e-6)
+
+
+@pytest.mark.parametrize("spatial", [{"between": "tanh"}, {"width": 5}, {"other": 1}, "relu", {"width": 10**9}, None])
+def test_an_edit_with_other_spatial_options_is_refused(spatial: Any) -> None:
+    record = json.loads(json.dumps(swap(toy("esa_seq"), "esa_seq").edit.to_dict()))
+    record["swaps"]["last"]["spatial"] = spatial
+    with pytest.raises(CheckpointError, match="can't be read at last"):
+        edit_from_dict(record)
 
 
 def test_a_trained_blend_is_kept() -> None:

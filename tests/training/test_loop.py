@@ -348,3 +348,38 @@ def test_impossible_training_is_refused(
 def test_an_absent_gpu_is_an_error(network: nn.Module, stickmen: Any, options: FineTuneOptions) -> None:
     with pytest.raises(RuntimeAbsent, match="no CUDA"):
         train(network, stickmen(), replace(options, device="cuda"))
+
+
+def test_the_rate_drops_on_plateaus_of_the_training_loss_without_validation_and_after_a_resume(
+    network: nn.Module, stickmen: Any, options: FineTuneOptions, tmp_path: Path
+) -> None:
+    # A loss counts as lower only if it falls to a hundredth, so that every interval after the first is a plateau.
+    plateau = replace(
+        options, schedule="plateau", plateau_metric="loss", patience=0, threshold=0.99, max_drops=2, evaluate_every=2,
+        warmup=0.0,
+    )  # fmt: skip
+    whole = train(network, stickmen(), plateau)
+    rates = [entry.learning_rate / plateau.learning_rate for entry in whole.log]
+    assert rates == pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 6)
+    path = tmp_path / "run.state"
+    with pytest.raises(Killed):
+        train(network, stickmen(), plateau, state=StateFile(path), on_step=kill_at(9))
+    resumed = train(network, stickmen(), plateau, state=StateFile(path, resume=True))
+    assert [entry.learning_rate for entry in resumed.log] == [entry.learning_rate for entry in whole.log]
+    assert equal(resumed.module, whole.module)
+
+
+def test_targets_of_overlapping_people_reach_the_loss(
+    network: nn.Module, stickmen: Any, options: FineTuneOptions
+) -> None:
+    parts = {
+        overlap: train(network, stickmen(), replace(options, steps=1, overlap=overlap)).log[0].parts
+        for overlap in (None, "lightweight", "cao")
+    }
+    assert parts[None] == parts["lightweight"]
+    kernel = train(network, stickmen(), replace(options, steps=1, loss_kernel=0.5)).log[0].parts
+    assert kernel.keys() == parts["cao"].keys()
+    assert all(kernel[name] < parts[None][name] for name in kernel)
+    top_down = PoseSpec(skeleton="coco17", decoder="heatmap", outputs=("heatmaps",), height=64, width=64)
+    with pytest.raises(UsageError, match="no option overlap"):
+        train_network(network, stickmen(), replace(options, overlap="cao"), pose=top_down)

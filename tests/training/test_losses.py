@@ -57,3 +57,29 @@ def test_terms_of_a_weighted_sum_add_up_and_their_gradients_are_weighted() -> No
     assert float(total.total.detach()) == pytest.approx(21)
     total.total.backward()
     assert float(value.grad) == pytest.approx(0.5 * 2 + 2 * 6)  # type: ignore[arg-type]
+
+
+def test_the_gaussian_kernel_distance_is_that_of_equation_14_read_literally() -> None:
+    # k(a, a) + k(b, b) - 2 k(a, b) = 2 - 2 exp(-d^2 / (2 s^2)), times s^2, halved and averaged like the squared error:
+    # for d = 0.5 and 0, s = 0.5: 2 * 0.25 * (1 - exp(-0.5)) / 2 = 0.0983673 with one image.
+    prediction, target = torch.tensor([[[[0.75, 0.2]]]]), torch.tensor([[[[0.25, 0.2]]]])
+    assert float(masked_squares(prediction, target, None, 0.5)) == pytest.approx(0.25 * (1 - 0.60653066), rel=1e-5)
+    # Wide kernels give the squared error, and far values no more than 2 s^2 each.
+    far, zero = maps(0)["heatmaps"], torch.zeros(2, 3, 4, 5)
+    assert float(masked_squares(far, zero, None, 1e3)) == pytest.approx(
+        float(masked_squares(far, zero, None)), rel=1e-4
+    )
+    assert float(masked_squares(1e3 + far, zero, None, 0.5)) == pytest.approx(0.5 * 60 / 2, rel=1e-5)
+
+
+def test_the_kernel_applies_to_every_output_stage_and_size_under_the_mask() -> None:
+    stages, targets = [maps(0), maps(1)], maps(2)
+    mask = torch.rand(2, 1, 4, 5).round()
+    loss = pose_loss(stages, targets, mask, 0.7)
+    for name, part in loss.parts.items():
+        expected = sum(float(masked_squares(stage[name], targets[name], mask, 0.7)) for stage in stages)
+        assert float(part) == pytest.approx(expected, rel=1e-5)
+    small = {"heatmaps": torch.ones(2, 3, 2, 2)}
+    resized = pose_loss([small], {"heatmaps": torch.zeros(2, 3, 4, 4)}, None, 0.7)
+    same = pose_loss([{"heatmaps": torch.ones(2, 3, 4, 4)}], {"heatmaps": torch.zeros(2, 3, 4, 4)}, None, 0.7)
+    assert float(resized.total) == pytest.approx(float(same.total), rel=1e-5)

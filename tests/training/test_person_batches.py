@@ -16,12 +16,12 @@ from torch.nn import functional
 from compress.data.augment import PLAIN, Augmentation
 from compress.data.person_view import PersonView
 from compress.data.synthetic import DrawnPeople
-from compress.errors import DataError
+from compress.errors import DataError, UsageError
 from compress.pose.decoders.registry import get_decoder
 from compress.pose.spec import PoseSpec
 from compress.training.batches import Batch, Span
 from compress.training.examples import ExampleOptions, Examples
-from compress.training.losses import masked_squares, pose_loss
+from compress.training.losses import masked_squares, partial_weights, pose_loss
 from compress.training.options import FineTuneOptions
 
 POSE = PoseSpec(
@@ -70,15 +70,19 @@ def test_a_target_is_an_unnormalised_gaussian_on_the_networks_grid() -> None:
     assert heat[0, 7, 5] == 1  # cell (5, 7) stands for pixel (20, 28)
     assert heat[0, 7, 7] == pytest.approx(np.exp(-(8**2) / (2 * 8**2)))
     assert not heat[1].any()
-    assert weights[:, 0, 0].tolist() == [17 / 2 if k in (0, 3) else 0 for k in range(17)]
+    assert weights[:, 0, 0].tolist() == [1 if k in (0, 3) else 0 for k in range(17)]
+    assert partial_weights(weights)[:, 0, 0].tolist() == [17 / 2 if k in (0, 3) else 0 for k in range(17)]
 
 
 def test_the_background_is_the_complement_and_weighted_like_a_joint() -> None:
     pose = replace(POSE, background=True, stride=8, grid="centre")
     maps, weights = targets(view(0, 3), pose, 7.0)
     np.testing.assert_allclose(maps["heatmaps"][17], 1 - maps["heatmaps"][:17].max(axis=0))
-    assert weights[:, 0, 0].tolist() == [6 if k in (0, 3, 17) else 0 for k in range(18)]
-    assert not targets(view(), pose, 7.0)[1].any()
+    assert weights[:, 0, 0].tolist() == [1 if k in (0, 3, 17) else 0 for k in range(18)]
+    assert partial_weights(weights)[:, 0, 0].tolist() == [6 if k in (0, 3, 17) else 0 for k in range(18)]
+    nobody = targets(view(), pose, 7.0)[1]
+    assert not nobody.any()
+    assert not partial_weights(nobody).any()
 
 
 def test_the_loss_is_the_partial_loss_of_repose_up_to_a_constant() -> None:
@@ -86,12 +90,85 @@ def test_the_loss_is_the_partial_loss_of_repose_up_to_a_constant() -> None:
     made, weights = zip(*(targets(v, POSE, 8.0) for v in (view(0), view(*range(9)))), strict=True)
     goal = torch.from_numpy(np.stack([t["heatmaps"] for t in made]))
     prediction = torch.rand(2, 17, 16, 12)
-    loss = pose_loss([{"heatmaps": prediction}], {"heatmaps": goal}, torch.from_numpy(np.stack(weights)))
+    partial = torch.from_numpy(np.stack([partial_weights(one) for one in weights]))
+    loss = pose_loss([{"heatmaps": prediction}], {"heatmaps": goal}, partial)
     expected = 0.0
     for image, labelled in enumerate((1, 9)):
         squares = (prediction[image, :labelled] - goal[image, :labelled]).square().mean(dim=(1, 2))
         expected += float(squares.sum()) / labelled / 2
     assert float(loss.total) == pytest.approx(expected * 17 * 16 * 12 / 2, rel=1e-5)
+
+
+def small_loss(joint_weights: str, stickmen: Callable[..., Any]) -> tuple[Tensor, Batch]:
+    """The loss of maps that are 0.5 everywhere, on people with all joints and with some."""
+
+    class SomeJoints(stickmen):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            sample = super().__getitem__(index)
+            if index >= 6:
+                return sample
+            (person, *_) = sample.people
+            keypoints = person.keypoints.copy()
+            keypoints[9:] = 0
+            return replace(sample, people=(replace(person, keypoints=keypoints),))
+
+    batch = load(SomeJoints(), augmentation=PLAIN, joint_weights=joint_weights)[0]
+    maps = torch.full_like(batch.targets["heatmaps"], 0.5)
+    return pose_loss([{"heatmaps": maps}], batch.targets, batch.mask).total, batch
+
+
+def test_the_plain_loss_is_the_mean_square_error_of_esa(stickmen: Callable[..., Any]) -> None:
+    """L = 1/(N K) sum over samples and joints of |S - S'|^2 (equation 2), joints without an annotation left out."""
+    loss, batch = small_loss("plain", stickmen)
+    samples, joints = batch.mask.shape[:2]
+    total = 0.0
+    for sample in range(samples):
+        for joint in range(joints):
+            if batch.mask[sample, joint, 0, 0] > 0:
+                total += float((batch.targets["heatmaps"][sample, joint] - 0.5).square().sum())
+    assert set(batch.mask.unique().tolist()) == {0.0, 1.0}
+    assert float(loss) == pytest.approx(total / (samples * joints) * joints / 2, rel=1e-5)
+
+
+def test_the_partial_loss_divides_by_the_annotated_joints(stickmen: Callable[..., Any]) -> None:
+    """L = 1/M sum over samples of 1/|a| sum over annotated joints of |H - O|^2 / n^2 (equation 3 of RePose)."""
+    loss, batch = small_loss("partial", stickmen)
+    samples, joints, height, width = batch.targets["heatmaps"].shape
+    total = 0.0
+    for sample in range(samples):
+        annotated = [joint for joint in range(joints) if batch.mask[sample, joint, 0, 0] > 0]
+        squares = [float((batch.targets["heatmaps"][sample, joint] - 0.5).square().sum()) for joint in annotated]
+        total += sum(squares) / (height * width) / len(annotated) / samples
+    assert float(loss) == pytest.approx(total * joints * height * width / 2, rel=1e-5)
+
+
+def test_two_joints_by_hand() -> None:
+    """Two people, two joints, maps of two cells: the first person has one annotated joint, the second both."""
+    goal = torch.tensor([[[[1.0, 0.0]], [[0.0, 0.0]]], [[[1.0, 0.0]], [[0.0, 1.0]]]])
+    maps = torch.zeros(2, 2, 1, 2)
+    weights = np.array([[1, 0], [1, 1]], np.float32)[..., None, None]
+    plain = pose_loss([{"heatmaps": maps}], {"heatmaps": goal}, torch.from_numpy(weights)).total
+    # |S - S'|^2 is 1 for each of three annotated joints: 3 / (N K) = 3/4 by equation 2 of ESA, here times K/2.
+    assert float(plain) == pytest.approx(3 / 4 * 2 / 2)
+    partial = np.stack([partial_weights(one) for one in weights])
+    loss = pose_loss([{"heatmaps": maps}], {"heatmaps": goal}, torch.from_numpy(partial)).total
+    # (1/1 x 1/2 + 1/2 x (1/2 + 1/2)) / 2 = 1/2 by equation 3 of RePose with two cells for n^2, here times 2 cells K/2.
+    assert float(loss) == pytest.approx(1 / 2 * 2 * 2 / 2)
+
+
+def test_the_partial_loss_is_refused_for_networks_that_find_several_people(stickmen: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match="one person at a time"):
+        load(stickmen(), PoseSpec(), joint_weights="partial")
+    with pytest.raises(UsageError, match="joint_weights must be plain or partial"):
+        FineTuneOptions(steps=1, joint_weights="half")
+
+
+@pytest.mark.parametrize("cells", [0, 1, 2])
+def test_with_a_sigma_of_one_cell_the_covariance_of_esa_is_the_identity(cells: int) -> None:
+    """H(p) = exp(-|p - a|^2 / 2) in cells (equation 1 with the identity): 4 pixels at a stride of 4."""
+    heat = targets(view(0), POSE, 4.0)[0]["heatmaps"][0]
+    assert heat[7, 5 + cells] == pytest.approx(np.exp(-(cells**2) / 2), rel=1e-6)
+    assert heat[7 + cells, 5 + cells] == pytest.approx(np.exp(-(cells**2)), rel=1e-6)
 
 
 def test_a_stage_of_another_size_is_weighted_by_its_mean_over_cells() -> None:

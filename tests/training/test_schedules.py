@@ -12,7 +12,7 @@ import torch
 
 from compress.errors import UsageError
 from compress.training.optimizers import build_optimizer
-from compress.training.options import FineTuneOptions, learning_rate
+from compress.training.options import FineTuneOptions, interval_losses, learning_rate
 
 PLAIN = FineTuneOptions(steps=1000, learning_rate=1.0, warmup=0.0)
 
@@ -69,9 +69,47 @@ def test_plateau_drops_after_more_evaluations_without_improvement_than_patience(
     assert learning_rate(95, options) == 1
 
 
+def test_the_rate_of_context_cpm_drops_by_10_two_times_on_loss_plateaus_and_never_again() -> None:
+    # Paper: 4e-5, "decreased by a factor of 10 two times on loss platos". Losses of ten steps each: 8, 6, then no loss
+    # below 0.99 * 6 = 5.94 for three intervals (patience 2), a drop; 5, then nothing any more.
+    options = replace(
+        PLAIN, learning_rate=4e-5, schedule="plateau", plateau_metric="loss", patience=2, threshold=0.01, max_drops=2,
+        evaluate_every=10,
+    )  # fmt: skip
+    losses = [(10 * (i + 1), x) for i, x in enumerate([8.0, 6.0, 5.95, 5.96, 6.1, 5.0] + [5.0] * 12)]
+    rate = {step: learning_rate(step, options, losses) for step in range(0, 190, 10)}
+    expected = {0: 4e-5, 40: 4e-5, 50: 4e-6, 80: 4e-6, 90: 4e-7, 120: 4e-7, 180: 4e-7}
+    assert {step: rate[step] for step in expected} == pytest.approx(expected)
+    unlimited = replace(options, max_drops=None)
+    assert learning_rate(120, unlimited, losses) == pytest.approx(4e-8)
+    assert learning_rate(180, replace(options, max_drops=0), losses) == pytest.approx(4e-5)
+
+
+def test_losses_are_averaged_over_whole_intervals() -> None:
+    assert interval_losses([1.0, 3.0, 5.0, 9.0, 100.0], 2) == [(2, 2.0), (4, 7.0)]
+    assert interval_losses([1.0], 2) == []
+
+
+def test_the_two_readings_of_the_attention_cpm_s_rate_are_decays_by_0_98() -> None:
+    # Printed: "from 8e-5 to 7.38e-6" with illegible exponents. 120 epochs of 200 steps.
+    epochs = replace(PLAIN, steps=24000, learning_rate=8e-5, schedule="exponential", final_rate=0.09225)
+    factor = learning_rate(200, epochs) / learning_rate(0, epochs)
+    assert factor == pytest.approx(0.98, abs=5e-4)
+    assert learning_rate(23999, epochs) == pytest.approx(7.38e-6)
+    assert 8e-5 * 0.98**118 == pytest.approx(7.375e-6, abs=1e-9)
+    # 8 * 0.98^4 = 7.379: the exponent of the last rate a misprint, and four decays.
+    stages = replace(epochs, schedule="step", milestones=(4800, 9600, 14400, 19200), gamma=(0.98,))
+    assert learning_rate(23999, stages) == pytest.approx(7.379e-5, abs=1e-8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"schedule": "plateau", "plateau_metric": "loss"}, "evaluate_every must be set for a plateau of the loss"),
+        ({"plateau_metric": "accuracy"}, "score or loss"),
+        ({"max_drops": -1}, "0 or more, or None"),
+        ({"loss_kernel": 0.0}, "a width above 0"),
+        ({"overlap": "mean"}, "lightweight, cao"),
         ({"schedule": "stairs"}, "one of cosine, constant, step, poly"),
         ({"optimizer": "lion"}, "one of adam, adamw, sgd, rmsprop"),
         ({"schedule": "step"}, "at least one for the schedule step"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import NetworkError
-from compress.zoo.attention import KINDS, Attention, build_attention
+from compress.zoo.attention import KINDS, Attention, MeanSpatialGate, SpatialOptions, build_attention
 
 #: Parameters at C channels and a bottleneck of C / r, as in the papers' tables.
 COUNTS = {
@@ -137,6 +139,83 @@ def test_esa_adds_its_weighted_map_to_the_input(kind: str) -> None:
     if kind == "esa_seq":
         scores = [nn.functional.conv2d(scores[0], weights[1], padding=1)]
     assert torch.allclose(block(x), x + weighed * sum(scores).sigmoid(), atol=1e-6)
+
+
+def conv(x: Tensor, weight: Tensor) -> Tensor:
+    return nn.functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+def test_two_parallel_3x3_are_one_and_two_in_sequence_are_a_5x5_inside_the_border() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(1, 1, 9, 8)
+    parallel, sequence = (MeanSpatialGate(form, None) for form in ("sum", "chain"))
+    a, b = (p.detach() for p in parallel.parameters())
+    assert torch.allclose(parallel(x), conv(x, a + b).sigmoid(), atol=1e-6)
+    a, b = (p.detach() for p in sequence.parameters())
+    wide = nn.functional.conv_transpose2d(a, b)  # the convolution of the kernels
+    one, both = conv(x, wide).sigmoid(), sequence(x)
+    assert torch.allclose(both[..., 1:-1, 1:-1], one[..., 1:-1, 1:-1], atol=1e-6)
+    assert not torch.allclose(both, one, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["sum", "chain"])
+def test_with_an_activation_between_the_convolutions_do_not_collapse(form: str) -> None:
+    torch.manual_seed(3)
+    gate = MeanSpatialGate(form, None, SpatialOptions("relu"))
+    plain = MeanSpatialGate(form, None)
+    plain.load_state_dict(gate.state_dict())  # the same tensors
+    x = torch.randn(1, 6, 9, 8)
+    mean = x.mean(1, keepdim=True)
+    a, b = (p.detach() for p in gate.parameters())
+    expected = conv(mean, a).relu() + conv(mean, b).relu() if form == "sum" else conv(conv(mean, a).relu(), b)
+    assert torch.allclose(gate(x), expected.sigmoid(), atol=1e-6)
+    assert not torch.allclose(gate(x), plain(x), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "area"), [("esa_seq", 18), ("esa_par", 18), ("esa_7", 49)])
+def test_wider_gates_have_as_many_times_the_weights_and_are_means_of_groups(kind: str, area: int) -> None:
+    torch.manual_seed(3)
+    wide = build_attention(kind, 32, spatial=SpatialOptions(width=4))
+    assert sum(p.numel() for p in wide.parameters()) == 2 * 32 * 2 + area * 4 * 4
+    same = build_attention(kind, 32)
+    for name, parameter in same.named_parameters():
+        value = wide.get_parameter(name).data
+        if name.startswith("place."):  # every map by the same kernel, and nothing from another map
+            value.zero_()
+            value[range(4), range(4)] = parameter.data[0, 0]
+        else:
+            value.copy_(parameter.data)
+    x = torch.randn(2, 32, 9, 8)
+    assert torch.allclose(wide(x), same(x), atol=1e-5)
+    groups = wide.get_submodule("place")(x)
+    assert groups.shape == (2, 1, 9, 8)
+
+
+def test_the_difference_of_the_printed_rows_is_that_of_128_channels_in_one_gate_or_64_in_four() -> None:
+    counts = {
+        (kind, width): sum(
+            p.numel() for p in build_attention(kind, 256, spatial=SpatialOptions(width=width)).parameters()
+        )
+        for kind in ("esa_seq", "esa_7")
+        for width in (64, 128)
+    }
+    assert counts["esa_7", 128] - counts["esa_seq", 128] == 31 * 128**2 == 507_904
+    assert 4 * (counts["esa_7", 64] - counts["esa_seq", 64]) == 507_904
+
+
+@pytest.mark.parametrize(
+    ("kind", "spatial", "message"),
+    [
+        ("se", {"between": "relu"}, "only the esa kinds"),
+        ("esa_7", {"between": "relu"}, "no activation between"),
+        ("esa_seq", {"width": 7}, "divisor"),
+        ("esa_seq", {"width": 0}, "integer from 1"),
+        ("esa_seq", {"between": "tanh"}, "unknown activation"),
+    ],
+)
+def test_options_of_spatial_gates_that_do_not_fit_are_refused(kind: str, spatial: dict[str, Any], message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        build_attention(kind, 32, spatial=SpatialOptions(**spatial))
 
 
 def test_coordinate_attention_weights_rows_and_columns() -> None:

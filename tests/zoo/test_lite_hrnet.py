@@ -292,3 +292,29 @@ def test_the_attention_of_the_head_is_an_option() -> None:
     with ShapesOnly():
         none = on_meta("cbam-lite-hrnet", attention="none")
     assert sum(p.numel() for p in none.parameters()) == 1_140_588 - 5_059
+
+
+@pytest.mark.parametrize(
+    ("channels", "depth", "params"),
+    [(32, 18, 746_849), (48, 18, 1_621_753), (32, 30, 1_161_441), (48, 30, 2_523_385), (40, 18, 1_140_588)],
+)
+def test_the_width_of_cbam_lite_hrnet_can_be_that_of_its_text(channels: int, depth: int, params: int) -> None:
+    module = on_meta("cbam-lite-hrnet", depth=depth, channels=channels)
+    assert cost(module, (64, 64)).params == params
+    named = dict(module.named_parameters())
+    fused = [named[f"backbone.stage2.0.fuse_layers.0.{j}.0.weight"].shape[1] for j in (1, 2, 3)]
+    assert fused == [2 * channels, 4 * channels, 8 * channels]
+    found = identify({key: torch.zeros(value.shape) for key, value in module.state_dict().items()})
+    expected = {"depth": depth} if channels == 40 else {"depth": depth, "channels": channels}
+    assert found == NetworkSpec("cbam-lite-hrnet", expected)
+
+
+def test_the_widest_network_has_fewer_parameters_than_the_deep_baseline() -> None:
+    wide, deep = on_meta("cbam-lite-hrnet", channels=48), on_meta("lite-hrnet", depth=30)
+    assert cost(wide, (64, 64)).params < cost(deep, (64, 64)).params
+
+
+@pytest.mark.parametrize(("blocks", "channels"), [("weighted", 64), ("weighted", 40.0), ("naive", 48)])
+def test_other_widths_are_refused(blocks: str, channels: object) -> None:
+    with pytest.raises(NetworkError, match="channels"):
+        on_meta("lite-hrnet", blocks=blocks, channels=channels)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from compress.checkpoint.load import create, load
+from compress.checkpoint.save import save
 from compress.errors import NetworkError
 from compress.network.cost import cost
 from compress.network.shapes import ShapesOnly
 from compress.network.source import NetworkSpec
 from compress.pose.skeleton import LSP14
 from compress.zoo.registry import build, get_entry
-from compress.zoo.repose import ORDERS, BodyGraph, BodyOptions, Message, joint_order, neighbours
+from compress.zoo.repose import (
+    ORDERS,
+    BodyGraph,
+    BodyOptions,
+    DecoderLevel,
+    JointHead,
+    Message,
+    joint_order,
+    neighbours,
+)
 
 #: How the paper counts the strided convolutions.
 AT_INPUT = {"down": "stride1_subsample"}
@@ -47,6 +59,11 @@ def graph_of(**options: Any) -> BodyGraph:
         ({"blocks": 3}, 3.762, 13.34),
         ({"blocks": 5}, 4.283, 13.60),
         ({"joint_head": True}, 3.534, None),
+        ({"heads": "linear"}, 4.023, 13.47),
+        ({"projection": "after"}, 3.789, 13.39),
+        ({"projection": "after", "coarse": 32}, 3.485, 17.31),
+        ({"projection": "after_3x3"}, 4.051, 13.93),
+        ({"projection": "after_3x3", "coarse": 32}, 3.747, 19.45),
     ],
 )
 def test_counts_are_those_of_the_reading(options: dict[str, Any], mparams: float, gflops: float | None) -> None:
@@ -55,6 +72,89 @@ def test_counts_are_those_of_the_reading(options: dict[str, Any], mparams: float
     assert found.params / 1e6 == pytest.approx(mparams, abs=5.1e-4)
     if gflops is not None:
         assert 2 * found.macs / 1e9 == pytest.approx(gflops, abs=5.1e-3)
+
+
+def parameters_by_hand(projection: str) -> int:
+    """Parameters of the coarse projection and of two further decoder levels, from the channels in the text.
+
+    A block (K, S, F) on C channels has K²CF weights, F biases and 2F of batch normalisation, which (K, S, F)_u lacks.
+    """
+
+    def block(size: int, inputs: int, outputs: int = 64) -> int:
+        return size * size * inputs * outputs + 3 * outputs
+
+    joined, heatmaps = 14 * 32, 9 * 64 * 14 + 14
+    first = {
+        "before": block(3, joined) + block(1, 64 + 64),
+        "after": block(1, joined + 64),
+        "after_3x3": block(3, joined + 64),
+    }
+    return first[projection] + 2 * block(1, 64 + 64) + 3 * (block(3, 64) + heatmaps)
+
+
+@pytest.mark.parametrize("projection", ["before", "after", "after_3x3"])
+def test_the_decoder_has_the_parameters_of_its_blocks(projection: str) -> None:
+    stack = on_meta(projection=projection).get_submodule("stacks.0")
+    parts = [stack.get_submodule("project"), stack.get_submodule("decoder")]
+    assert sum(p.numel() for part in parts for p in part.parameters()) == parameters_by_hand(projection)
+
+
+def test_the_projection_of_the_text_reads_upsampled_features_beside_the_encoders() -> None:
+    network = build(NetworkSpec("repose", {"blocks": 1, "projection": "after"})).eval()
+    shapes: list[tuple[int, ...]] = []
+    level = network.get_submodule("stacks.0.decoder.0")
+    level.get_submodule("features").register_forward_hook(
+        lambda _, args, out: shapes.extend((args[0].shape, out.shape))
+    )
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 64, 64))
+    assert shapes == [(1, 14 * 32 + 64, 16, 16), (1, 64, 16, 16)]
+    assert network.distill_points == ("stacks.0.decoder.0.features", "stacks.0.decoder.2.features")
+
+
+def test_a_block_with_u_lacks_only_batch_normalisation() -> None:
+    """(3, 1, K)_u is the ReLU of a 3x3 convolution, by hand where only its bias counts."""
+    head, level = JointHead("relu").eval(), DecoderLevel(64, "relu").eval()
+    for part, name, inputs in (
+        (head, "trunk", torch.zeros(1, 32, 1, 1)),
+        (level, "features", torch.zeros(1, 64, 1, 1)),
+    ):
+        features: list[Tensor] = []
+        part.get_submodule(name).register_forward_hook(lambda _, __, out, kept=features: kept.append(out))
+        args = (inputs,) if name == "trunk" else (inputs, torch.zeros(1, 64, 2, 2))
+        convolution = part.get_submodule("heatmap" if name == "trunk" else "heatmaps")
+        assert isinstance(convolution, nn.Conv2d)
+        for sign in (1.0, -1.0):
+            nn.init.zeros_(convolution.weight)
+            nn.init.constant_(convolution.bias, 0.5 * sign)
+            _, heatmaps = part(*args)
+            assert heatmaps.unique().tolist() == [0.5 if sign > 0 else 0.0]
+    network = build(NetworkSpec("repose", {"blocks": 1})).eval()
+    with torch.no_grad():
+        stages = network(torch.randn(1, 3, 64, 64))
+    assert all(bool((stage["heatmaps"] >= 0).all()) for stage in stages)
+
+
+@pytest.mark.parametrize("options", [{}, {"joint_head": True, "stacks": 2}])
+def test_heads_with_and_without_activation_have_the_same_tensors(options: dict[str, Any]) -> None:
+    relu, linear = (on_meta(heads=heads, **options).state_dict() for heads in ("relu", "linear"))
+    assert {key: value.shape for key, value in relu.items()} == {key: value.shape for key, value in linear.items()}
+
+
+def test_a_checkpoint_from_before_the_option_keeps_its_linear_heatmaps(tmp_path: Path) -> None:
+    model = create("repose", options={"blocks": 1, "heads": "linear"})
+    save(model, tmp_path / "new.pt")
+    raw = torch.load(tmp_path / "new.pt", weights_only=True)
+    for name in ("heads", "projection"):
+        del raw["network"]["options"][name]
+    torch.save(raw, tmp_path / "old.pt")
+    old = load(tmp_path / "old.pt")
+    assert old.source.options["heads"] == "linear"
+    x = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        pairs = zip(model.module(x), old.module(x), strict=True)
+        assert all(torch.equal(a["heatmaps"], b["heatmaps"]) for a, b in pairs)
+    assert create("repose").source.options["heads"] == "relu"
 
 
 @pytest.mark.parametrize(("options", "gmacs"), [(AT_INPUT, 49.73 / 2), ({}, 36.4 / 2)])
@@ -124,8 +224,8 @@ def reached(graph: BodyGraph, start: int) -> set[int]:
 
 def test_messages_travel_along_the_body_only_with_the_graph() -> None:
     head = LSP14.joints.index("head_top")
-    assert {head, *neighbours()[head]} < reached(graph_of(), head)
-    assert reached(graph_of(graph=False), head) == {head}
+    assert {head, *neighbours()[head]} < reached(graph_of(heads="linear"), head)
+    assert reached(graph_of(graph=False, heads="linear"), head) == {head}
 
 
 def test_forward_and_reverse_passes_have_separate_weights_and_follow_the_order() -> None:
@@ -182,7 +282,7 @@ def test_the_features_to_distil_exist() -> None:
     "options",
     [
         {"coarse": 64}, {"blocks": 0}, {"blocks": 9}, {"update": "forget"}, {"stacks": 5}, {"joint_head": 1},
-        {"graph": "yes"}, {"order": "random"}, {"down": "stride4"},
+        {"graph": "yes"}, {"order": "random"}, {"down": "stride4"}, {"heads": "tanh"}, {"projection": "never"},
     ],
 )  # fmt: skip
 def test_options_out_of_their_bounds_are_refused(options: dict[str, Any]) -> None:

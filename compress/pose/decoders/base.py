@@ -67,7 +67,7 @@ class Targets:
     outputs : dict of str to array
         One target for each of the network's outputs, without a batch axis.
     weight : array
-        Factor of the squared errors, broadcast to each output: 0 where the annotation says nothing.
+        Factor of the squared errors, broadcast to each output: 0 where the annotation says nothing, else 1 or a share.
     """
 
     outputs: dict[str, Array]
@@ -296,15 +296,6 @@ def annotated_joints(people: Sequence[Array], joints: int) -> NDArray[np.bool_]:
     for keypoints in people:
         known |= keypoints[:, 2] > 0
     return known
-
-
-def balanced(known: NDArray[np.bool_]) -> Array:
-    """Weights of C outputs of one person: 0 for those not known, ``C / n`` for the n others; all 0 without any.
-
-    The weights of the partial loss of RePose (Isack et al., 2020): people with few annotated joints count as much as
-    others.
-    """
-    return (known * (len(known) / max(int(known.sum()), 1))).astype(np.float32)
 
 
 def _mean_score(keypoints: Array, threshold: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
 from compress.pose.decoders.averaging import merge_mirrored, resample_outputs
-from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints
+from compress.pose.decoders.dark import modulate, taylor_steps
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 
-Refinement = Literal["quarter", "cubic", "none"]
+CellRefinement = Literal["quarter", "cubic", "none"]
+Refinement = CellRefinement | Literal["dark"]
+
+#: Known refinements of maxima.
+REFINEMENTS = ("quarter", "cubic", "dark", "none")
 
 #: Sizes of the Gaussian filter and the standard deviation in cells of each.
 BLURS = {11: 2.0, 17: 3.0}
@@ -32,7 +37,9 @@ class HeatmapDecoder(CropDecoder):
         Size in cells of a Gaussian filter over the maps before the maximum is searched, 11 or 17.
     refine : str
         ``"quarter"`` moves the highest cell a quarter towards its higher neighbours; ``"cubic"`` takes the maximum of
-        the maps enlarged to the input's size; ``"none"`` takes the cell.
+        the maps enlarged to the input's size; ``"dark"`` the maximum of the Gaussian through the highest cell (Zhang
+        et al., 2020; `compress.pose.decoders.dark`), of maps under a filter of the targets' standard deviation or, with
+        ``blur``, that filter; ``"none"`` takes the cell.
 
     Raises
     ------
@@ -48,11 +55,11 @@ class HeatmapDecoder(CropDecoder):
     def __post_init__(self) -> None:
         if self.blur is not None and self.blur not in BLURS:
             raise UsageError("unknown size of the heatmap filter", found=self.blur, hint="Give 11 or 17")
-        if self.refine not in get_args(Refinement):
+        if self.refine not in REFINEMENTS:
             raise UsageError(
                 "unknown refinement of heatmap maxima",
                 found=self.refine,
-                hint=f"Known: {', '.join(get_args(Refinement))}",
+                hint=f"Known: {', '.join(REFINEMENTS)}",
             )
 
     def channels(self, pose: PoseSpec) -> tuple[int | None, ...]:
@@ -72,10 +79,19 @@ class HeatmapDecoder(CropDecoder):
         if maps.ndim != 4 or maps.shape[1] != channels:
             raise DataError(f"heatmaps must have {channels} channels", found=maps.shape)
         maps = maps[:, : len(pose.joints.joints)]
-        if self.blur is not None:
-            maps = blur_maps(maps, self.blur)
-        cells, heights = find_maxima(maps, self.refine, pose.stride)
+        if self.refine == "dark":
+            cells, heights = self._find_dark(maps, pose)
+        else:
+            maps = maps if self.blur is None else blur_maps(maps, self.blur)
+            cells, heights = find_maxima(maps, self.refine, pose.stride)
         return np.concatenate([cells * pose.stride + pose.first_cell, heights[..., None]], axis=-1)
+
+    def _find_dark(self, maps: Array, pose: PoseSpec) -> tuple[NDArray[np.float64], Array]:
+        """The highest cells of the maps as they are, moved to the maxima of the smoothed ones."""
+        cells, heights = find_maxima(maps, "none")
+        sigma = self.default_sigma(pose) / pose.stride if self.blur is None else BLURS[self.blur]
+        column, row = np.moveaxis(cells.astype(np.int64), -1, 0)
+        return cells + taylor_steps(modulate(maps, sigma, self.blur), column, row), heights
 
     def merge_mirrored(
         self, outputs: Arrays, mirrored: Arrays, pose: PoseSpec, size: tuple[int, int]
@@ -104,7 +120,7 @@ class HeatmapDecoder(CropDecoder):
         sigma: float | None = None,
         trusted: NDArray[np.bool_] | None = None,
     ) -> Targets:
-        """Gaussians with a peak of 1, and `balanced` weights (C, 1, 1) of the maps.
+        """Gaussians with a peak of 1, and weights (C, 1, 1) of the maps: 1 for annotated joints, 0 for others.
 
         The background map is one minus the largest of them, and known where any joint is.
         """
@@ -119,14 +135,15 @@ class HeatmapDecoder(CropDecoder):
         )
         annotated = annotated_joints(people, len(pose.joints.joints))
         known = np.append(annotated, annotated.any()) if pose.background else annotated
-        return Targets({self.names(pose)["heatmaps"]: maps}, balanced(known)[:, None, None])
+        return Targets({self.names(pose)["heatmaps"]: maps}, known.astype(np.float32)[:, None, None])
 
     def describe(self) -> str:
-        """The filter, if there is one."""
-        return "" if self.blur is None else f"Gaussian filter {self.blur}"
+        """The filter, if there is one, and DARK."""
+        filtered = () if self.blur is None else (f"Gaussian filter {self.blur}",)
+        return ", ".join(filtered + (("DARK",) if self.refine == "dark" else ()))
 
 
-def find_maxima(maps: Array, refine: Refinement = "quarter", enlarge: int = 4) -> tuple[NDArray[np.float64], Array]:
+def find_maxima(maps: Array, refine: CellRefinement = "quarter", enlarge: int = 4) -> tuple[NDArray[np.float64], Array]:
     """The maximum of each map.
 
     The quarter offset is that of the public top-down code (Newell et al., 2016; Xiao et al., 2018): with the maximum
@@ -138,7 +155,7 @@ def find_maxima(maps: Array, refine: Refinement = "quarter", enlarge: int = 4) -
     maps : array, shape (N, K, h, w), float32
         Heatmaps.
     refine : str, optional
-        As of `HeatmapDecoder`.
+        As of `HeatmapDecoder`, without ``"dark"``.
     enlarge : int, optional
         Points per cell and axis of the enlarged maps of ``"cubic"``.
 

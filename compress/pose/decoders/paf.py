@@ -20,9 +20,10 @@ from compress.pose.decoders.peaks import Peaks, find_peaks
 from compress.pose.prepare import Prepared, prepare
 from compress.pose.skeleton import Skeleton
 from compress.pose.spec import PoseSpec
-from compress.pose.targets import heatmap_targets, paf_targets, shrink_mask
+from compress.pose.targets import heatmap_targets, merge_heatmaps, merge_pafs, paf_targets, shrink_mask
 
 Mode = Literal["fast", "compat"]
+Overlap = Literal["lightweight", "cao"]
 
 #: Peaks, limbs between them, and the places of the peaks in the image.
 _Candidates = tuple[Peaks, Limbs, NDArray[np.floating]]
@@ -65,6 +66,11 @@ class PafDecoder(Decoder):
     min_score : float
         Least sum of scores per joint of a person.
 
+    overlap : str
+        Training targets where people overlap. ``"lightweight"``, as in the training of lightweight OpenPose: heatmaps
+        are summed and clipped at 1, and of several limbs' vectors the last person's stays. ``"cao"``, as Cao et al.
+        define them (equations 7 and 9): the maximum of the heatmaps and the mean of the vectors.
+
     Raises
     ------
     UsageError
@@ -83,6 +89,7 @@ class PafDecoder(Decoder):
     paf_share: float = 0.8
     min_parts: int = 3
     min_score: float = 0.2
+    overlap: Overlap = "lightweight"
 
     roles: ClassVar[tuple[str, ...]] = ("heatmaps", "pafs")
 
@@ -99,6 +106,7 @@ class PafDecoder(Decoder):
             ("paf_share", 0 <= self.paf_share < 1, "Give a share from 0 to below 1"),
             ("min_parts", isinstance(self.min_parts, int) and self.min_parts >= 1, "Give a whole number from 1 on"),
             ("min_score", 0 <= self.min_score < math.inf, "Give 0 or more"),
+            ("overlap", self.overlap in get_args(Overlap), "Known: lightweight, cao"),
         )
         for name, valid, hint in checks:
             if not valid:
@@ -226,20 +234,28 @@ class PafDecoder(Decoder):
         trusted: NDArray[np.bool_] | None = None,
     ) -> Targets:
         """Heatmaps and part-affinity fields of all people; the weight (1, h, w) is the trusted share of each cell."""
+        groups = [people] if self.overlap == "lightweight" or not people else [[person] for person in people]
         cells = (size[0] // pose.stride, size[1] // pose.stride)
         names, skeleton = self.names(pose), pose.joints
-        heatmaps = heatmap_targets(
-            people,
-            cells,
-            pose.stride,
-            sigma=self.default_sigma(pose) if sigma is None else sigma,
-            skeleton=skeleton,
-            background=pose.background,
-            first_cell=pose.first_cell,
-        )
-        pafs = paf_targets(people, cells, pose.stride, skeleton=skeleton, first_cell=pose.first_cell)
+        heatmaps = [
+            heatmap_targets(
+                members,
+                cells,
+                pose.stride,
+                sigma=self.default_sigma(pose) if sigma is None else sigma,
+                skeleton=skeleton,
+                background=pose.background,
+                first_cell=pose.first_cell,
+            )
+            for members in groups
+        ]
+        pafs = [
+            paf_targets(members, cells, pose.stride, skeleton=skeleton, first_cell=pose.first_cell)
+            for members in groups
+        ]
         trusted = np.ones(size, dtype=np.bool_) if trusted is None else trusted
-        return Targets({names["heatmaps"]: heatmaps, names["pafs"]: pafs}, self.trust(trusted, pose))
+        merged = {names["heatmaps"]: merge_heatmaps(heatmaps, pose.background), names["pafs"]: merge_pafs(pafs)}
+        return Targets(merged, self.trust(trusted, pose))
 
     def trust(self, trusted: NDArray[np.bool_], pose: PoseSpec) -> Array:
         """The trusted share of each cell, (1, h, w)."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints
 from compress.pose.spec import PoseSpec
 
 Order = Literal["xy", "yx"]
@@ -108,7 +108,9 @@ class PointsDecoder(CropDecoder):
         sigma: float | None = None,
         trusted: NDArray[np.bool_] | None = None,
     ) -> Targets:
-        """The person's coordinates (K, 2), and `balanced` weights (K, 1); no target for scores.
+        """The person's coordinates (K, 2), and weights (K, 1): 1 for annotated joints, 0 for others.
+
+        Scores have no target.
 
         Raises
         ------
@@ -125,7 +127,7 @@ class PointsDecoder(CropDecoder):
         keypoints = people[0] if people else np.zeros((joints, 3), dtype=np.float32)
         annotated = annotated_joints([keypoints], joints)
         values = self._values(keypoints[:, :2], size, pose) * annotated[:, None]
-        return Targets({self.names(pose)["points"]: values.astype(np.float32)}, balanced(annotated)[:, None])
+        return Targets({self.names(pose)["points"]: values.astype(np.float32)}, annotated.astype(np.float32)[:, None])
 
     def describe(self) -> str:
         """The decoder's name."""

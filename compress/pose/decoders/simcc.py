@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import DataError, UsageError
-from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints, balanced
+from compress.pose.decoders.base import Array, Arrays, CropDecoder, Targets, annotated_joints
 from compress.pose.spec import PoseSpec
 
 JointScore = Literal["min", "product"]
@@ -111,7 +111,7 @@ class SimccDecoder(CropDecoder):
         sigma: float | None = None,
         trusted: NDArray[np.bool_] | None = None,
     ) -> Targets:
-        """Gaussians with a peak of 1 at the joints, and `balanced` weights (K, 1) of the vectors."""
+        """Gaussians with a peak of 1 at the joints, and weights (K, 1): 1 for annotated ones, 0 for others."""
         joints = len(pose.joints.joints)
         sigma = self.default_sigma(pose) if sigma is None else sigma
         vectors = []
@@ -123,7 +123,7 @@ class SimccDecoder(CropDecoder):
                 target = np.maximum(target, gaussian * (keypoints[:, 2, None] > 0))
             vectors.append(target.astype(np.float32))
         outputs = dict(zip(self.names(pose).values(), vectors, strict=True))
-        return Targets(outputs, balanced(annotated_joints(people, joints))[:, None])
+        return Targets(outputs, annotated_joints(people, joints).astype(np.float32)[:, None])
 
     def describe(self) -> str:
         """The decoder's name."""

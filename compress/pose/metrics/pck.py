@@ -5,7 +5,7 @@ Positions start at 0, as everywhere here; the public kit of MPII adds 1 to both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,9 @@ HEAD_SHARE = 0.6
 #: The torso of LSP in the common evaluation kit (joints 3 and 10 of its list).
 TORSO = ("right_hip", "left_shoulder")
 
+#: Distance of neighbouring thresholds of a curve.
+CURVE_STEP = 0.01
+
 
 @dataclass(frozen=True)
 class Pck:
@@ -51,13 +54,37 @@ class Pck:
     people: int
 
 
+def area_under_curve(share: Callable[[float], float], limit: float) -> float:
+    """Area under the curve of a share of found joints over thresholds, as MPII's evaluation computes it.
+
+    The thresholds are 0, 0.01, 0.02, ..., limit; their range is scaled to 0 to 1, and the area is that of the
+    trapezoids between them, so that a curve of all ones has the area 1 (Andriluka et al. 2014, public kit).
+
+    Parameters
+    ----------
+    share : callable
+        The share at a threshold.
+    limit : float
+        The last threshold, such as 0.5 for PCKh@0.5.
+
+    Returns
+    -------
+    float
+        From 0 to 1; NaN where the share is.
+    """
+    thresholds = np.linspace(0, limit, round(limit / CURVE_STEP) + 1)
+    values = [share(float(threshold)) for threshold in thresholds]
+    return float(np.trapezoid(values, thresholds) / limit)
+
+
 def pckh_mpii(found: ArrayLike, truth: ArrayLike, head_boxes: ArrayLike) -> Pck:
     """PCKh@0.5 as the public validation code of MPII computes it, including its peculiarities.
 
     A joint is found if it is no further than half a head from its position, a head being 0.6 times the diagonal of the
     head's box (Andriluka et al., 2014). Joints that are not annotated are left out. The mean weights each joint by how
     often it is annotated and leaves out pelvis and thorax. ``PCKh@0.1`` takes the twelfth of the thresholds 0, 0.01,
-    0.02, ..., which is 0.11. ``mean of 7`` is the plain mean of the seven columns, which some papers report.
+    0.02, ..., which is 0.11. ``mean of 7`` is the plain mean of the seven columns, which some papers report. ``AUC`` is
+    the area under the curve of the mean up to 0.5 (`area_under_curve`).
 
     Parameters
     ----------
@@ -85,10 +112,11 @@ def pckh_mpii(found: ArrayLike, truth: ArrayLike, head_boxes: ArrayLike) -> Pck:
     weight = labelled.sum(axis=0) * counted
     metrics = {"PCKh@0.5": _mean(share, weight), "PCKh@0.1": _mean(fine, weight)}
     columns = {name: _plain([share[MPII16.joints.index(j)] for j in joints]) for name, joints in GROUPS.items()}
-    metrics |= columns | {"mean of 7": _plain(list(columns.values()))}
+    auc = area_under_curve(lambda limit: _mean(_shares(errors, labelled, limit), weight), 0.5)
+    metrics |= columns | {"mean of 7": _plain(list(columns.values())), "AUC": auc}
     convention = (
         "MPII PCKh@0.5: head size 0.6 x diagonal of the head box, mean over joints by their number without pelvis and "
-        "thorax; PCKh@0.1 at 0.11 as in the public code"
+        "thorax; PCKh@0.1 at 0.11 as in the public code; AUC of the mean from 0 to 0.5"
     )
     return Pck(convention, _numbers(metrics), int(np.isfinite(size).sum()))
 
@@ -97,7 +125,8 @@ def pckh_lip(found: ArrayLike, truth: ArrayLike) -> Pck:
     """PCKh@0.5 of Look Into Person, as its public ``calc_pckh`` computes it.
 
     A head is the distance from the neck to the top of the head, without a factor; people without both are left out. The
-    average pools all annotated joints except pelvis and spine, the upper body those from the neck on.
+    average pools all annotated joints except pelvis and spine, the upper body those from the neck on. ``AUC`` is the
+    area under the curve of the average up to 0.5 (`area_under_curve`).
 
     Parameters
     ----------
@@ -107,18 +136,20 @@ def pckh_lip(found: ArrayLike, truth: ArrayLike) -> Pck:
     points, people = _check(found, truth, LIP16)
     size = _span(people, LIP16, "neck", "head_top")
     labelled = (people[..., 2] > 0) & np.isfinite(size)[:, None]
-    good = labelled & (_errors(points, people, size) <= 0.5)
+    errors = _errors(points, people, size)
     upper = np.arange(len(LIP16.joints)) >= LIP16.joints.index("neck")
     counted = upper | (np.arange(len(LIP16.joints)) < LIP16.joints.index("pelvis"))
 
-    def pooled(chosen: NDArray[np.bool_]) -> float:
+    def pooled(chosen: NDArray[np.bool_], limit: float = 0.5) -> float:
         number = int(labelled[:, chosen].sum())
+        good = labelled & (errors <= limit)
         return float(good[:, chosen].sum() / number) if number else float("nan")
 
     metrics = {"PCKh@0.5": pooled(counted)}
     for name, joints in ({**GROUPS, "head": ("neck", "head_top")}).items():
         metrics[name] = pooled(np.isin(LIP16.joints, joints))
     metrics["upper body"] = pooled(upper)
+    metrics["AUC"] = area_under_curve(lambda limit: pooled(counted, limit), 0.5)
     convention = "LIP PCKh@0.5: head size from neck to head top, joints pooled without pelvis and spine"
     return Pck(convention, _numbers(metrics), int(np.isfinite(size).sum()))
 
@@ -128,6 +159,7 @@ def pck_lsp(found: ArrayLike, truth: ArrayLike, *, torso: tuple[str, str] = TORS
 
     A joint is found if it is no further from its position than the threshold times the torso, the distance between a
     hip and the opposite shoulder. The head's column is the mean of neck and head top, the mean that of the columns.
+    ``AUC`` is the area under the curve of the mean up to the threshold (`area_under_curve`).
 
     Parameters
     ----------
@@ -148,13 +180,19 @@ def pck_lsp(found: ArrayLike, truth: ArrayLike, *, torso: tuple[str, str] = TORS
         raise DataError("the torso must be measured between two joints of LSP", found=torso)
     size = _span(people, LSP14, *torso)
     labelled = (people[..., 2] > 0) & np.isfinite(size)[:, None]
-    share = _shares(_errors(points, people, size), labelled, threshold)
+    errors = _errors(points, people, size)
     groups: Mapping[str, tuple[str, ...]] = {**GROUPS, "head": ("neck", "head_top")}
-    columns = {name: _plain([share[LSP14.joints.index(j)] for j in joints]) for name, joints in groups.items()}
+
+    def columns_at(limit: float) -> dict[str, float]:
+        share = _shares(errors, labelled, limit)
+        return {name: _plain([share[LSP14.joints.index(j)] for j in joints]) for name, joints in groups.items()}
+
+    columns = columns_at(threshold)
+    auc = area_under_curve(lambda limit: _plain(list(columns_at(limit).values())), threshold)
     convention = (
         f"LSP PCK@{threshold:g}: person-centric, torso from {torso[0]} to {torso[1]}, plain mean of seven columns"
     )
-    metrics = {f"PCK@{threshold:g}": _plain(list(columns.values())), **columns}
+    metrics = {f"PCK@{threshold:g}": _plain(list(columns.values())), **columns, "AUC": auc}
     return Pck(convention, _numbers(metrics), int(np.isfinite(size).sum()))
 
 

@@ -147,4 +147,4 @@ def test_invalid_heatmaps_and_options_are_refused() -> None:
     with pytest.raises(UsageError, match="11 or 17"):
         HeatmapDecoder(blur=12)
     with pytest.raises(UsageError, match="refinement"):
-        HeatmapDecoder(refine="dark")  # type: ignore[arg-type]
+        HeatmapDecoder(refine="sharp")  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def test_joints_come_back_from_their_targets(seed: int, decoder: PointsDecoder, 
     targets = decoder.targets([person], SIZE, pose)
     points = targets.outputs["points"]
     assert points.shape == (17, 2)
-    assert targets.weight[:, 0].tolist() == pytest.approx([0 if k == 2 else 17 / 16 for k in range(17)])
+    assert targets.weight[:, 0].tolist() == pytest.approx([0 if k == 2 else 1 for k in range(17)])
     if decoder.normalized:
         assert points.min() >= 0
         assert points.max() <= 1

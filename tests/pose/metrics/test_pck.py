@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from compress.errors import DataError
-from compress.pose.metrics.pck import pck_lsp, pckh_lip, pckh_mpii
+from compress.pose.metrics.pck import area_under_curve, pck_lsp, pckh_lip, pckh_mpii
 from compress.pose.skeleton import LIP16, LSP14, MPII16
 
 
@@ -84,6 +86,47 @@ def test_lsp_measures_a_torso_that_can_be_chosen() -> None:
     metrics = pck_lsp(found, truth).metrics
     assert metrics["head"] == 0.5
     assert metrics["PCK@0.2"] == pytest.approx(6.5 / 7)
+
+
+def test_the_area_under_a_step_is_worked_out_by_hand() -> None:
+    # All joints are off by 0.205 heads: 0 up to 0.20, 1 from 0.21 on. Half a trapezoid at the step, then 29 of 0.01.
+    truth, heads = people(1, 16), [[0, 0, 30, 40]]
+    found = truth.copy()
+    found[0, :, 1] = 0.205 * 30
+    assert pckh_mpii(found, truth, heads).metrics["AUC"] == pytest.approx((0.5 + 29) * 0.01 / 0.5)
+    assert pckh_mpii(truth, truth, heads).metrics["AUC"] == pytest.approx(1)
+    # A line from 0 to 1 has the area 1/2, and the limit changes nothing.
+    assert area_under_curve(lambda limit: 2 * limit, 0.5) == pytest.approx(0.5)
+    assert area_under_curve(lambda limit: 5 * limit, 0.2) == pytest.approx(0.5)
+
+
+def test_areas_are_those_of_a_plain_count_of_all_thresholds() -> None:
+    random = np.random.default_rng(0)
+    truth = people(40, 16)
+    found = truth.copy()
+    found[..., :2] += random.normal(0, 12, (40, 16, 2))
+    counted = [joint for joint in range(16) if joint not in (6, 7)]
+    distance = np.hypot(*(found - truth)[..., :2].transpose(2, 0, 1))[:, counted]
+    for score, size in ((pckh_mpii(found, truth, [[0, 0, 30, 40]] * 40), 30.0), (pckh_lip(found, truth), 100.0)):
+        curve = [np.mean(distance <= n / 100 * size) for n in range(51)]
+        area = sum((before + after) / 2 for before, after in pairwise(curve)) / 50
+        assert score.metrics["AUC"] == pytest.approx(area)
+        assert 0.1 < area < 1
+    truth, found = truth[:, :14], found[:, :14]
+    columns = [[12, 13], [8, 9], [7, 10], [6, 11], [2, 3], [1, 4], [0, 5]]
+    distance = np.hypot(*(found - truth)[..., :2].transpose(2, 0, 1))
+    torso = 100 * (LSP14.joints.index("left_shoulder") - LSP14.joints.index("right_hip"))
+    curve = [np.mean([np.mean(distance[:, c] <= n / 100 * torso) for c in columns]) for n in range(21)]
+    area = sum((before + after) / 2 for before, after in pairwise(curve)) / 20
+    assert pck_lsp(found, truth).metrics["AUC"] == pytest.approx(area)
+
+
+def test_people_without_a_head_box_are_left_out() -> None:
+    truth = people(2, 16)
+    found = truth.copy()
+    found[1, :, 1] = 1e6
+    score = pckh_mpii(found, truth, [[0, 0, 30, 40], [np.nan] * 4])
+    assert (score.people, score.metrics["PCKh@0.5"], score.metrics["AUC"]) == (1, 1, 1)
 
 
 def test_the_papers_own_means_are_plain_means_of_seven_columns() -> None:
