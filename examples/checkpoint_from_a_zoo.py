@@ -1,8 +1,8 @@
 """Compress a public checkpoint: its layout is recognised, and the compressed network is scored and exported.
 
-``python examples/checkpoint_from_a_zoo.py FILE.pth FOLDER`` takes lightweight OpenPose, SimpleBaseline, HRNet, Lite-HRNet
-and others as their authors publish them (``compress networks`` lists all); without a file it uses the network that ships
-with the package.
+``python examples/checkpoint_from_a_zoo.py FILE.pth FOLDER`` takes lightweight OpenPose, SimpleBaseline, HRNet,
+Lite-HRNet and others as their authors publish them (``compress networks`` lists all); without a file it uses the
+network that ships with the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A pose network with outputs of its own kind: a decoder of yours makes it scored, compressed and reported like any other.
+"""A pose network with outputs of its own kind: your decoder lets it be scored, compressed and reported like any other.
 
 The network here gives, for each joint, a row and a column of scores; the decoder takes the highest place of each.
 """
