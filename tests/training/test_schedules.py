@@ -96,7 +96,7 @@ def test_the_two_readings_of_the_attention_cpm_s_rate_are_decays_by_0_98() -> No
     factor = learning_rate(200, epochs) / learning_rate(0, epochs)
     assert factor == pytest.approx(0.98, abs=5e-4)
     assert learning_rate(23999, epochs) == pytest.approx(7.38e-6)
-    assert 8e-5 * 0.98**118 == pytest.approx(7.375e-6, abs=1e-9)
+    assert pytest.approx(7.375e-6, abs=1e-9) == 8e-5 * 0.98**118
     # 8 * 0.98^4 = 7.379: the exponent of the last rate a misprint, and four decays.
     stages = replace(epochs, schedule="step", milestones=(4800, 9600, 14400, 19200), gamma=(0.98,))
     assert learning_rate(23999, stages) == pytest.approx(7.379e-5, abs=1e-8)
