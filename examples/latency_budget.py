@@ -23,7 +23,7 @@ def main(target: str = "openvino-cpu") -> None:
         small = compress.factorize(model, budget=refusal.nearest, images=people)
     timing = compress.benchmark([("original", model), ("compressed", small)], runtimes=[target])
     for row in timing.rows:
-        print(f"{row.model}: {row.latency_ms:.2f} ms on {row.runtime}")
+        print(f"{row.model}: {row.latency_ms:.2f} ms on {row.target}")
 
 
 if __name__ == "__main__":

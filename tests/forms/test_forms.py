@@ -160,17 +160,19 @@ def test_onnx_steps_give_what_the_layer_gives(name: str, method: str, tmp_path: 
 def test_a_fit_and_its_curve_are_of_the_same_metric(name: str, method: str) -> None:
     layer, _, _ = known(name)
     kernel = layer.get_parameter("weight").detach().double()
-    x = torch.randn(kernel[0].numel(), 300, dtype=torch.float64)
+    x = torch.randn(kernel[0].numel(), 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     metric = Metric.of(x @ x.T / 300, outputs_count=len(kernel))
     problems = Problems(kernel, metric)
     form = get_form(method)
+    # One quick fit gives the whole curve of CP, which therefore lies somewhat above the errors of single fits.
+    low, high = (0.9, 1.7) if method == "cp_separable" else (1 - 1e-5, 1 + 1e-5)
     points = list(form.curve(problems, align=2))
     assert len(points) > 1
     energy = float(((metric.outputs @ kernel.flatten(1)) * (kernel.flatten(1) @ metric.inputs)).sum())
     for point in points[:: max(1, len(points) // 4)]:
         if form.clip(tuple(kernel.shape), point.ranks) == point.ranks:
             error = form.fit(problems, point.ranks, sweeps=0).error
-            assert point.error / energy == pytest.approx(error, rel=0.4 if method == "cp_separable" else 1e-5, abs=1e-7)
+            assert low * error - 1e-7 <= point.error / energy <= high * error + 1e-7
 
 
 class Net(nn.Module):
