@@ -57,6 +57,8 @@ class CpSeparableForm(Form):
 
     name: ClassVar[str] = "cp_separable"
     summary: ClassVar[str] = "1x1, depthwise kxk, 1x1"
+    #: Every timed form costs a latency budget measurements, and this one has not been shown to pay there.
+    timed: ClassVar[bool] = False
 
     def applies(self, shape: Shape, kind: str, groups: int) -> bool:
         """Ungrouped convolutions with a kernel of more than one place."""
