@@ -220,8 +220,8 @@ def test_bugs_keep_their_traceback(compress: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_the_exit_code_of_an_error_is_its_own(compress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> None:
-        raise CompressError("it broke", found=3, hint="Mend it")
+        raise CompressError("it broke", found=3, hint="Fix it")
 
     monkeypatch.setattr(program, "check_options", failing)
     done = compress("networks")
-    assert (done.code, done.err) == (1, "Error: it broke (found: 3). Mend it\n")
+    assert (done.code, done.err) == (1, "Error: it broke (found: 3). Fix it\n")

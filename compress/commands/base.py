@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from dataclasses import field as record_field
@@ -50,7 +51,7 @@ class CommandOptions(BaseModel):
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ABC):
     """What a command did.
 
     The fields of a subclass, as plain data, are what ``--json`` prints. A field with a default of None is left out
@@ -72,13 +73,13 @@ class Result:
         return {name: plain(value) for name, (value, default) in named.items() if not (value is None is default)}
 
     @property
+    @abstractmethod
     def summary(self) -> str:
         """The result in one line, for the log of a recipe."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self) -> None:
         """Print the result for people."""
-        raise NotImplementedError
 
 
 def plain(value: Any) -> Any:

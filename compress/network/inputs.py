@@ -66,7 +66,7 @@ def read_example(example: Any) -> tuple[InputSpec, ...]:
     Raises
     ------
     NetworkError
-        If it is none of these.
+        If it is anything else.
     """
     if isinstance(example, Tensor):
         return (InputSpec(tuple(example.shape), str(example.dtype).removeprefix("torch.")),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,12 +110,12 @@ class BatchSource(Protocol):
         """What the network reads of a batch, on the batch's device."""
 
 
-class SizedExamples(Dataset[Example | CompressError]):
+class SizedExamples(Dataset[Example | CompressError], ABC):
     """Examples by `Key`, or the error that made one impossible."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Number of examples of an epoch."""
-        raise NotImplementedError
 
 
 class Steps(Sampler[list[Key]]):

@@ -15,7 +15,7 @@ from compress.errors import DataError
 
 
 class Recorded:
-    """Progress that keeps what it is told."""
+    """Progress that keeps its messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

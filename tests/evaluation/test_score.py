@@ -255,7 +255,7 @@ def test_the_published_int8_release_runs_on_the_same_inputs(real_people: CocoDat
         array = prepare(real_people[index].image, source.pose, height).array[None]
         theirs, ours = released.run(array), source.run(array)
         assert theirs["heatmaps"].shape == ours["heatmaps"].shape
-        # The weights are the release's own without its quantisation, which its fields feel more than its heatmaps.
+        # The weights are the release's own without its quantisation, which changes its fields more than its heatmaps.
         assert np.corrcoef(theirs["heatmaps"].ravel(), ours["heatmaps"].ravel())[0, 1] > 0.999
         assert np.corrcoef(theirs["pafs"].ravel(), ours["pafs"].ravel())[0, 1] > 0.965
         # In another order of the colours it would see something else.

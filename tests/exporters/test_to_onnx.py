@@ -187,7 +187,7 @@ def test_too_large_a_network_is_refused_before_anything_is_written(
 
 
 class Told:
-    """Keeps the messages that it is told."""
+    """Keeps the messages that it receives."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
