@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Outcome, run_command
 
 from compress import __version__
 from compress import cli as program
@@ -19,30 +20,12 @@ from compress.progress import Silent
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-class Outcome:
-    """Exit code and output of one call."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def compress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Call the program with arguments."""
 
     def call(*words: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["compress", *map(str, words)])
-        try:
-            program.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
+        return run_command(monkeypatch, capsys, *words)
 
     return call
 

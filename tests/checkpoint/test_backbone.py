@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import run_command
 from torch import Tensor
 
 from compress.checkpoint.backbone import load_backbone
 from compress.checkpoint.load import create, load
 from compress.checkpoint.save import save
-from compress.cli import main
 from compress.errors import CheckpointError, FileError, NetworkError
 from compress.model import Model
 
@@ -213,9 +212,7 @@ def test_init_writes_a_network_that_starts_from_a_trunk(
     trunk = saved(tmp_path, mobilenet_v2(timm=False))
     out = tmp_path / "model.pt"
     arguments = ["init", "attention-cpm", "--set", "stages=1", "--backbone", str(trunk), "-o", str(out)]
-    monkeypatch.setattr(sys, "argv", ["compress", *arguments])
-    main()
-    assert "MobileNet v2: took" in capsys.readouterr().out
+    assert "MobileNet v2: took" in run_command(monkeypatch, capsys, *arguments).out
     model = load(out)
     assert model.history[-1]["backbone"] == "trunk.pth"
     assert leading_numbers(model, "backbone") == list(range(1, 79))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
+from command_line import run_command
 
-from compress import cli as program
 from compress.checkpoint.load import create
 from compress.checkpoint.save import save
 from compress.compression.receptive_field import measure_receptive_field
@@ -24,24 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["compress", "inspect", *map(str, words)])
-    try:
-        program.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 @pytest.mark.parametrize("method", ["gradient", "occlusion"])
 def test_the_field_is_measured_and_drawn(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
 ) -> None:
     plot = tmp_path / "field.png"
     words: list[Any] = [model, "--input", "96x128", "--receptive-field", "--field-method", method, "--limit", "1"]
-    code, out, _ = call(monkeypatch, capsys, *words, "--joint", "right_hip", "--plot", plot, "--json")
+    code, out, _ = run_command(monkeypatch, capsys, "inspect", *words, "--joint", "right_hip", "--plot", plot, "--json")
     assert code == 0
     field = json.loads(out)["receptive_field"]
     assert (field["method"], field["output"], field["inputs"]) == (method, "heatmaps", 1)
@@ -55,7 +43,7 @@ def test_the_field_is_measured_and_drawn(
     green = picture.astype(int)[..., 1] - picture[..., 2]
     assert green.max() > 60  # something is strongly marked
     assert (green == 0).any()
-    code, _, err = call(monkeypatch, capsys, *words, "--plot", plot)
+    code, _, err = run_command(monkeypatch, capsys, "inspect", *words, "--plot", plot)
     assert (code, "--force" in err) == (1, True)
 
 
@@ -63,7 +51,7 @@ def test_images_can_be_looked_at(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words: list[Any] = [model, "--receptive-field", "--data", "synthetic:0:2", "--plot", tmp_path / "f.png"]
-    code, out, _ = call(monkeypatch, capsys, *words)
+    code, out, _ = run_command(monkeypatch, capsys, "inspect", *words)
     assert code == 0
     assert "receptive field by gradient over" in out
     assert (tmp_path / "f.png").exists()
@@ -88,7 +76,7 @@ def test_options_that_make_no_sense_are_one_clear_error(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(monkeypatch, capsys, model, *words)
+    code, _, err = run_command(monkeypatch, capsys, "inspect", model, *words)
     assert code in (1, 2)
     assert message in err
     assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_command
 
-from compress import cli as program
 from compress.checkpoint.load import create
 from compress.checkpoint.save import save
 
@@ -22,17 +21,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("sensitivity") / f"{'trained' if request.param else 'untrained'}.pt"
     save(create("default", trained=request.param), path)
     return path
-
-
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["compress", "inspect", *map(str, words)])
-    try:
-        program.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def assert_is_a_row(row: dict[str, Any], record: dict[str, Any]) -> None:
@@ -55,7 +43,7 @@ def test_each_layer_is_measured_alone_and_the_worst_rank_moves_joints_most(
     words = [model, "--sensitivity", "--data", "synthetic:1000:4", "--limit", 3, "--height", 192, "--plot", plot]
     words += ["--share", "9/10", "--share", "1/20"]
     words += [word for layer in LAYERS for word in ("--include", layer)]
-    code, out, err = call(monkeypatch, capsys, *words, "--json")
+    code, out, err = run_command(monkeypatch, capsys, "inspect", *words, "--json")
     if model.stem == "untrained":
         assert (code, "finds nobody" in err, plot.exists()) == (1, True, False)
         return
@@ -70,10 +58,10 @@ def test_each_layer_is_measured_alone_and_the_worst_rank_moves_joints_most(
     assert [row["output_error"] for row in heatmaps] == sorted(row["output_error"] for row in heatmaps)
     assert heatmaps[-1]["loss"] > 0.05
     assert plot.read_bytes().startswith(b"\x89PNG")
-    code, _, err = call(monkeypatch, capsys, *words)
+    code, _, err = run_command(monkeypatch, capsys, "inspect", *words)
     assert code == 1
     assert "--force" in err
-    code, out, _ = call(monkeypatch, capsys, *words, "--force")
+    code, out, _ = run_command(monkeypatch, capsys, "inspect", *words, "--force")
     assert code == 0
     assert "OKS loss" in out
     assert all(layer in out for layer in LAYERS)
@@ -100,7 +88,7 @@ def test_options_that_make_no_sense_are_one_clear_error(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(monkeypatch, capsys, model, *words)
+    code, _, err = run_command(monkeypatch, capsys, "inspect", model, *words)
     assert code in (1, 2)
     assert message in err or (model.stem == "untrained" and "finds nobody" in err)
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pose_specs import TOP_DOWN
 
 from compress.data.boxes import Box, Boxes
 from compress.data.images import ImageFolder
@@ -26,18 +27,6 @@ from compress.pose.skeleton import COCO17, LIP16, LSP14, MPII16, Skeleton, conve
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 from compress.pose.views import View
-
-TOP_DOWN = PoseSpec(
-    skeleton="coco17",
-    decoder="heatmap",
-    height=256,
-    width=192,
-    stride=4,
-    background=False,
-    grid="corner",
-    flip_shift=True,
-    joint_threshold=0.2,
-)
 
 
 def single(skeleton: Skeleton) -> PoseSpec:

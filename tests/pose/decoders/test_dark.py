@@ -9,21 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pose_specs import TOP_DOWN
 
 from compress.pose.decoders.dark import filter_size, modulate, taylor_steps
 from compress.pose.decoders.heatmap import HeatmapDecoder, find_maxima
-from compress.pose.spec import PoseSpec
-
-SPEC = PoseSpec(
-    skeleton="coco17",
-    decoder="heatmap",
-    height=256,
-    width=192,
-    stride=4,
-    background=False,
-    grid="corner",
-    joint_threshold=0.2,
-)
 
 
 def gaussian(x: float, y: float, size: tuple[int, int] = (64, 48), sigma: float = 2.0) -> np.ndarray:
@@ -35,8 +24,8 @@ def cells_of(maps: np.ndarray, **options: object) -> np.ndarray:
     """Decoded cells of up to 17 maps."""
     full = np.zeros((1, 17, *maps.shape[-2:]), np.float32)
     full[0, : len(maps)] = maps
-    found = HeatmapDecoder(**options).keypoints({"heatmaps": full}, SPEC.size, SPEC)
-    return (found[0, : len(maps), :2] - SPEC.first_cell) / SPEC.stride
+    found = HeatmapDecoder(**options).keypoints({"heatmaps": full}, TOP_DOWN.size, TOP_DOWN)
+    return (found[0, : len(maps), :2] - TOP_DOWN.first_cell) / TOP_DOWN.stride
 
 
 def test_a_step_is_that_of_the_equation_worked_out_by_hand() -> None:
@@ -139,7 +128,7 @@ def test_the_score_is_the_height_of_the_map_itself() -> None:
     full = np.zeros((1, 17, 64, 48), np.float32)
     full[0, 0] = 0.7 * gaussian(20, 30)
     for blur in (None, 11, 17):
-        found = HeatmapDecoder(refine="dark", blur=blur).keypoints({"heatmaps": full}, SPEC.size, SPEC)
+        found = HeatmapDecoder(refine="dark", blur=blur).keypoints({"heatmaps": full}, TOP_DOWN.size, TOP_DOWN)
         assert found[0, 0, 2] == pytest.approx(0.7)
-        assert math.isclose(found[0, 0, 0], 20 * SPEC.stride + SPEC.first_cell, abs_tol=1e-3)
+        assert math.isclose(found[0, 0, 0], 20 * TOP_DOWN.stride + TOP_DOWN.first_cell, abs_tol=1e-3)
     assert HeatmapDecoder(refine="dark", blur=17).describe() == "Gaussian filter 17, DARK"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pose_specs import TOP_DOWN
 
 from compress.errors import DataError, UsageError
 from compress.pose.crop import Crop, box_region, region_matrix, transform
@@ -16,17 +17,6 @@ from compress.pose.skeleton import COCO17
 from compress.pose.spec import PoseSpec
 from compress.pose.targets import heatmap_targets
 
-TOP_DOWN = PoseSpec(
-    skeleton="coco17",
-    decoder="heatmap",
-    height=256,
-    width=192,
-    stride=4,
-    background=False,
-    grid="corner",
-    flip_shift=True,
-    joint_threshold=0.2,
-)
 SINGLE = PoseSpec(skeleton="coco17", decoder="heatmap", height=128, stride=8, joint_threshold=0.2)
 
 
