@@ -11,6 +11,7 @@ from compress.compression.latency import LatencyClock, TargetClock, within_laten
 from compress.compression.problem import BudgetProblem, cheapest_price
 from compress.compression.reached import Reached
 from compress.errors import Infeasible, RankError
+from compress.forms.registry import timed_forms
 from compress.measure.machine import vector_channels
 from compress.network.layers import Cost
 from compress.network.output_error import output_errors
@@ -35,6 +36,15 @@ def alignment(align: int | str | None, budget: Budget) -> int:
     if isinstance(align, int):
         return align
     return vector_channels() if align == "auto" or budget.kind == "latency" else 1
+
+
+def considered_forms(budget: Budget) -> tuple[str, ...] | None:
+    """Names of the forms whose error curves a budget needs; None for all.
+
+    Curves are corrected by errors measured at a few of their points, so forms that a budget can't choose are left out
+    of them instead of only being priced like the layer itself.
+    """
+    return timed_forms() if budget.kind == "latency" else None
 
 
 def within_budget(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,12 @@ def calibrate(
 
 
 def calibrated_curves(
-    model: Model, selection: Selection, images: Sequence[Inputs], progress: Progress, align: int = 1
+    model: Model,
+    selection: Selection,
+    images: Sequence[Inputs],
+    progress: Progress,
+    align: int = 1,
+    methods: Collection[str] | None = None,
 ) -> tuple[Calibration, Curves]:
     """Statistics and error curves of all layers that a selection allows.
 
@@ -146,10 +151,14 @@ def calibrated_curves(
         Receives every step.
     align : int
         Ranks are multiples of it.
+    methods : collection of str, optional
+        Names of the forms to consider; without it all.
     """
     layers: LayerIndex = model.layers
     names, kept = eligible(layers, selection)
     calibration = calibrate(model.module, model.outputs, images, names, progress)
     with progress.bar("error curves", len(names)) as advance:
-        curves = measure_curves(model.module, layers, kept, calibration, align=align, progress=lambda *_: advance(1))
+        curves = measure_curves(
+            model.module, layers, kept, calibration, align=align, methods=methods, progress=lambda *_: advance(1)
+        )
     return calibration, curves

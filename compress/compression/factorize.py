@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from compress.compression.budgets import Scorer, alignment, within_budget
+from compress.compression.budgets import Scorer, alignment, considered_forms, within_budget
 from compress.compression.calibration import CalibrationImages, calibrate, calibrated_curves, doubts, read_images
 from compress.compression.options import FactorizeOptions
 from compress.compression.problem import BudgetProblem
@@ -323,9 +323,9 @@ def _by_budget(
     align = alignment(options.align, budget)
     calibration = None
     if images:
-        calibration, curves = calibrated_curves(model, selection, images, progress, align)
+        calibration, curves = calibrated_curves(model, selection, images, progress, align, considered_forms(budget))
     else:
-        curves = weight_curves(model.module, model.layers, selection, align=align)
+        curves = weight_curves(model.module, model.layers, selection, align=align, methods=considered_forms(budget))
     if options.prior == "vbmf":
         curves = with_prior(model.module, curves)
     problem = BudgetProblem(model, curves, calibration, options.rounds)

@@ -15,7 +15,7 @@ from compress.compression.problem import BudgetProblem, cheapest_price
 from compress.compression.reached import Reached
 from compress.errors import Infeasible, UsageError
 from compress.exporters.to_onnx import export_onnx
-from compress.forms.registry import FORMS
+from compress.forms.registry import timed_forms
 from compress.measure.gate import Gate, never_slower
 from compress.measure.layer_latency import LatencyTable, VariantTimingOptions, measure_variants, spread_variants
 from compress.measure.on_target import open_on_target
@@ -96,8 +96,7 @@ class TargetClock:
 
     def prices(self, layers: tuple[str, ...]) -> LatencyTable:
         """Time all layers in many forms."""
-        timed = [name for name, form in FORMS.items() if form.timed]
-        variants = spread_variants(self.model.layers, layers, align=self.align, methods=timed)
+        variants = spread_variants(self.model.layers, layers, align=self.align, methods=timed_forms())
         options = VariantTimingOptions(align=self.align)
         return measure_variants(self.model, self.target, variants, options=options)
 

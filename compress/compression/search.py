@@ -14,7 +14,7 @@ from torch import nn
 
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
-from compress.compression.budgets import alignment, within_budget
+from compress.compression.budgets import alignment, considered_forms, within_budget
 from compress.compression.calibration import CalibrationImages, calibrated_curves, read_images
 from compress.compression.problem import BudgetProblem
 from compress.compression.scoring import metric_of
@@ -239,7 +239,12 @@ class TrialRunner:
         """Statistics and curves of the original."""
         selection = Selection(self.options.include, self.options.exclude, pointwise=True)
         calibration, curves = calibrated_curves(
-            self.model, selection, self.calibration_images.fitted, self.progress, self.align
+            self.model,
+            selection,
+            self.calibration_images.fitted,
+            self.progress,
+            self.align,
+            considered_forms(self.budget),
         )
         return BudgetProblem(self.model, curves, calibration, self.options.rounds)
 

@@ -65,6 +65,11 @@ def forms_for(layer: LayerInfo) -> tuple[Form, ...]:
     return applicable(layer_kernel(layer), layer.kind, layer.groups)
 
 
+def timed_forms() -> tuple[str, ...]:
+    """Names of the forms that a latency budget times and considers."""
+    return tuple(name for name, form in FORMS.items() if form.timed)
+
+
 def is_factorized(module: nn.Module) -> bool:
     """Whether a module is a layer in one of the forms."""
     return isinstance(module, FactorizedLayer)
