@@ -12,6 +12,9 @@ DEVICES = {"torch": ("cpu", "cuda"), "onnxruntime": ("cpu", "cuda"), "openvino":
 RUNTIMES = tuple(DEVICES)
 PRECISIONS = ("fp32", "bf16", "fp16")
 
+#: Targets that are timed unless others are named; those that this machine lacks are reported as absent.
+DEFAULT_RUNTIMES = ("torch-cpu", "onnxruntime-cpu", "openvino-cpu", "torch-cuda")
+
 _WORD = re.compile(r"([a-z]+)-([a-z]+)(-int8)?(?:-([a-z0-9]+))?")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress.commands.base import CommandOptions
 from compress.commands.fields import DataTexts, NetworkText, Size, option
+from compress.target import DEFAULT_RUNTIMES, targets
 
 if TYPE_CHECKING:
     from compress.data.sample import Dataset
@@ -97,10 +98,8 @@ class TimingOptions(CommandOptions):
     """What models are timed on, and for how long."""
 
     runtime: tuple[str, ...] = option(
-        ("torch-cpu", "onnxruntime-cpu", "openvino-cpu", "torch-cuda"),
-        "Runtime and device, and the precision where it is not FP32: torch-cpu, torch-cpu-bf16, onnxruntime-cpu, "
-        "openvino-cpu, openvino-cpu-bf16, torch-cuda, torch-cuda-fp16, torch-cuda-bf16, onnxruntime-cuda; repeat for "
-        "more",
+        DEFAULT_RUNTIMES,
+        f"Runtime and device, with -bf16 or -fp16 where it is not FP32: {', '.join(targets())}; repeat for more",
     )
     threads: int | None = option(None, "CPU threads (default: all cores)")
     rounds: int = option(200, "Most timing rounds; each runs every model on every runtime once")

@@ -27,10 +27,7 @@ from compress.progress import Progress, Silent
 from compress.runtime.opening import open_runner
 from compress.runtime.runner import Runner
 from compress.runtime.torch_runner import TorchOptions
-from compress.target import Target
-
-#: Targets that are timed unless others are named; those that this machine lacks are reported as absent.
-DEFAULT_RUNTIMES = ("torch-cpu", "onnxruntime-cpu", "openvino-cpu", "torch-cuda")
+from compress.target import DEFAULT_RUNTIMES, Target
 
 
 @dataclass(frozen=True)
