@@ -8,10 +8,10 @@ recovery, with train2017). `--checkpoint`, `--data`, `--calibrate-data` and `--r
 the default network meets drawn people.
 
 Rows: `budgets` and `ratios` are ours (forms and ranks by a budget; Tucker-2 of the kxk convolutions at one ratio, from
-weights alone and fitted to data); `tensorly` is Tucker-2 of the same layers by `partial_tucker`; `vbmf` EVBMF ranks;
-`pruning` channel pruning by torch-pruning, by norm and by Taylor importance; `int8` NNCF post-training quantization on
-OpenVINO; `stage` the network with one refinement stage removed. All get the same MACs budget where they can meet one; a
-row of a network that can't be made says why.
+weights alone and fitted to data), and so is `without_cp` (budgets that may not choose the CP form); `tensorly` is
+Tucker-2 of the same layers by `partial_tucker`; `vbmf` EVBMF ranks; `pruning` channel pruning by torch-pruning, by norm
+and by Taylor importance; `int8` NNCF post-training quantisation on OpenVINO; `stage` the network with one refinement
+stage removed. All get the same MACs budget where they can meet one; a row of a network that can't be made says why.
 
 AP is OKS AP of all annotated images at the input's height, with 95 % bootstrap intervals over images, of the difference
 to the original over the same draws; map errors are relative squared errors of the final outputs on these images. With
@@ -28,7 +28,7 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property, partial
@@ -53,6 +53,7 @@ from compress.evaluation.score import EvaluationOptions, evaluate_dataset
 from compress.exporters.to_onnx import export_onnx
 from compress.exporters.to_openvino import write_ir
 from compress.files import write_text
+from compress.forms.registry import FORMS
 from compress.measure.gate import never_slower
 from compress.model import Model
 from compress.network.inputs import batched
@@ -237,17 +238,26 @@ class QualityRun:
 
 def budgets(run: QualityRun) -> None:
     """Ours: forms and ranks by a budget of MACs."""
+    _by_budget(run, "budget, data-aware", None)
 
+
+def without_cp(run: QualityRun) -> None:
+    """The same without the CP form, to show what that form is worth."""
+    _by_budget(run, "budget, without the CP form", [name for name in FORMS if name != "cp_separable"])
+
+
+def _by_budget(run: QualityRun, method: str, forms: Sequence[str] | None) -> None:
     @cache
     def problem() -> BudgetProblem:  # statistics and curves are the same for all budgets
-        calibration, curves = calibrated_curves(run.model, Selection(pointwise=True), run.images, Silent())
+        selection = Selection(pointwise=True)
+        calibration, curves = calibrated_curves(run.model, selection, run.images, Silent(), methods=forms)
         return BudgetProblem(run.model, curves, calibration, run.options.rounds)
 
     def made(text: str) -> Made:
         return Made(within_cost(problem(), Budget.parse(text), Silent())[0].module)
 
     for budget in run.budgets:
-        run.add("budget, data-aware", f"macs={budget}", partial(made, f"macs={budget}"))
+        run.add(method, f"macs={budget}", partial(made, f"macs={budget}"))
 
 
 def ratios(run: QualityRun) -> None:
@@ -353,7 +363,7 @@ def _named(options: argparse.Namespace, key: str, drawn: str, *folders: str) -> 
 
 
 #: All sections by name, the quick ones first.
-SECTIONS = {x.__name__: x for x in (stage, tensorly, int8, vbmf, ratios, budgets, pruning)}
+SECTIONS = {x.__name__: x for x in (stage, tensorly, int8, vbmf, ratios, budgets, without_cp, pruning)}
 
 
 def main() -> None:
